@@ -1,0 +1,78 @@
+//! What can go wrong behind a port, told apart by what the caller should do next.
+
+use std::time::Duration;
+
+/// The kind of a port error. One table in the API maps kinds to HTTP statuses; [`crate::retry`] maps them to the
+/// next step of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The thing asked for does not exist (or not for this tenant).
+    NotFound,
+    /// The request contradicts the present state.
+    Conflict,
+    /// Too much was asked in too short a time; try again later.
+    Throttled,
+    /// A dependency is down or slow; try again later.
+    Unavailable,
+    /// The disk or bucket is full: nothing was written, and an operator has to make room.
+    OutOfSpace,
+    /// The request itself is wrong; repeating it will not help.
+    Invalid,
+    /// A bug or corrupted state.
+    Internal,
+}
+
+type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// An error of a port: kind, a message that reads alone, and where it came from.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct PortError {
+    kind: ErrorKind,
+    message: String,
+    retry_after: Option<Duration>,
+    #[source]
+    source: Option<Source>,
+}
+
+impl PortError {
+    /// An error of `kind` with a message that reads alone.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None, source: None }
+    }
+
+    /// The same error with the error that caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The same error with the time after which repeating it makes sense.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// What the caller should make of it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// When repeating the call makes sense, where the port knows.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// A standard I/O error as a port error: `OutOfSpace` for a full disk, `NotFound` for a missing file,
+    /// `Unavailable` for the rest.
+    pub fn from_io(message: impl Into<String>, error: std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::OutOfSpace,
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Unavailable,
+        };
+        Self::new(kind, message).with_source(error)
+    }
+}

@@ -1,0 +1,21 @@
+//! The domain of Verbatim: what a job, a transcript and an engine are, and the ports through which the rest of
+//! the house reaches storage, engines and time. Nothing here does I/O or needs a runtime.
+
+pub mod audio;
+pub mod dedupe;
+pub mod error;
+pub mod event;
+pub mod failure;
+pub mod ids;
+pub mod job;
+pub mod language;
+pub mod model;
+pub mod options;
+pub mod ports;
+pub mod render;
+pub mod retry;
+pub mod time;
+pub mod transcript;
+
+pub use error::{ErrorKind, PortError};
+pub use tokio_util::sync::CancellationToken;

@@ -1,0 +1,99 @@
+//! The models that a service offers, as the API and the dedupe key see them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::language::Language;
+use crate::options::{Task, TranscribeOptions};
+
+/// One model and what it can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// The name that clients use, `tiny.en` for example.
+    pub name: String,
+    /// Name of the engine that runs it.
+    pub engine: String,
+    /// Whether it hears more than English and can translate.
+    pub multilingual: bool,
+    /// What identifies its weights and the decoder that runs them; part of the dedupe key.
+    pub revision: String,
+}
+
+/// Why a request does not fit the models on offer. The messages are for clients.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ModelError {
+    /// No such model.
+    #[error("model `{name}` does not exist here; available: {available}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is, separated by commas.
+        available: String,
+    },
+    /// An English-only model was asked to translate.
+    #[error("model `{0}` is English-only and cannot translate; use a multilingual model such as `base`")]
+    CannotTranslate(String),
+    /// An English-only model was asked to hear another language.
+    #[error("model `{0}` is English-only and cannot hear `{1}`; use a multilingual model such as `base`")]
+    CannotHear(String, Language),
+}
+
+/// The models on offer; the first is the default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelCatalog {
+    models: Vec<ModelInfo>,
+}
+
+/// OpenAI's name for "whatever Whisper you have"; means the default model.
+pub const WHISPER_1: &str = "whisper-1";
+
+impl ModelCatalog {
+    /// A catalogue whose first entry is the default; `None` when there is no entry.
+    pub fn new(models: Vec<ModelInfo>) -> Option<Self> {
+        (!models.is_empty()).then_some(Self { models })
+    }
+
+    /// Every model, the default first.
+    pub fn models(&self) -> &[ModelInfo] {
+        &self.models
+    }
+
+    /// The model that answers when none is named.
+    pub fn default_model(&self) -> &ModelInfo {
+        &self.models[0]
+    }
+
+    /// The model called `name`; the default for `None`, the empty name and `whisper-1`.
+    ///
+    /// # Errors
+    /// [`ModelError::Unknown`] for any other name that is not in the catalogue.
+    pub fn resolve(&self, name: Option<&str>) -> Result<&ModelInfo, ModelError> {
+        match name {
+            None | Some("" | WHISPER_1) => Ok(self.default_model()),
+            Some(name) => self.models.iter().find(|model| model.name == name).ok_or_else(|| {
+                let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
+                ModelError::Unknown { name: name.chars().take(64).collect(), available: names.join(", ") }
+            }),
+        }
+    }
+}
+
+impl ModelInfo {
+    /// Whether this model can do what the options ask.
+    ///
+    /// # Errors
+    /// The reason why it cannot, for the client.
+    pub fn check(&self, options: &TranscribeOptions) -> Result<(), ModelError> {
+        if self.multilingual {
+            return Ok(());
+        }
+        if options.task == Task::Translate {
+            return Err(ModelError::CannotTranslate(self.name.clone()));
+        }
+        match options.language {
+            Some(language) if language != Language::ENGLISH => {
+                Err(ModelError::CannotHear(self.name.clone(), language))
+            }
+            _ => Ok(()),
+        }
+    }
+}

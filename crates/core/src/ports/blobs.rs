@@ -1,0 +1,182 @@
+//! The port of the blob store: audio and results, by key.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::error::PortError;
+use crate::ids::IdSource;
+use crate::job::LeaseToken;
+use crate::time::Timestamp;
+
+/// The name of a blob: `audio/<random>` or `results/<job>/<fence>-<nonce>`. Lower- and upper-case letters, digits, `-`,
+/// `_` and `/`, so that it is a safe path and a safe object name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BlobKey(String);
+
+/// Why a text is not a blob key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a blob key")]
+pub struct ParseBlobKeyError(String);
+
+/// Where uploads lie.
+pub const AUDIO_PREFIX: &str = "audio/";
+/// Where results lie.
+pub const RESULTS_PREFIX: &str = "results/";
+
+impl BlobKey {
+    /// A fresh name for an upload.
+    pub fn for_upload(ids: &dyn IdSource) -> Self {
+        Self(format!("{AUDIO_PREFIX}{}", ids.ulid()))
+    }
+
+    /// The only name under which the holder of this lease writes a result.
+    pub fn for_result(lease: &LeaseToken) -> Self {
+        Self(format!("{RESULTS_PREFIX}{}/{}-{}", lease.job_id, lease.fence, lease.nonce.as_str()))
+    }
+
+    /// The key written as text.
+    pub fn parse(text: &str) -> Result<Self, ParseBlobKeyError> {
+        let known = text.starts_with(AUDIO_PREFIX) || text.starts_with(RESULTS_PREFIX);
+        let part_ok = |part: &str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        };
+        if known && text.len() <= 256 && text.split('/').all(part_ok) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseBlobKeyError(text.chars().take(64).collect()))
+        }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BlobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for BlobKey {
+    type Error = ParseBlobKeyError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<BlobKey> for String {
+    fn from(key: BlobKey) -> Self {
+        key.0
+    }
+}
+
+/// What is known of a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobMeta {
+    /// Its name.
+    pub key: BlobKey,
+    /// Its length.
+    pub bytes: u64,
+    /// When it was written.
+    pub modified_at: Timestamp,
+}
+
+/// A blob being written. Dropping it without [`BlobWriter::finish`] leaves nothing behind.
+#[async_trait]
+pub trait BlobWriter: Send {
+    /// Appends a piece.
+    ///
+    /// # Errors
+    /// `OutOfSpace` when the store is full; `Unavailable` else.
+    async fn write(&mut self, piece: Bytes) -> Result<(), PortError>;
+
+    /// Makes the blob durable and visible under its key, all at once.
+    ///
+    /// # Errors
+    /// As [`Self::write`]; the blob does not exist then.
+    async fn finish(self: Box<Self>) -> Result<(), PortError>;
+}
+
+/// Stores blobs. What [`BlobWriter::finish`] has acknowledged survives a crash.
+#[async_trait]
+pub trait BlobStore: Send + Sync {
+    /// Begins a blob.
+    ///
+    /// # Errors
+    /// `OutOfSpace` or `Unavailable`.
+    async fn put_stream(&self, key: &BlobKey) -> Result<Box<dyn BlobWriter>, PortError>;
+
+    /// The blob's bytes in pieces.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none; `Unavailable` else, also in the middle of the stream.
+    async fn get_stream(&self, key: &BlobKey)
+    -> Result<BoxStream<'static, Result<Bytes, PortError>>, PortError>;
+
+    /// What is known of the blob, `None` when there is none.
+    ///
+    /// # Errors
+    /// Only `Unavailable`.
+    async fn head(&self, key: &BlobKey) -> Result<Option<BlobMeta>, PortError>;
+
+    /// Removes the blob; fine when there is none.
+    ///
+    /// # Errors
+    /// Only `Unavailable`.
+    async fn delete(&self, key: &BlobKey) -> Result<(), PortError>;
+
+    /// Blobs whose key begins with `prefix`, in order of key, after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// Only `Unavailable`.
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&BlobKey>,
+        limit: usize,
+    ) -> Result<Vec<BlobMeta>, PortError>;
+
+    /// A URL under which anyone can read the blob for `ttl`; `None` when the store has no such thing.
+    ///
+    /// # Errors
+    /// Only `Unavailable`.
+    async fn presign(&self, key: &BlobKey, ttl: Duration) -> Result<Option<String>, PortError>;
+
+    /// Whether the store can be written to.
+    ///
+    /// # Errors
+    /// `Unavailable` or `OutOfSpace` when it cannot.
+    async fn ping(&self) -> Result<(), PortError>;
+}
+
+/// Writes a blob that is in memory.
+///
+/// # Errors
+/// As [`BlobStore::put_stream`] and [`BlobWriter::finish`].
+pub async fn put_bytes(store: &dyn BlobStore, key: &BlobKey, bytes: Bytes) -> Result<(), PortError> {
+    let mut writer = store.put_stream(key).await?;
+    writer.write(bytes).await?;
+    writer.finish().await
+}
+
+/// Reads a blob that is known to be small.
+///
+/// # Errors
+/// As [`BlobStore::get_stream`].
+pub async fn get_bytes(store: &dyn BlobStore, key: &BlobKey) -> Result<Vec<u8>, PortError> {
+    use futures::TryStreamExt;
+    let stream = store.get_stream(key).await?;
+    stream.try_fold(Vec::new(), |mut all, piece| async move {
+        all.extend_from_slice(&piece);
+        Ok(all)
+    })
+    .await
+}

@@ -1,0 +1,118 @@
+//! The port of a speech engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::audio::{PcmSource, SpeechSpan};
+use crate::failure::{FailureKind, JobFailure};
+use crate::model::ModelInfo;
+use crate::options::TranscribeOptions;
+use crate::transcript::{Segment, Transcript};
+
+/// One piece of work for an engine.
+pub struct EngineRequest {
+    /// The decoded audio.
+    pub audio: Arc<dyn PcmSource>,
+    /// Where somebody speaks, in order and without overlap; `None` when voice activity was not looked for.
+    pub speech: Option<Vec<SpeechSpan>>,
+    /// What the client asked for.
+    pub options: TranscribeOptions,
+    /// Where an earlier worker got to.
+    pub resume: Option<Checkpoint>,
+}
+
+/// What an engine needs to go on where another left off. Segments are all that was decoded until then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Name and revision of the engine that wrote it; another one starts over.
+    pub revision: String,
+    /// Milliseconds of audio that are done.
+    pub position_ms: u64,
+    /// The segments decoded so far.
+    pub segments: Vec<Segment>,
+    /// The engine's own notes.
+    pub state: serde_json::Value,
+}
+
+/// Who wants to know how far an engine is. Called between windows from the engine's own thread; must not block.
+pub trait EngineObserver: Send + Sync {
+    /// A window is done: `position_ms` of the audio are behind us and `segments` are new.
+    fn window_done(&self, position_ms: u64, segments: &[Segment]);
+
+    /// The state from which another worker could go on; called after `window_done`, not after every window.
+    fn checkpoint(&self, checkpoint: Checkpoint);
+}
+
+/// What an engine can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The models it runs; the first is its default.
+    pub models: Vec<ModelInfo>,
+    /// How many jobs it can usefully work on at once.
+    pub concurrency: usize,
+    /// The longest audio it takes; `None` when it does not care.
+    pub max_duration: Option<Duration>,
+    /// Whether it tells speakers apart.
+    pub diarization: bool,
+}
+
+/// Why an engine did not deliver a transcript.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    /// What kind of failure it is, which decides what happens next.
+    pub kind: FailureKind,
+    /// For the client: what happened and what to do, nothing internal.
+    pub message: String,
+    /// When the engine asks to be tried again.
+    pub retry_after: Option<Duration>,
+    /// What caused it, for the log.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl EngineError {
+    /// A failure of `kind` with a message for the client.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None, source: None }
+    }
+
+    /// The same error with the error that caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl From<&EngineError> for JobFailure {
+    fn from(error: &EngineError) -> Self {
+        Self { kind: error.kind, message: error.message.clone(), retry_after: error.retry_after }
+    }
+}
+
+/// Turns audio into text.
+#[async_trait]
+pub trait SpeechEngine: Send + Sync {
+    /// The engine's name, as in `engine=whisper`.
+    fn name(&self) -> &str;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Transcribes. Runs on its own threads where it computes; the caller's task only waits. Returns soon (within one
+    /// window) after `cancel` fires.
+    ///
+    /// # Errors
+    /// [`FailureKind::Cancelled`] after `cancel`; the other kinds say whether another attempt makes sense.
+    async fn transcribe(
+        &self,
+        request: EngineRequest,
+        observer: Arc<dyn EngineObserver>,
+        cancel: CancellationToken,
+    ) -> Result<Transcript, EngineError>;
+}

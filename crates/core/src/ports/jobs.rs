@@ -1,0 +1,262 @@
+//! The job store, split by who needs it, so that the API cannot lease a job by type. Every operation is one atomic step
+//! and can be repeated after a timeout whose outcome is unknown.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::error::PortError;
+use crate::event::{EventSeq, JobEvent};
+use crate::failure::JobFailure;
+use crate::ids::{ClaimNonce, SubmissionId, TenantId, WorkerId};
+use crate::job::{
+    Completion, JobState, Lease, LeaseToken, NewSubmission, Report, Submission, SubmissionStatus, SubmitOutcome,
+};
+use crate::options::Priority;
+use crate::ports::blobs::BlobKey;
+use crate::time::Timestamp;
+
+/// The most jobs that one call touches.
+pub const MAX_JOBS_PER_CALL: usize = 256;
+
+/// Events of one submission, oldest first, ending after the terminal one.
+pub type EventStream = BoxStream<'static, Result<JobEvent, PortError>>;
+
+/// Which submissions to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListQuery {
+    /// Only those with this status.
+    pub status: Option<SubmissionStatus>,
+    /// Only those older than this one (the last of the page before).
+    pub before: Option<SubmissionId>,
+    /// At most so many; capped at [`MAX_JOBS_PER_CALL`].
+    pub limit: usize,
+}
+
+/// What a deletion did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteOutcome {
+    /// It had not ended: it is cancelled now.
+    Cancelled,
+    /// It had ended: it is gone, and audio and result with it if it was the last.
+    Removed,
+}
+
+/// For those who submit and watch.
+#[async_trait]
+pub trait JobClient: Send + Sync {
+    /// Adds a submission: makes a job, attaches to a live one with the same dedupe key, or answers from a finished one.
+    ///
+    /// # Errors
+    /// `Conflict` when the idempotency key was used with another body; `Throttled` over the tenant's cap; `OutOfSpace`
+    /// when the store is full.
+    async fn submit(&self, submission: NewSubmission) -> Result<SubmitOutcome, PortError>;
+
+    /// What was answered to this idempotency key, if it is still remembered.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn find_idempotent(&self, tenant: &TenantId, key: &str) -> Result<Option<(Submission, String)>, PortError>;
+
+    /// One submission of this tenant; `None` for what does not exist or belongs to another.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn get(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError>;
+
+    /// Submissions of this tenant, newest first.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError>;
+
+    /// Cancels a submission that has not ended; removes one that has. Never touches another's; the job goes with its
+    /// last submission. `None` when there is no such submission.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn delete(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError>;
+
+    /// Cancels a submission that has not ended and leaves an ended one alone.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn cancel(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError>;
+
+    /// The events of a submission after `after`, those of the past first, then as they happen, until it has ended. When
+    /// old events are gone, a snapshot stands in for them: the stream always shows the terminal state. `None` when
+    /// there is no such submission.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn events(
+        &self,
+        tenant: &TenantId,
+        id: &SubmissionId,
+        after: Option<EventSeq>,
+    ) -> Result<Option<EventStream>, PortError>;
+}
+
+/// A request for work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// Who asks.
+    pub worker: WorkerId,
+    /// Names this claim: repeating it returns the same leases.
+    pub nonce: ClaimNonce,
+    /// At most so many jobs; capped at [`MAX_JOBS_PER_CALL`].
+    pub max: usize,
+    /// Whether the worker holds no other job, and so may take one that must run alone.
+    pub idle: bool,
+    /// How long the leases last unless renewed.
+    pub lease: Duration,
+}
+
+/// What became of a lease on renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// Still ours, until then.
+    Held {
+        /// The new end.
+        expires_at: Timestamp,
+    },
+    /// Still ours, but the job is to be cancelled: stop and [`JobLeases::fail`] it as cancelled.
+    CancelRequested,
+    /// No longer ours: stop and publish nothing.
+    Lost,
+}
+
+/// What a finish did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The job is in this state now (also when this very call was made before).
+    Done(JobState),
+    /// Another lease has been given since, or the job has ended: nothing was changed.
+    Stale,
+}
+
+/// For those who work.
+#[async_trait]
+pub trait JobLeases: Send + Sync {
+    /// Leases on queued jobs, by tier and tenant as DESIGN says. An empty list when there is nothing to do.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lease>, PortError>;
+
+    /// Waits until there may be work: a hint that can be wrong in both directions, so callers also poll.
+    async fn work_may_be_there(&self);
+
+    /// Extends leases; the answers are in the order of the tokens.
+    ///
+    /// # Errors
+    /// `Invalid` for more than [`MAX_JOBS_PER_CALL`]; else `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn renew(&self, tokens: &[LeaseToken], lease: Duration) -> Result<Vec<Renewal>, PortError>;
+
+    /// Records progress, segments and a checkpoint under the fence. `false` when the lease is no longer the current
+    /// one: nothing was changed.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError>;
+
+    /// Publishes the result. Of all results of a job, only that of the current fence is ever published. A job whose
+    /// cancellation was asked for ends as cancelled all the same.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError>;
+
+    /// Ends the attempt: the job is delayed and tried again, or becomes a dead letter, as [`crate::retry`] says;
+    /// cancelled when cancellation was asked for.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError>;
+
+    /// Gives the job back unfinished, at the head of its queue; the attempt does not count.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError>;
+}
+
+/// What a round of upkeep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TickReport {
+    /// Delayed jobs whose time had come.
+    pub promoted: u64,
+    /// Leases that had lapsed.
+    pub lapsed: u64,
+    /// Jobs that became dead letters, by crashes, deadline or age.
+    pub failed: u64,
+    /// Ended jobs and submissions that were forgotten.
+    pub expired: u64,
+}
+
+/// The queue in figures.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct QueueStats {
+    /// Waiting jobs of each tier and the age of the oldest.
+    pub tiers: Vec<TierStats>,
+    /// Jobs by state.
+    pub states: Vec<(JobState, u64)>,
+    /// Submissions that are remembered.
+    pub submissions: u64,
+    /// Workers that claimed or renewed within the last lease.
+    pub workers: u64,
+}
+
+/// One tier of the queue.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TierStats {
+    /// Which.
+    pub priority: Priority,
+    /// Jobs waiting.
+    pub depth: u64,
+    /// How long the oldest has waited.
+    pub oldest_age: Duration,
+}
+
+/// For those who keep the store in order.
+#[async_trait]
+pub trait JobUpkeep: Send + Sync {
+    /// One bounded round: promotes what is due, takes back lapsed leases, ends what is over its age, forgets what has
+    /// expired. Any node may call it at any time.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn tick(&self) -> Result<TickReport, PortError>;
+
+    /// Blobs that no job needs any more, at most [`MAX_JOBS_PER_CALL`]; they stay listed until confirmed by
+    /// [`Self::blobs_deleted`].
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn orphaned_blobs(&self) -> Result<Vec<BlobKey>, PortError>;
+
+    /// Confirms that these blobs are gone.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn blobs_deleted(&self, keys: &[BlobKey]) -> Result<(), PortError>;
+
+    /// Whether a live job or a kept result refers to this blob.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn is_referenced(&self, key: &BlobKey) -> Result<bool, PortError>;
+
+    /// The queue in figures.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn stats(&self) -> Result<QueueStats, PortError>;
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not.
+    async fn ping(&self) -> Result<(), PortError>;
+}

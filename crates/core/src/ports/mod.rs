@@ -1,0 +1,15 @@
+//! The ports: what the house needs from storage, engines, time and policy, without saying who provides it.
+//! Every method documents its errors; [`crate::ErrorKind::Unavailable`] can come from any of them and means that the
+//! outcome is unknown and the call may be repeated.
+
+pub mod blobs;
+pub mod directory;
+pub mod engine;
+pub mod jobs;
+pub mod ledger;
+pub mod limiter;
+pub mod tokens;
+
+pub use blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter};
+pub use engine::{EngineError, EngineObserver, EngineRequest, SpeechEngine};
+pub use jobs::{JobClient, JobLeases, JobUpkeep};

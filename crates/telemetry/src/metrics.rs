@@ -1,0 +1,277 @@
+//! Every metric of Verbatim: names, help, units, buckets. Labels come from closed sets.
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+use verbatim_core::failure::FailureKind;
+use verbatim_core::ports::jobs::QueueStats;
+
+/// Seconds from a millisecond to a minute: for requests.
+const REQUEST_BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
+/// Seconds from a tenth to hours: for jobs.
+const JOB_BUCKETS: [f64; 12] = [0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0];
+/// Processing time over audio time.
+const REAL_TIME_BUCKETS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+
+/// Where a submission got its answer from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DedupeOutcome {
+    /// New work.
+    New,
+    /// Attached to work under way.
+    Attached,
+    /// Answered by a finished result.
+    Cached,
+    /// A repeated request, recognised by its idempotency key or ticket.
+    Replayed,
+}
+
+impl DedupeOutcome {
+    fn label(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Attached => "attached",
+            Self::Cached => "cached",
+            Self::Replayed => "replayed",
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobOutcome {
+    /// The result was published.
+    Completed,
+    /// It will be tried again.
+    Retried,
+    /// A dead letter.
+    Failed,
+    /// Nobody wanted it any more.
+    Cancelled,
+    /// Given back unfinished.
+    Released,
+    /// The lease had been lost; nothing was published.
+    Stale,
+}
+
+impl JobOutcome {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Retried => "retried",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Released => "released",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// All metrics of one process. Make one, share it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// HTTP requests by `route` (the template, never the path), `method` and `status`.
+    pub http_requests: IntCounterVec,
+    /// HTTP latency by `route` and `method`, until the response's head.
+    pub http_seconds: HistogramVec,
+    /// Bytes of uploads that arrived.
+    pub upload_bytes: IntCounter,
+    /// Uploads being received.
+    pub uploads_in_flight: IntGauge,
+    submissions: IntCounterVec,
+    attempts: IntCounterVec,
+    failures: IntCounterVec,
+    /// Time between submission and claim.
+    pub queue_seconds: Histogram,
+    /// Time between claim and finish of completed jobs, by `engine`.
+    pub processing_seconds: HistogramVec,
+    /// Processing time over audio time of completed jobs, by `engine`.
+    pub real_time_factor: HistogramVec,
+    /// Seconds of audio transcribed, by `engine`.
+    pub audio_seconds: prometheus::CounterVec,
+    /// Leases held by this process.
+    pub leases_held: IntGauge,
+    /// Errors of the job store met by this process, by `operation`.
+    pub store_errors: IntCounterVec,
+    queue_depth: IntGaugeVec,
+    queue_oldest_seconds: GaugeVec,
+    jobs: IntGaugeVec,
+    workers: IntGauge,
+    resident_bytes: IntGauge,
+    /// Seconds since the epoch at which this process started.
+    pub start_seconds: Gauge,
+}
+
+/// Registers the metric `made`, which can only fail when two metrics share a name: a bug that the first start shows.
+fn register<M: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<M>,
+) -> prometheus::Result<M> {
+    let metric = made?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("verbatim")
+}
+
+fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
+    HistogramOpts::new(name, help).namespace("verbatim").buckets(buckets.to_vec())
+}
+
+impl Metrics {
+    /// Declares every metric.
+    ///
+    /// # Errors
+    /// When two metrics share a name.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let r = &registry;
+        let counters = |name, help, labels: &[&str]| register(r, IntCounterVec::new(opts(name, help), labels));
+        let gauges = |name, help, labels: &[&str]| register(r, IntGaugeVec::new(opts(name, help), labels));
+        let histograms = |name, help, buckets: &[f64], labels: &[&str]| {
+            register(r, HistogramVec::new(histogram(name, help, buckets), labels))
+        };
+        Ok(Self {
+            http_requests: counters("http_requests_total", "HTTP requests answered.", &["route", "method", "status"])?,
+            http_seconds: histograms(
+                "http_request_duration_seconds",
+                "Time until the response's head.",
+                &REQUEST_BUCKETS,
+                &["route", "method"],
+            )?,
+            upload_bytes: register(
+                r,
+                IntCounter::with_opts(opts("upload_bytes_total", "Bytes of uploads that arrived.")),
+            )?,
+            uploads_in_flight: register(
+                r,
+                IntGauge::with_opts(opts("uploads_in_flight", "Uploads being received.")),
+            )?,
+            submissions: counters("submissions_total", "Submissions by where their answer came from.", &["outcome"])?,
+            attempts: counters("job_attempts_total", "Attempts by how they ended.", &["outcome"])?,
+            failures: counters("job_failures_total", "Failed attempts by kind.", &["kind"])?,
+            queue_seconds: register(
+                r,
+                Histogram::with_opts(histogram(
+                    "queue_duration_seconds",
+                    "Time between submission and claim.",
+                    &JOB_BUCKETS,
+                )),
+            )?,
+            processing_seconds: histograms(
+                "processing_duration_seconds",
+                "Time between claim and finish of completed jobs.",
+                &JOB_BUCKETS,
+                &["engine"],
+            )?,
+            real_time_factor: histograms(
+                "real_time_factor",
+                "Processing time over audio time of completed jobs.",
+                &REAL_TIME_BUCKETS,
+                &["engine"],
+            )?,
+            audio_seconds: register(
+                r,
+                prometheus::CounterVec::new(
+                    opts("audio_seconds_total", "Seconds of audio transcribed."),
+                    &["engine"],
+                ),
+            )?,
+            leases_held: register(r, IntGauge::with_opts(opts("leases_held", "Leases held by this process.")))?,
+            store_errors: counters(
+                "store_errors_total",
+                "Errors of the job store met by this process.",
+                &["operation"],
+            )?,
+            queue_depth: gauges("queue_depth", "Jobs waiting.", &["tier"])?,
+            queue_oldest_seconds: register(
+                r,
+                GaugeVec::new(opts("queue_oldest_age_seconds", "How long the oldest job has waited."), &["tier"]),
+            )?,
+            jobs: gauges("jobs", "Jobs remembered, by state.", &["state"])?,
+            workers: register(
+                r,
+                IntGauge::with_opts(opts("workers", "Workers that were heard of within the last lease.")),
+            )?,
+            resident_bytes: register(
+                r,
+                IntGauge::with_opts(opts("process_resident_memory_bytes", "Memory of this process in RAM.")),
+            )?,
+            start_seconds: register(
+                r,
+                Gauge::with_opts(opts("process_start_time_seconds", "When this process started, Unix time.")),
+            )?,
+            registry,
+        })
+    }
+
+    /// Counts a submission.
+    pub fn count_submission(&self, outcome: DedupeOutcome) {
+        self.submissions.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// Counts the end of an attempt.
+    pub fn count_attempt(&self, outcome: JobOutcome) {
+        self.attempts.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// Counts a failed attempt.
+    pub fn count_failure(&self, kind: FailureKind) {
+        self.failures.with_label_values(&[kind.code()]).inc();
+    }
+
+    /// Sets the gauges that speak of the whole cluster; called once per scrape.
+    pub fn set_queue(&self, stats: &QueueStats) {
+        let clamp = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        for tier in &stats.tiers {
+            let label = [tier.priority.as_str()];
+            self.queue_depth.with_label_values(&label).set(clamp(tier.depth));
+            self.queue_oldest_seconds.with_label_values(&label).set(tier.oldest_age.as_secs_f64());
+        }
+        for (state, count) in &stats.states {
+            self.jobs.with_label_values(&[state.as_str()]).set(clamp(*count));
+        }
+        self.workers.set(clamp(stats.workers));
+    }
+
+    /// Everything in Prometheus's text format, with the process's memory read just now.
+    ///
+    /// # Errors
+    /// When the encoder fails, which only malformed metrics make it do.
+    pub fn render(&self) -> prometheus::Result<String> {
+        if let Some(bytes) = resident_bytes() {
+            self.resident_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        String::from_utf8(out).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+/// Resident memory of this process in bytes, where the system tells (Linux).
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_rendered_with_help_and_unit() {
+        let metrics = Metrics::new().expect("metrics have distinct names");
+        metrics.count_submission(DedupeOutcome::Cached);
+        metrics.queue_seconds.observe(3.0);
+        let text = metrics.render().expect("renders");
+        assert!(text.contains("# HELP verbatim_submissions_total Submissions"));
+        assert!(text.contains("verbatim_submissions_total{outcome=\"cached\"} 1"));
+        assert!(text.contains("verbatim_queue_duration_seconds_bucket{le=\"5\"} 1"));
+    }
+}
