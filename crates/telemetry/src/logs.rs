@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::time::UtcTime;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +39,6 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), LogError> {
         .map_err(|error| LogError::Filter { filter: filter.to_owned(), reason: error.to_string() })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_timer(UtcTime::rfc_3339())
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
