@@ -11,6 +11,7 @@ pub mod job;
 pub mod language;
 pub mod model;
 pub mod options;
+pub mod policy;
 pub mod ports;
 pub mod render;
 pub mod retry;

@@ -39,6 +39,18 @@ pub enum Priority {
 }
 
 impl Priority {
+    /// Every tier, the strongest first.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// The tier's share of the workers while every tier has work.
+    pub fn weight(self) -> u32 {
+        match self {
+            Self::Low => 1,
+            Self::Normal => 8,
+            Self::High => 64,
+        }
+    }
+
     /// The lower-case name.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,0 +1,41 @@
+//! The rules that every job store follows, whatever it is built on.
+
+use std::time::Duration;
+
+use crate::retry::RetryPolicy;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// How long things live and how often they are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorePolicy {
+    /// How often and how fast a job is tried again.
+    pub retry: RetryPolicy,
+    /// How long a finished result answers a new upload of the same work.
+    pub dedupe_ttl: Duration,
+    /// How long an ended job and its result can be fetched; `Duration::MAX` is for ever.
+    pub result_retention: Duration,
+    /// How long an idempotency key is remembered.
+    pub idempotency_ttl: Duration,
+    /// A job that is older than this ends, whatever happens.
+    pub max_age: Duration,
+    /// The most jobs that wait (queued and delayed) before submissions are throttled; `None` for no limit.
+    pub max_waiting: Option<u64>,
+    /// How long a job that must run alone waits for an idle worker by chance. After that, busy workers get no new
+    /// jobs until one of them has become idle and taken it.
+    pub alone_patience: Duration,
+}
+
+impl Default for StorePolicy {
+    fn default() -> Self {
+        Self {
+            retry: RetryPolicy::default(),
+            dedupe_ttl: HOUR,
+            result_retention: 24 * HOUR,
+            idempotency_ttl: 24 * HOUR,
+            max_age: 24 * HOUR,
+            max_waiting: None,
+            alone_patience: Duration::from_secs(60),
+        }
+    }
+}
