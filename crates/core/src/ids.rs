@@ -184,3 +184,25 @@ impl ClaimNonce {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_ids_of_the_right_kind_parse() {
+        let id = "job_01JD0000000000000000000000";
+        assert_eq!(SubmissionId::parse(id).map(|id| id.to_string()), Ok(id.to_owned()));
+        for bad in ["", "job_", "01JD0000000000000000000000", "work_01JD0000000000000000000000", "job_../../etc/passwd"] {
+            assert!(SubmissionId::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tenants_are_short_plain_names() {
+        assert!(TenantId::parse("acme-1.eu").is_ok());
+        assert!(TenantId::parse("").is_err());
+        assert!(TenantId::parse("a b").is_err());
+        assert!(TenantId::parse(&"x".repeat(65)).is_err());
+    }
+}

@@ -97,3 +97,35 @@ impl ModelInfo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(name: &str, multilingual: bool) -> ModelInfo {
+        ModelInfo { name: name.into(), engine: "whisper".into(), multilingual, revision: "r".into() }
+    }
+
+    #[test]
+    fn the_default_answers_to_no_name_and_to_whisper_1() {
+        let catalog = ModelCatalog::new(vec![model("tiny.en", false), model("base", true)]).unwrap();
+        for name in [None, Some(""), Some("whisper-1"), Some("tiny.en")] {
+            assert_eq!(catalog.resolve(name).unwrap().name, "tiny.en");
+        }
+        let error = catalog.resolve(Some("bsae")).unwrap_err().to_string();
+        assert!(error.contains("bsae") && error.contains("tiny.en, base"));
+        assert!(ModelCatalog::new(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn english_models_refuse_what_they_cannot_do() {
+        let german = Language::parse("de").unwrap();
+        let with = |language, task| TranscribeOptions { language, task, ..TranscribeOptions::for_model("tiny.en") };
+        let tiny = model("tiny.en", false);
+        assert!(tiny.check(&with(None, Task::Transcribe)).is_ok());
+        assert!(tiny.check(&with(Some(Language::ENGLISH), Task::Transcribe)).is_ok());
+        assert!(tiny.check(&with(Some(german), Task::Transcribe)).is_err());
+        assert!(tiny.check(&with(None, Task::Translate)).is_err());
+        assert!(model("base", true).check(&with(Some(german), Task::Translate)).is_ok());
+    }
+}

@@ -180,3 +180,32 @@ pub async fn get_bytes(store: &dyn BlobStore, key: &BlobKey) -> Result<Vec<u8>, 
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ClaimNonce, Fence, JobId};
+
+    #[test]
+    fn keys_are_safe_as_paths() {
+        for bad in ["", "audio/", "audio/../x", "audio//x", "/audio/x", "other/x", "audio/x y", "audio/x\0"] {
+            assert!(BlobKey::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(BlobKey::parse("audio/01JD").is_ok());
+    }
+
+    #[test]
+    fn each_claim_writes_its_result_under_a_name_of_its_own() {
+        let job_id = JobId::parse("work_01JD0000000000000000000000").unwrap();
+        let lease = |fence, nonce: &str| LeaseToken {
+            job_id: job_id.clone(),
+            fence: Fence::new(fence),
+            nonce: ClaimNonce::from_stored(nonce),
+        };
+        let keys = [lease(1, "A"), lease(1, "B"), lease(2, "A")].map(|lease| BlobKey::for_result(&lease));
+        assert!(keys[0] != keys[1] && keys[0] != keys[2]);
+        for key in keys {
+            assert_eq!(BlobKey::parse(key.as_str()), Ok(key));
+        }
+    }
+}

@@ -90,3 +90,58 @@ pub(super) fn native(transcript: &Transcript, words: bool) -> String {
     })
     .to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::language::Language;
+    use crate::options::Task;
+    use crate::transcript::Decoding;
+
+    fn transcript() -> Transcript {
+        Transcript {
+            task: Task::Transcribe,
+            language: Language::parse("de").unwrap(),
+            language_probability: 0.9,
+            duration_ms: 16_040,
+            engine: "whisper".into(),
+            model: "base".into(),
+            segments: vec![Segment {
+                index: 0,
+                start_ms: 0,
+                end_ms: 1_250,
+                text: " Guten Tag.".into(),
+                words: vec![Word { text: " Guten".into(), start_ms: 0, end_ms: 600, probability: 0.9 }],
+                speaker: None,
+                decoding: Some(Decoding {
+                    seek: 0,
+                    tokens: vec![50364, 1],
+                    temperature: 0.0,
+                    avg_logprob: -0.3,
+                    compression_ratio: 0.6,
+                    no_speech_prob: 0.1,
+                }),
+            }],
+        }
+    }
+
+    #[test]
+    fn verbose_json_has_openais_shape() {
+        let body: Value = serde_json::from_str(&verbose(&transcript(), false)).unwrap();
+        assert_eq!(body["language"], "german");
+        assert_eq!(body["duration"], 16.04);
+        assert_eq!(body["text"], "Guten Tag.");
+        assert_eq!(body["usage"], json!({ "type": "duration", "seconds": 17 }));
+        assert_eq!(body["segments"][0]["avg_logprob"], -0.3);
+        assert!(body.get("words").is_none(), "words come only when asked for");
+        let body: Value = serde_json::from_str(&verbose(&transcript(), true)).unwrap();
+        assert_eq!(body["words"], json!([{ "word": "Guten", "start": 0.0, "end": 0.6 }]));
+    }
+
+    #[test]
+    fn our_own_json_names_language_by_code() {
+        let body: Value = serde_json::from_str(&native(&transcript(), false)).unwrap();
+        assert_eq!(body["language"], "de");
+        assert_eq!(body["segments"][0]["text"], "Guten Tag.");
+    }
+}
