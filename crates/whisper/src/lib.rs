@@ -1,1 +1,24 @@
-//! whisper
+//! The local engine: Whisper on CTranslate2. CTranslate2 runs the network; everything around it is here: features,
+//! tokens, the decoding loop, word times. Behaviour follows faster-whisper 1.2.1, which is what people compare with.
+
+mod bpe;
+mod bytes;
+mod config;
+mod decode;
+mod engine;
+mod error;
+mod features;
+mod machine;
+mod mel;
+mod model;
+mod segments;
+mod split;
+mod timeline;
+mod transcribe;
+mod vocabulary;
+mod words;
+
+pub use config::{ComputeType, Device, ModelSource, WhisperConfig};
+pub use engine::WhisperEngine;
+pub use error::LoadError;
+pub use model::{DECODER_REVISION, ENGINE};

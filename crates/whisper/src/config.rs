@@ -1,0 +1,74 @@
+//! How many copies of which models run on what.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// A model to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSource {
+    /// The name that clients use.
+    pub name: String,
+    /// Its folder: `model.bin`, `config.json` and `vocabulary.json` or `vocabulary.txt`, as CTranslate2 converts them.
+    pub folder: PathBuf,
+}
+
+/// Where the models run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// On CUDA devices when CTranslate2 finds any, else on the processor.
+    #[default]
+    Auto,
+    /// On the processor.
+    Cpu,
+    /// On every CUDA device; an error when there is none.
+    Cuda,
+}
+
+/// The arithmetic of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ComputeType {
+    /// 8-bit integers: smallest, and fastest on processors.
+    #[default]
+    Int8,
+    /// 8-bit integers with 16-bit floats between; CUDA only.
+    Int8Float16,
+    /// 16-bit floats; CUDA only.
+    Float16,
+    /// 32-bit floats.
+    Float32,
+}
+
+impl ComputeType {
+    /// The name in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Int8Float16 => "int8_float16",
+            Self::Float16 => "float16",
+            Self::Float32 => "float32",
+        }
+    }
+}
+
+/// What the engine loads.
+#[derive(Debug, Clone, Default)]
+pub struct WhisperConfig {
+    /// The models; the first is the default.
+    pub models: Vec<ModelSource>,
+    /// Where they run.
+    pub device: Device,
+    /// Their arithmetic.
+    pub compute_type: ComputeType,
+    /// Copies of each model, each of which works on one job at a time; chosen by cores and memory when absent.
+    pub replicas: Option<NonZeroUsize>,
+    /// Threads that each copy computes with; when absent, the cores shared among the copies. One thread and several
+    /// copies transcribe more per second than several threads and one copy.
+    pub threads_per_replica: Option<NonZeroUsize>,
+}
+
+impl WhisperConfig {
+    /// The default set-up with these models.
+    pub fn new(models: Vec<ModelSource>) -> Self {
+        Self { models, ..Self::default() }
+    }
+}

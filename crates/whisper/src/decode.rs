@@ -1,0 +1,151 @@
+//! One window into tokens: beam search first, and sampling at rising temperatures when the result looks wrong, as in
+//! OpenAI's `decode_with_fallback` and faster-whisper's `generate_with_fallback`.
+
+use std::io::Write;
+
+use ct2rs::sys::{StorageView, WhisperOptions};
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use verbatim_core::failure::FailureKind;
+use verbatim_core::ports::EngineError;
+
+use crate::model::Model;
+use crate::vocabulary::TokenId;
+
+/// Tried in this order when no temperature was asked for.
+const TEMPERATURES: [f32; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
+/// A text that compresses better repeats itself.
+const MAX_COMPRESSION_RATIO: f32 = 2.4;
+/// A text that is less likely per token is noise.
+const MIN_AVG_LOGPROB: f32 = -1.0;
+/// A window that is more likely silence is silence, if its text is unlikely too.
+const MAX_NO_SPEECH_PROB: f32 = 0.6;
+/// Beams at temperature 0, and samples to choose from above.
+const CANDIDATES: usize = 5;
+
+/// What the decoder made of a window.
+#[derive(Debug, Clone)]
+pub(crate) struct Decoded {
+    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) temperature: f32,
+    pub(crate) avg_logprob: f32,
+    pub(crate) compression_ratio: f32,
+    pub(crate) no_speech_prob: f32,
+}
+
+impl Decoded {
+    /// Nobody speaks here, and the text that was decoded is not likely enough to say otherwise.
+    pub(crate) fn is_silence(&self) -> bool {
+        self.no_speech_prob > MAX_NO_SPEECH_PROB && self.avg_logprob <= MIN_AVG_LOGPROB
+    }
+
+    fn is_repetitive(&self) -> bool {
+        self.compression_ratio > MAX_COMPRESSION_RATIO
+    }
+
+    fn needs_fallback(&self) -> bool {
+        let unlikely = self.avg_logprob < MIN_AVG_LOGPROB;
+        let silent = unlikely && self.no_speech_prob > MAX_NO_SPEECH_PROB;
+        (self.is_repetitive() || unlikely) && !silent
+    }
+}
+
+/// The temperatures to try: all of them, or just the one that was asked for.
+pub(crate) fn temperatures(asked: f32) -> Vec<f32> {
+    if asked > 0.0 { vec![asked] } else { TEMPERATURES.to_vec() }
+}
+
+/// Decodes a window, at each temperature until one will do. When none does, takes the likeliest text, of those that do
+/// not repeat themselves if there are any.
+///
+/// # Errors
+/// `EngineFailed` when CTranslate2 fails; `Cancelled` as soon as `cancelled` says so.
+pub(crate) fn decode(
+    model: &Model,
+    encoded: &StorageView,
+    prompt: &[TokenId],
+    temperatures: &[f32],
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Decoded, EngineError> {
+    let mut tried: Vec<Decoded> = Vec::new();
+    for &temperature in temperatures {
+        if cancelled() {
+            return Err(cancelled_error());
+        }
+        let decoded = decode_at(model, encoded, prompt, temperature)?;
+        if !decoded.needs_fallback() {
+            return Ok(decoded);
+        }
+        tried.push(decoded);
+    }
+    let last = tried.last().map_or(0.0, |decoded| decoded.temperature);
+    let sound = tried.iter().any(|decoded| !decoded.is_repetitive());
+    let best = tried
+        .into_iter()
+        .filter(|decoded| !sound || !decoded.is_repetitive())
+        .rev()
+        .max_by(|a, b| a.avg_logprob.total_cmp(&b.avg_logprob))
+        .ok_or_else(|| EngineError::new(FailureKind::Internal, "no temperature to decode at"))?;
+    // The last temperature, so that such a text does not prompt the next window.
+    Ok(Decoded { temperature: last, ..best })
+}
+
+fn decode_at(
+    model: &Model,
+    encoded: &StorageView,
+    prompt: &[TokenId],
+    temperature: f32,
+) -> Result<Decoded, EngineError> {
+    let common = WhisperOptions {
+        return_scores: true,
+        return_no_speech_prob: true,
+        beam_size: CANDIDATES,
+        ..WhisperOptions::default()
+    };
+    let options = if temperature > 0.0 {
+        WhisperOptions {
+            beam_size: 1,
+            num_hypotheses: CANDIDATES,
+            sampling_topk: 0,
+            sampling_temperature: temperature,
+            ..common
+        }
+    } else {
+        common
+    };
+    let prompt: Vec<&str> = prompt.iter().map(|&id| model.vocabulary.written(id)).collect();
+    let mut results = model.whisper.generate(encoded, &[prompt], &options).map_err(failed)?;
+    let result = results.pop().filter(|result| result.num_sequences() > 0 && result.has_scores());
+    let result = result.ok_or_else(|| failed("CTranslate2 returned nothing"))?;
+    let tokens: Vec<TokenId> =
+        result.sequences_ids[0].iter().map(|&id| TokenId::try_from(id).unwrap_or(TokenId::MAX)).collect();
+    // The score is the mean over the tokens; Whisper counts the end of the text as one more.
+    #[expect(clippy::cast_precision_loss, reason = "at most 448 tokens")]
+    let avg_logprob = result.scores[0] * tokens.len() as f32 / (tokens.len() + 1) as f32;
+    let text = model.vocabulary.decode(&tokens);
+    Ok(Decoded {
+        compression_ratio: compression_ratio(text.trim()),
+        tokens,
+        temperature,
+        avg_logprob,
+        no_speech_prob: result.no_speech_prob,
+    })
+}
+
+/// Length of the text over its length when compressed by zlib.
+fn compression_ratio(text: &str) -> f32 {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    let compressed = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish());
+    #[expect(clippy::cast_precision_loss, reason = "short texts")]
+    compressed.map_or(0.0, |compressed| text.len() as f32 / compressed.len() as f32)
+}
+
+/// CTranslate2 failed; another attempt may not.
+pub(crate) fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> EngineError {
+    EngineError::new(FailureKind::EngineFailed, "the speech model failed").with_source(source)
+}
+
+/// The caller does not want the result any more.
+pub(crate) fn cancelled_error() -> EngineError {
+    EngineError::new(FailureKind::Cancelled, "the transcription was cancelled")
+}

@@ -1,0 +1,251 @@
+//! Word times: the decoder's attention to the audio, aligned by dynamic time warping, and then the corrections of
+//! OpenAI's `timing.py` as faster-whisper has them.
+
+use ct2rs::sys::StorageView;
+use verbatim_core::language::Language;
+use verbatim_core::ports::EngineError;
+
+use crate::decode::failed;
+use crate::model::Model;
+use crate::segments::{Piece, Window};
+use crate::split;
+use crate::vocabulary::TokenId;
+
+/// Punctuation that belongs to the word after it.
+const PREPENDED: &str = "\"'“¿([{-";
+/// Punctuation that belongs to the word before it.
+const APPENDED: &str = "\"'.。,，!！?？:：”)]}、";
+/// Marks that end a sentence.
+const SENTENCE_ENDS: &str = ".。!！?？";
+/// Frames of attention per second, half as many as mel frames.
+const ATTENTION_PER_SECOND: f64 = 50.0;
+/// Attention is smoothed over this many frames.
+const MEDIAN_FILTER: i64 = 7;
+
+/// A word with its time, in seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TimedWord {
+    pub(crate) text: String,
+    pub(crate) start: f64,
+    pub(crate) end: f64,
+    pub(crate) probability: f32,
+    pub(crate) tokens: Vec<TokenId>,
+}
+
+impl TimedWord {
+    fn duration(&self) -> f64 {
+        self.end - self.start
+    }
+}
+
+/// What the decoder was told, without which the alignment would be another.
+pub(crate) struct Spoken<'a> {
+    pub(crate) language: Language,
+    pub(crate) start_sequence: &'a [TokenId],
+}
+
+/// Gives the words of a window's pieces their times, and moves the pieces' own times to those of their words.
+///
+/// # Errors
+/// `EngineFailed` when CTranslate2 fails.
+pub(crate) fn add_times(
+    model: &Model,
+    encoded: &StorageView,
+    window: Window,
+    spoken: &Spoken<'_>,
+    pieces: &mut [Piece],
+    last_speech_end: f64,
+) -> Result<(), EngineError> {
+    let mut words = align(model, encoded, window, spoken, pieces)?;
+    let pace = Pace::of(&words);
+    pace.shorten_around_sentence_ends(&mut words);
+    merge_punctuation(&mut words);
+    hand_out(model, window, pieces, words);
+    let mut last_speech_end = last_speech_end;
+    for piece in pieces {
+        pace.fit(piece, last_speech_end);
+        if !piece.words.is_empty() {
+            last_speech_end = piece.end;
+        }
+    }
+    Ok(())
+}
+
+/// Times from the start of the window.
+fn align(
+    model: &Model,
+    encoded: &StorageView,
+    window: Window,
+    spoken: &Spoken<'_>,
+    pieces: &[Piece],
+) -> Result<Vec<TimedWord>, EngineError> {
+    let text: Vec<TokenId> = pieces.iter().flat_map(|piece| text_tokens(model, piece)).collect();
+    let words = split::words(&model.vocabulary, spoken.language, &text);
+    if words.is_empty() {
+        return Ok(Vec::new());
+    }
+    let start_sequence: Vec<usize> = spoken.start_sequence.iter().map(|&id| id as usize).collect();
+    let tokens = vec![text.iter().map(|&id| id as usize).collect::<Vec<_>>()];
+    let aligned = model
+        .whisper
+        .align(encoded, &start_sequence, &tokens, &[window.frames], MEDIAN_FILTER)
+        .map_err(failed)?
+        .pop()
+        .ok_or_else(|| failed("CTranslate2 aligned nothing"))?;
+    // The frame at which each token begins; the last is that of the end of the text.
+    let mut begins: Vec<f64> = Vec::with_capacity(text.len() + 1);
+    let mut previous = None;
+    for step in &aligned.alignments {
+        if previous != Some(step.token_x) {
+            #[expect(clippy::cast_precision_loss, reason = "at most 1500 frames")]
+            begins.push(step.frame_x as f64 / ATTENTION_PER_SECOND);
+            previous = Some(step.token_x);
+        }
+    }
+    let Some(&last) = begins.last() else { return Ok(Vec::new()) };
+    let begin = |token: usize| begins.get(token).copied().unwrap_or(last);
+    let mut token = 0;
+    let timed = words.into_iter().map(|word| {
+        let first = token;
+        token += word.tokens.len();
+        let probabilities = aligned.text_token_probs.get(first..token).unwrap_or_default();
+        #[expect(clippy::cast_precision_loss, reason = "a few tokens")]
+        let probability = probabilities.iter().sum::<f32>() / probabilities.len().max(1) as f32;
+        TimedWord { text: word.text, start: begin(first), end: begin(token), probability, tokens: word.tokens }
+    });
+    Ok(timed.collect())
+}
+
+fn text_tokens(model: &Model, piece: &Piece) -> impl Iterator<Item = TokenId> {
+    piece.tokens.iter().copied().filter(|&token| token < model.vocabulary.end_of_text)
+}
+
+/// Gives each piece the words that its tokens are in, in seconds of the cut audio.
+fn hand_out(model: &Model, window: Window, pieces: &mut [Piece], words: Vec<TimedWord>) {
+    let mut words = words.into_iter().peekable();
+    for piece in pieces {
+        let wanted = text_tokens(model, piece).count();
+        let mut given = 0;
+        while given < wanted
+            && let Some(word) = words.next()
+        {
+            given += word.tokens.len();
+            if !word.text.is_empty() {
+                let (start, end) = (hundredths(window.offset() + word.start), hundredths(window.offset() + word.end));
+                piece.words.push(TimedWord { start, end, ..word });
+            }
+        }
+    }
+}
+
+fn hundredths(seconds: f64) -> f64 {
+    (seconds * 100.0).round() / 100.0
+}
+
+/// How long words are in this window. Alignment stretches words into the pauses beside them; words much longer than
+/// usual are cut to size.
+struct Pace {
+    median: f64,
+    longest: f64,
+}
+
+impl Pace {
+    fn of(words: &[TimedWord]) -> Self {
+        let mut durations: Vec<f64> = words.iter().map(TimedWord::duration).filter(|&length| length != 0.0).collect();
+        durations.sort_by(f64::total_cmp);
+        let middle = durations.len() / 2;
+        let median = match durations.len() {
+            0 => 0.0,
+            length if length % 2 == 0 => f64::midpoint(durations[middle - 1], durations[middle]),
+            _ => durations[middle],
+        };
+        let median = median.min(0.7);
+        Self { median, longest: median * 2.0 }
+    }
+
+    /// Words beside the end of a sentence.
+    fn shorten_around_sentence_ends(&self, words: &mut [TimedWord]) {
+        if self.median == 0.0 {
+            return;
+        }
+        for index in 1..words.len() {
+            if words[index].duration() <= self.longest {
+                continue;
+            }
+            if SENTENCE_ENDS.contains(words[index].text.as_str()) {
+                words[index].end = words[index].start + self.longest;
+            } else if SENTENCE_ENDS.contains(words[index - 1].text.as_str()) {
+                words[index].start = words[index].end - self.longest;
+            }
+        }
+    }
+
+    /// Words at the borders of a piece; then the piece takes the times of its words.
+    fn fit(&self, piece: &mut Piece, last_speech_end: f64) {
+        let Piece { start, end, words, .. } = piece;
+        self.shorten_after_pause(words, last_speech_end);
+        let Some(first) = words.first_mut() else { return };
+        if *start < first.end && *start - 0.5 > first.start {
+            first.start = (first.end - self.median).min(*start).max(0.0);
+        } else {
+            *start = first.start;
+        }
+        let Some(last) = words.last_mut() else { return };
+        if *end > last.start && *end + 0.5 < last.end {
+            last.end = (last.start + self.median).max(*end);
+        } else {
+            *end = last.end;
+        }
+    }
+
+    /// The first two words after a pause.
+    fn shorten_after_pause(&self, words: &mut [TimedWord], last_speech_end: f64) {
+        let [first, rest @ ..] = words else { return };
+        let second = rest.first_mut();
+        if first.end - last_speech_end <= self.median * 4.0 {
+            return;
+        }
+        let both_long = second.as_ref().is_some_and(|second| second.end - first.start > self.longest * 2.0);
+        if first.duration() <= self.longest && !both_long {
+            return;
+        }
+        if let Some(second) = second
+            && second.duration() > self.longest
+        {
+            let border = (second.end / 2.0).max(second.end - self.longest);
+            first.end = border;
+            second.start = border;
+        }
+        first.start = (first.end - self.longest).max(0.0);
+    }
+}
+
+/// Joins punctuation to the words it belongs to; what was joined stays behind without text and tokens.
+fn merge_punctuation(words: &mut [TimedWord]) {
+    let mut following = words.len().saturating_sub(1);
+    for index in (0..following).rev() {
+        let text = &words[index].text;
+        if text.starts_with(' ') && PREPENDED.contains(text.trim()) {
+            let (text, tokens) = take(&mut words[index]);
+            let word = &mut words[following];
+            word.text.insert_str(0, &text);
+            word.tokens.splice(0..0, tokens);
+        } else {
+            following = index;
+        }
+    }
+    let mut previous = 0;
+    for index in 1..words.len() {
+        if !words[previous].text.ends_with(' ') && APPENDED.contains(words[index].text.as_str()) {
+            let (text, tokens) = take(&mut words[index]);
+            words[previous].text.push_str(&text);
+            words[previous].tokens.extend(tokens);
+        } else {
+            previous = index;
+        }
+    }
+}
+
+fn take(word: &mut TimedWord) -> (String, Vec<TokenId>) {
+    (std::mem::take(&mut word.text), std::mem::take(&mut word.tokens))
+}
