@@ -1,7 +1,7 @@
 //! The Whisper models that can be had: where they come from, where they lie, whether they are intact.
 //!
 //! A model is a folder with CTranslate2's `config.json`, `model.bin` and `vocabulary.*`. The well-known ones are in
-//! [`catalog`]; [`pull`](pull()) fetches one into `<models folder>/<name>`, [`resolve`] finds one by name or path,
+//! [`CATALOG`]; [`pull`](pull()) fetches one into `<models folder>/<name>`, [`resolve`] finds one by name or path,
 //! [`verify`] compares one with what was fetched. Nothing here loads a model: that is the engine's work.
 
 mod catalog;

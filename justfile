@@ -1,0 +1,34 @@
+# Short names for what is done often; `just` lists them.
+
+_list:
+    @just --list
+
+# Set up, build, start the service, transcribe a sample
+run:
+    ./run
+
+# Every check and every test
+test:
+    ./test
+
+# One crate's tests: just try queue
+try crate:
+    cargo nextest run --package verbatim-{{crate}}
+
+# Format everything
+fmt:
+    cargo fmt --all
+
+# Clippy, walls and shell scripts, warnings as errors
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+    scripts/walls
+    shellcheck --external-sources run test .ci/run scripts/common scripts/setup scripts/native
+
+# Our pages of rustdoc
+doc:
+    cargo doc --no-deps --workspace --open
+
+# Write openapi.json from the code
+openapi:
+    cargo run --quiet --package verbatim -- openapi > openapi.json
