@@ -1,0 +1,91 @@
+//! One stretch of audio with one decoder: a whole file, or one link of a chained one.
+
+use symphonia::core::codecs::audio::AudioDecoder;
+use symphonia::core::errors::Error;
+use symphonia::core::packet::Packet;
+use symphonia::core::units::TimeBase;
+use verbatim_core::audio::AudioLimits;
+
+use crate::container::{AudioTrack, refusal, shielded};
+use crate::error::AudioError;
+use crate::mp4::Edit;
+use crate::samples::Samples;
+
+/// Nothing that speaks was ever recorded at less, and the resampler's memory grows with the ratio.
+const LOWEST_RATE: u32 = 2_000;
+
+/// A track's decoder and what of its sound is meant to be heard.
+pub(crate) struct Link {
+    decoder: Box<dyn AudioDecoder>,
+    time_base: Option<TimeBase>,
+    edit: Edit,
+    /// Frames decoded so far.
+    frames: u64,
+    interleaved: Vec<f32>,
+}
+
+impl Link {
+    /// A decoder for `track`, which has to be within `limits`.
+    pub(crate) fn new(track: &AudioTrack, limits: &AudioLimits) -> Result<Self, AudioError> {
+        check(track.channels(), track.rate(), limits)?;
+        let decoder = track.decoder()?;
+        let (time_base, edit) = (track.time_base, track.edit);
+        Ok(Self { decoder, time_base, edit, frames: 0, interleaved: Vec::new() })
+    }
+
+    /// Decodes `packet` into `samples`; `is_last` when the track may end within it. The inner error is a packet that
+    /// cannot be decoded, with what that would mean for a file of nothing else.
+    pub(crate) fn decode(
+        &mut self,
+        packet: &Packet,
+        is_last: bool,
+        samples: &mut Samples<'_>,
+    ) -> Result<Result<(), AudioError>, AudioError> {
+        let buffer = match shielded(|| self.decoder.decode(packet))? {
+            Ok(buffer) => buffer,
+            Err(Error::IoError(_)) => return Ok(Err(AudioError::malformed("its packets are cut off"))),
+            Err(error) => return Ok(Err(refusal(error))),
+        };
+        let (rate, channels) = (buffer.spec().rate(), buffer.spec().channels().count());
+        check(Some(channels), Some(rate), samples.limits())?;
+        shielded(|| buffer.copy_to_vec_interleaved(&mut self.interleaved))?;
+
+        let frames = (self.interleaved.len() / channels) as u64;
+        let (start, end) = self.heard(rate, frames, is_last);
+        self.frames += frames;
+        let heard = start as usize * channels..end as usize * channels;
+        samples.push(&mut self.interleaved[heard], channels, rate)?;
+        Ok(Ok(()))
+    }
+
+    /// Which of the next `frames` are meant to be heard. The stated end counts only near the end, as padding does.
+    fn heard(&self, rate: u32, frames: u64, is_last: bool) -> (u64, u64) {
+        let at = |seconds: f64| (seconds * f64::from(rate)).round() as u64;
+        let lead = at(self.edit.lead);
+        let end = match self.edit.length {
+            Some(length) if is_last => (lead + at(length)).saturating_sub(self.frames).min(frames),
+            _ => frames,
+        };
+        (lead.saturating_sub(self.frames).min(end), end)
+    }
+
+    /// How long `packet` says that it is, in seconds.
+    pub(crate) fn seconds(&self, packet: &Packet) -> f64 {
+        let length = self.time_base.and_then(|units| units.calc_duration(packet.dur));
+        length.map_or(0.0, |length| length.as_secs_f64())
+    }
+}
+
+fn check(channels: Option<usize>, rate: Option<u32>, limits: &AudioLimits) -> Result<(), AudioError> {
+    let highest = limits.max_sample_rate;
+    match (channels, rate) {
+        (Some(0), _) => Err(AudioError::malformed("it has zero channels")),
+        (Some(channels), _) if channels > usize::from(limits.max_channels) => {
+            Err(AudioError::TooManyChannels { channels, limit: limits.max_channels })
+        }
+        (_, Some(rate)) if !(LOWEST_RATE..=highest).contains(&rate) => {
+            Err(AudioError::BadSampleRate { rate, lowest: LOWEST_RATE, highest })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,96 @@
+//! The packets of one track in order, with a look ahead to tell where it ends.
+
+use std::collections::VecDeque;
+
+use symphonia::core::errors::Error;
+use symphonia::core::packet::Packet;
+use symphonia::core::units::Duration;
+
+use crate::container::{AudioTrack, Demuxer, refusal, shielded};
+use crate::error::AudioError;
+
+/// So many packets may hold the padding of the last one: encoders pad to whole packets and flush one more.
+const TAIL: usize = 2;
+/// Packets that even the smallest file may have; beyond that, at most one for each byte.
+const SMALLEST_BUDGET: u64 = 10_000;
+/// Broken headers in a row that a stream may resynchronise after.
+const MOST_RESYNCS: u32 = 64;
+
+/// What comes next in the file.
+pub(crate) enum Step {
+    /// A packet of the track; `true` when it is among the last.
+    Packet(Packet, bool),
+    /// The track ends and another begins, as in chained Ogg.
+    NextLink,
+    /// The file ends, with the reason when it breaks off.
+    End(Option<AudioError>),
+}
+
+/// The packets of the file's audio.
+pub(crate) struct Packets<'s> {
+    demuxer: Demuxer<'s>,
+    track: u32,
+    ahead: VecDeque<Packet>,
+    /// What follows the packets ahead, once it is known.
+    then: Option<Step>,
+    budget: u64,
+    /// Whether the reader finds its way back after a broken header. The others say themselves that they do not.
+    resyncs: bool,
+}
+
+impl<'s> Packets<'s> {
+    /// The packets of `track` in a file of `total` bytes.
+    pub(crate) fn new(demuxer: Demuxer<'s>, track: &AudioTrack, total: u64, resyncs: bool) -> Self {
+        let budget = total.saturating_add(SMALLEST_BUDGET);
+        Self { demuxer, track: track.id, ahead: VecDeque::new(), then: None, budget, resyncs }
+    }
+
+    /// The track that begins after [`Step::NextLink`].
+    pub(crate) fn next_track(&mut self) -> Result<AudioTrack, AudioError> {
+        let track = self.demuxer.audio_track()?;
+        self.track = track.id;
+        Ok(track)
+    }
+
+    /// The next step.
+    ///
+    /// Padding that a packet says it ends with is only believed of the last ones: the length that an mp3 header states,
+    /// or a page of Ogg, is wrong often enough (files that were joined, streams without a header), and sound is worth
+    /// more than gaplessness.
+    pub(crate) fn next(&mut self) -> Result<Step, AudioError> {
+        while self.then.is_none() && self.ahead.len() <= TAIL {
+            self.look_ahead()?;
+        }
+        Ok(match self.ahead.pop_front() {
+            Some(mut packet) => {
+                let is_last = self.then.is_some() && self.ahead.len() < TAIL;
+                if !is_last {
+                    packet.trim_end = Duration::ZERO;
+                }
+                Step::Packet(packet, is_last)
+            }
+            None => self.then.take().unwrap_or(Step::End(None)),
+        })
+    }
+
+    fn look_ahead(&mut self) -> Result<(), AudioError> {
+        let mut resyncs = 0;
+        loop {
+            // A table of a few bytes can promise billions of empty packets.
+            self.budget = self.budget.checked_sub(1).ok_or_else(|| AudioError::malformed("it has too many packets"))?;
+            match shielded(|| self.demuxer.next_packet())? {
+                Ok(Some(packet)) if packet.track_id != self.track => {}
+                Ok(Some(packet)) => return Ok(self.ahead.push_back(packet)),
+                Err(Error::DecodeError(_)) if self.resyncs && resyncs < MOST_RESYNCS => resyncs += 1,
+                outcome => {
+                    self.then = Some(match outcome {
+                        Err(Error::ResetRequired) => Step::NextLink,
+                        Err(error) => Step::End(Some(refusal(error))),
+                        Ok(_) => Step::End(None),
+                    });
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

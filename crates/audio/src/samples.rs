@@ -1,0 +1,89 @@
+//! Decoded frames on their way to storage: mixed down, resampled, counted.
+
+use std::path::Path;
+
+use verbatim_core::audio::{AudioFormat, AudioLimits, SAMPLE_RATE};
+
+use crate::damage::Damage;
+use crate::error::AudioError;
+use crate::mixdown::Mixdown;
+use crate::pcm::{DecodedAudio, PcmWriter};
+use crate::resample::Resampler;
+
+/// Most silence that stands in for one lost packet, in seconds.
+const LONGEST_STAND_IN: f64 = 1.0;
+
+/// What has been decoded so far.
+pub(crate) struct Samples<'a> {
+    /// What has been lost so far.
+    pub(crate) damage: Damage,
+    limits: &'a AudioLimits,
+    mixdown: Mixdown,
+    /// For the rate of the frames at hand; a file may change its rate on the way.
+    resampler: Option<Resampler>,
+    writer: PcmWriter,
+    mono: Vec<f32>,
+    resampled: Vec<f32>,
+}
+
+impl<'a> Samples<'a> {
+    /// No samples yet; `limits` hold for all that come, and many of them go to `scratch_dir`.
+    pub(crate) fn new(limits: &'a AudioLimits, scratch_dir: &Path) -> Self {
+        Self {
+            damage: Damage::default(),
+            limits,
+            mixdown: Mixdown::default(),
+            resampler: None,
+            writer: PcmWriter::new(scratch_dir, limits.max_duration_secs),
+            mono: Vec::new(),
+            resampled: Vec::new(),
+        }
+    }
+
+    /// The limits that hold.
+    pub(crate) fn limits(&self) -> &'a AudioLimits {
+        self.limits
+    }
+
+    /// Takes frames of `channels` interleaved samples at `rate` Hz.
+    pub(crate) fn push(&mut self, interleaved: &mut [f32], channels: usize, rate: u32) -> Result<(), AudioError> {
+        self.mono.clear();
+        self.mixdown.mix(interleaved, channels, rate, &mut self.mono);
+        self.push_mono(rate)
+    }
+
+    /// Puts silence in place of a lost packet that was `seconds` long, so that what follows keeps its time.
+    pub(crate) fn stand_in(&mut self, seconds: f64) -> Result<(), AudioError> {
+        let rate = self.resampler.as_ref().map_or(SAMPLE_RATE, Resampler::rate);
+        self.mono.clear();
+        self.mono.resize((seconds.clamp(0.0, LONGEST_STAND_IN) * f64::from(rate)).round() as usize, 0.0);
+        self.push_mono(rate)
+    }
+
+    fn push_mono(&mut self, rate: u32) -> Result<(), AudioError> {
+        if self.resampler.as_ref().is_none_or(|resampler| resampler.rate() != rate) {
+            self.flush()?;
+            self.resampler = Some(Resampler::new(rate)?);
+        }
+        if let Some(resampler) = &mut self.resampler {
+            resampler.push(&self.mono, &mut self.resampled)?;
+        }
+        self.writer.take(&mut self.resampled)
+    }
+
+    fn flush(&mut self) -> Result<(), AudioError> {
+        if let Some(resampler) = self.resampler.take() {
+            resampler.finish(&mut self.resampled)?;
+        }
+        self.writer.take(&mut self.resampled)
+    }
+
+    /// The audio as a whole.
+    pub(crate) fn finish(mut self, format: AudioFormat) -> Result<DecodedAudio, AudioError> {
+        self.flush()?;
+        if self.writer.len() == 0 {
+            return Err(AudioError::NoSamples);
+        }
+        self.writer.finish(format, self.damage)
+    }
+}

@@ -1,0 +1,116 @@
+//! The upload as the demuxers read it: it can be cancelled, does bounded work and remembers why a read failed.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::{Arc, OnceLock};
+
+use symphonia::core::io::MediaSource;
+use verbatim_core::CancellationToken;
+
+use crate::error::AudioError;
+
+/// A demuxer may read the file this many times over, which seeking around in a well-formed file stays far below.
+const READS_PER_BYTE: u64 = 16;
+/// Work that even the smallest file may cause, in bytes read.
+const SMALLEST_BUDGET: u64 = 64 << 20;
+
+/// Why a read failed. Demuxers take a failed read for the end of the file, so it has to be asked for afterwards.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReadFault(Arc<OnceLock<Fault>>);
+
+#[derive(Debug)]
+enum Fault {
+    Cancelled,
+    TooMuchWork,
+    Io(io::ErrorKind, String),
+}
+
+impl ReadFault {
+    /// The first fault, if there was one.
+    pub(crate) fn check(&self) -> Result<(), AudioError> {
+        match self.0.get() {
+            None => Ok(()),
+            Some(Fault::Cancelled) => Err(AudioError::Cancelled),
+            Some(Fault::TooMuchWork) => Err(AudioError::malformed("its index sends the reader in circles")),
+            Some(Fault::Io(kind, message)) => {
+                Err(AudioError::io("reading the audio failed", io::Error::new(*kind, message.clone())))
+            }
+        }
+    }
+
+    fn raise(&self, fault: Fault) -> io::Error {
+        // The first fault is the cause of the later ones.
+        let _ = self.0.set(fault);
+        io::Error::other("the source has failed")
+    }
+}
+
+/// A source that starts at `base` of the inner one and never reads past what it may.
+pub(crate) struct GuardedSource<S> {
+    inner: S,
+    base: u64,
+    len: u64,
+    seekable: bool,
+    budget: u64,
+    cancel: CancellationToken,
+    fault: ReadFault,
+}
+
+impl<S: Read + Seek> GuardedSource<S> {
+    /// Wraps `inner`, which is `total` bytes long, from its byte `base` on. Demuxers of streams that need no index do
+    /// better when they are told that the source is not `seekable`: they then estimate nothing from its length.
+    pub(crate) fn new(inner: S, base: u64, total: u64, seekable: bool, cancel: &CancellationToken) -> io::Result<Self> {
+        let len = total.saturating_sub(base);
+        let budget = len.saturating_mul(READS_PER_BYTE).saturating_add(SMALLEST_BUDGET);
+        let mut source =
+            Self { inner, base, len, seekable, budget, cancel: cancel.clone(), fault: ReadFault::default() };
+        source.inner.seek(SeekFrom::Start(base))?;
+        Ok(source)
+    }
+
+    /// Where to ask why reads failed.
+    pub(crate) fn fault(&self) -> ReadFault {
+        self.fault.clone()
+    }
+}
+
+impl<S: Read> Read for GuardedSource<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(self.fault.raise(Fault::Cancelled));
+        }
+        let count = loop {
+            match self.inner.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.fault.raise(Fault::Io(error.kind(), error.to_string()))),
+                Ok(count) => break count,
+            }
+        };
+        // A read at the end costs as well: a loop that reads nothing for ever is still a loop.
+        self.budget = self.budget.saturating_sub(count.max(64) as u64);
+        if self.budget == 0 {
+            return Err(self.fault.raise(Fault::TooMuchWork));
+        }
+        Ok(count)
+    }
+}
+
+impl<S: Seek> Seek for GuardedSource<S> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let to = match to {
+            SeekFrom::Start(at) => SeekFrom::Start(self.base.saturating_add(at)),
+            other => other,
+        };
+        let at = self.inner.seek(to)?;
+        at.checked_sub(self.base).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+    }
+}
+
+impl<S: Read + Seek + Send + Sync> MediaSource for GuardedSource<S> {
+    fn is_seekable(&self) -> bool {
+        self.seekable
+    }
+
+    fn byte_len(&self) -> Option<u64> {
+        self.seekable.then_some(self.len)
+    }
+}

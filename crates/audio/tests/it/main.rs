@@ -1,0 +1,9 @@
+//! Decoding and voice activity on real files, all of them made on the spot by ffmpeg, sox and flite.
+
+mod bad_input;
+mod bounds;
+mod formats;
+mod mutation;
+mod speech;
+mod support;
+mod wav;

@@ -1,0 +1,1 @@
+//! Voice activity: placeholder until figures are in.
