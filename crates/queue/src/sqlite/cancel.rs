@@ -1,0 +1,48 @@
+//! Cancelling and deleting submissions.
+
+use verbatim_core::ids::{SubmissionId, TenantId};
+use verbatim_core::job::Submission;
+use verbatim_core::ports::jobs::DeleteOutcome;
+
+use super::error::StoreResult;
+use super::job;
+use super::submission::{self, EndedHow};
+use super::transitions;
+use super::writer::Step;
+
+/// Cancels a submission that has not ended; the job goes when it was the last.
+pub(super) fn cancel(
+    step: &mut Step<'_>,
+    tenant: &TenantId,
+    id: &SubmissionId,
+) -> StoreResult<Option<Submission>> {
+    let Some((mut ticket, mut job)) = submission::load_own(step.conn, tenant, id.as_str())? else {
+        return Ok(None);
+    };
+    if !ticket.status(&job).is_terminal() {
+        submission::end_apart(step, &mut ticket, &mut job, EndedHow::Cancelled)?;
+    }
+    Ok(Some(ticket.view(&job, None)))
+}
+
+/// Cancels a submission that has not ended; removes one that has, and what is left of its job with the last of them.
+pub(super) fn delete(
+    step: &mut Step<'_>,
+    tenant: &TenantId,
+    id: &SubmissionId,
+) -> StoreResult<Option<DeleteOutcome>> {
+    let Some((mut ticket, mut job)) = submission::load_own(step.conn, tenant, id.as_str())? else {
+        return Ok(None);
+    };
+    if !ticket.status(&job).is_terminal() {
+        submission::end_apart(step, &mut ticket, &mut job, EndedHow::Cancelled)?;
+        return Ok(Some(DeleteOutcome::Cancelled));
+    }
+    step.conn.prepare_cached("DELETE FROM submissions WHERE id = ?1")?.execute([id.as_str()])?;
+    step.touched(&job.id);
+    let others = job::exists(step.conn, "SELECT 1 FROM submissions WHERE job_id = ?1", [job.id.as_str()])?;
+    if !others && job.state.is_terminal() {
+        transitions::forget(step, &job)?;
+    }
+    Ok(Some(DeleteOutcome::Removed))
+}

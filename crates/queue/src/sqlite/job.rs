@@ -1,0 +1,297 @@
+//! One row of `jobs`: loading, saving, inserting.
+
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use verbatim_core::audio::AudioInfo;
+use verbatim_core::event::Stage;
+use verbatim_core::failure::JobFailure;
+use verbatim_core::ids::{ClaimNonce, Fence, JobId, TenantId, WorkerId};
+use verbatim_core::job::{JobState, LeaseToken};
+use verbatim_core::options::{Priority, TranscribeOptions};
+use verbatim_core::ports::BlobKey;
+use verbatim_core::time::Timestamp;
+
+use super::error::{StoreError, StoreResult};
+
+/// A job as it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) id: JobId,
+    pub(super) tenant: TenantId,
+    pub(super) dedupe_key: String,
+    pub(super) options: TranscribeOptions,
+    pub(super) blob: BlobKey,
+    pub(super) created_at: Timestamp,
+    pub(super) ends_at: Timestamp,
+    pub(super) state: JobState,
+    pub(super) tier: Priority,
+    pub(super) position: i64,
+    pub(super) audio: AudioInfo,
+    pub(super) estimated_secs: u64,
+    pub(super) queued_at: Timestamp,
+    pub(super) run_at: Option<Timestamp>,
+    pub(super) started_at: Option<Timestamp>,
+    pub(super) finished_at: Option<Timestamp>,
+    pub(super) expires_at: Option<Timestamp>,
+    pub(super) attempt: u32,
+    pub(super) crashes: u32,
+    pub(super) suspect: bool,
+    pub(super) cancel_requested: bool,
+    pub(super) fence: Fence,
+    pub(super) nonce: Option<ClaimNonce>,
+    pub(super) lease: Option<Held>,
+    pub(super) crowded: bool,
+    pub(super) past_finish: Option<PastFinish>,
+    pub(super) engine: String,
+    pub(super) progress: f32,
+    pub(super) stage: Stage,
+    pub(super) next_segment: u32,
+    pub(super) last_seq: u64,
+    pub(super) failure: Option<JobFailure>,
+    pub(super) result: Option<BlobKey>,
+}
+
+/// A lease that is held.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) worker: WorkerId,
+    pub(super) ends_at: Timestamp,
+}
+
+/// The calls that end a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FinishCall {
+    Complete,
+    Fail,
+    Release,
+}
+
+/// The last finish of a job and what was answered, so that its repetition gets the same answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PastFinish {
+    pub(super) call: FinishCall,
+    pub(super) fence: Fence,
+    pub(super) nonce: ClaimNonce,
+    pub(super) state: JobState,
+}
+
+impl Job {
+    /// Whether this token names the lease that is held now.
+    pub(super) fn is_held_by(&self, token: &LeaseToken) -> bool {
+        self.state == JobState::Running
+            && self.fence == token.fence
+            && self.nonce.as_ref() == Some(&token.nonce)
+    }
+}
+
+/// A tier as its number in the database.
+pub(super) fn tier_number(tier: Priority) -> i64 {
+    match tier {
+        Priority::Low => 0,
+        Priority::Normal => 1,
+        Priority::High => 2,
+    }
+}
+
+/// The tier of a number in the database.
+pub(super) fn tier_from(number: i64) -> StoreResult<Priority> {
+    Priority::ALL
+        .into_iter()
+        .find(|tier| tier_number(*tier) == number)
+        .ok_or_else(|| StoreError::Corrupt(format!("there is no tier {number}")))
+}
+
+/// A count as SQLite stores it.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A count as SQLite gave it; none of ours is negative.
+pub(super) fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// A stored text that one of the domain's `parse` functions reads.
+pub(super) fn parsed<T, E: std::fmt::Display>(value: Result<T, E>) -> StoreResult<T> {
+    value.map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// An optional point in time.
+pub(super) fn time(row: &Row<'_>, column: &str) -> StoreResult<Option<Timestamp>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
+}
+
+/// A point in time.
+pub(super) fn time_of(row: &Row<'_>, column: &str) -> StoreResult<Timestamp> {
+    Ok(Timestamp::from_millis(row.get(column)?))
+}
+
+/// A column that holds JSON.
+pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> StoreResult<T> {
+    Ok(serde_json::from_str(
+        row.get_ref(column)?.as_str().map_err(|error| StoreError::Corrupt(error.to_string()))?,
+    )?)
+}
+
+fn optional_json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> StoreResult<Option<T>> {
+    Ok(row.get::<_, Option<String>>(column)?.map(|text| serde_json::from_str(&text)).transpose()?)
+}
+
+fn to_json<T: Serialize>(value: &Option<T>) -> StoreResult<Option<String>> {
+    Ok(value.as_ref().map(serde_json::to_string).transpose()?)
+}
+
+fn blob(text: String) -> StoreResult<BlobKey> {
+    parsed(BlobKey::parse(&text))
+}
+
+fn from_row(row: &Row<'_>) -> StoreResult<Job> {
+    let state: String = row.get("state")?;
+    let stage: String = row.get("stage")?;
+    let worker: Option<String> = row.get("worker")?;
+    let lease = match (worker, time(row, "lease_ends_at")?) {
+        (Some(worker), Some(ends_at)) => Some(Held { worker: parsed(WorkerId::parse(&worker))?, ends_at }),
+        _ => None,
+    };
+    Ok(Job {
+        id: parsed(JobId::parse(&row.get::<_, String>("id")?))?,
+        tenant: parsed(TenantId::parse(&row.get::<_, String>("tenant")?))?,
+        dedupe_key: row.get("dedupe_key")?,
+        options: json(row, "options")?,
+        blob: blob(row.get("blob")?)?,
+        created_at: time_of(row, "created_at")?,
+        ends_at: time_of(row, "ends_at")?,
+        state: JobState::parse(&state).ok_or_else(|| StoreError::Corrupt(format!("state `{state}`")))?,
+        tier: tier_from(row.get("tier")?)?,
+        position: row.get("position")?,
+        audio: json(row, "audio")?,
+        estimated_secs: unsigned(row.get("estimated_secs")?),
+        queued_at: time_of(row, "queued_at")?,
+        run_at: time(row, "run_at")?,
+        started_at: time(row, "started_at")?,
+        finished_at: time(row, "finished_at")?,
+        expires_at: time(row, "expires_at")?,
+        attempt: row.get("attempt")?,
+        crashes: row.get("crashes")?,
+        suspect: row.get("suspect")?,
+        cancel_requested: row.get("cancel_requested")?,
+        fence: Fence::new(unsigned(row.get("fence")?)),
+        nonce: row.get::<_, Option<String>>("nonce")?.map(ClaimNonce::from_stored),
+        lease,
+        crowded: row.get("crowded")?,
+        past_finish: optional_json(row, "past_finish")?,
+        engine: row.get("engine")?,
+        progress: row.get("progress")?,
+        stage: serde_json::from_value(serde_json::Value::String(stage))?,
+        next_segment: row.get("next_segment")?,
+        last_seq: unsigned(row.get("last_seq")?),
+        failure: optional_json(row, "failure")?,
+        result: row.get::<_, Option<String>>("result")?.map(blob).transpose()?,
+    })
+}
+
+/// The job, if there is one.
+pub(super) fn load(conn: &Connection, id: &str) -> StoreResult<Option<Job>> {
+    let mut statement = conn.prepare_cached("SELECT * FROM jobs WHERE id = ?1")?;
+    let job = statement.query_row([id], |row| Ok(from_row(row))).optional()?;
+    job.transpose()
+}
+
+/// The job that another row refers to.
+pub(super) fn load_existing(conn: &Connection, id: &str) -> StoreResult<Job> {
+    load(conn, id)?.ok_or_else(|| StoreError::Corrupt(format!("job {id} is missing")))
+}
+
+/// The jobs that a query names, at most one call's worth.
+pub(super) fn load_all(conn: &Connection, ids: &[String]) -> StoreResult<Vec<Job>> {
+    ids.iter().map(|id| load_existing(conn, id)).collect()
+}
+
+/// The first column of every row: how operations find the jobs they are about.
+pub(super) fn ids(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> StoreResult<Vec<String>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let rows = statement.query_map(params, |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Whether the query finds a row.
+pub(super) fn exists(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> StoreResult<bool> {
+    Ok(conn.prepare_cached(sql)?.exists(params)?)
+}
+
+/// Adds the job.
+pub(super) fn insert(conn: &Connection, job: &Job) -> StoreResult<()> {
+    conn.prepare_cached(
+        "INSERT INTO jobs (id, tenant, dedupe_key, options, blob, created_at, ends_at, state, tier, position, audio,
+                           estimated_secs, queued_at, engine, stage, last_seq)
+         VALUES (:id, :tenant, :dedupe_key, :options, :blob, :created_at, :ends_at, :state, :tier, :position, :audio,
+                 :estimated_secs, :queued_at, :engine, :stage, :last_seq)",
+    )?
+    .execute(named_params! {
+        ":id": job.id.as_str(),
+        ":tenant": job.tenant.as_str(),
+        ":dedupe_key": job.dedupe_key,
+        ":options": serde_json::to_string(&job.options)?,
+        ":blob": job.blob.as_str(),
+        ":created_at": job.created_at.as_millis(),
+        ":ends_at": job.ends_at.as_millis(),
+        ":state": job.state.as_str(),
+        ":tier": tier_number(job.tier),
+        ":position": job.position,
+        ":audio": serde_json::to_string(&job.audio)?,
+        ":estimated_secs": signed(job.estimated_secs),
+        ":queued_at": job.queued_at.as_millis(),
+        ":engine": job.engine,
+        ":stage": job.stage.as_str(),
+        ":last_seq": signed(job.last_seq),
+    })?;
+    Ok(())
+}
+
+/// Writes what moves.
+pub(super) fn save(conn: &Connection, job: &Job) -> StoreResult<()> {
+    let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millis);
+    conn.prepare_cached(
+        "UPDATE jobs SET state = :state, tier = :tier, position = :position, audio = :audio,
+                estimated_secs = :estimated_secs, queued_at = :queued_at, run_at = :run_at, started_at = :started_at,
+                finished_at = :finished_at, expires_at = :expires_at, attempt = :attempt, crashes = :crashes,
+                suspect = :suspect, cancel_requested = :cancel_requested, fence = :fence, nonce = :nonce,
+                worker = :worker, lease_ends_at = :lease_ends_at, crowded = :crowded, past_finish = :past_finish,
+                engine = :engine, progress = :progress, stage = :stage, next_segment = :next_segment,
+                last_seq = :last_seq, failure = :failure, result = :result
+         WHERE id = :id",
+    )?
+    .execute(named_params! {
+        ":id": job.id.as_str(),
+        ":state": job.state.as_str(),
+        ":tier": tier_number(job.tier),
+        ":position": job.position,
+        ":audio": serde_json::to_string(&job.audio)?,
+        ":estimated_secs": signed(job.estimated_secs),
+        ":queued_at": job.queued_at.as_millis(),
+        ":run_at": millis(job.run_at),
+        ":started_at": millis(job.started_at),
+        ":finished_at": millis(job.finished_at),
+        ":expires_at": millis(job.expires_at),
+        ":attempt": job.attempt,
+        ":crashes": job.crashes,
+        ":suspect": job.suspect,
+        ":cancel_requested": job.cancel_requested,
+        ":fence": signed(job.fence.get()),
+        ":nonce": job.nonce.as_ref().map(ClaimNonce::as_str),
+        ":worker": job.lease.as_ref().map(|lease| lease.worker.as_str()),
+        ":lease_ends_at": job.lease.as_ref().map(|lease| lease.ends_at.as_millis()),
+        ":crowded": job.crowded,
+        ":past_finish": to_json(&job.past_finish)?,
+        ":engine": job.engine,
+        ":progress": job.progress,
+        ":stage": job.stage.as_str(),
+        ":next_segment": job.next_segment,
+        ":last_seq": signed(job.last_seq),
+        ":failure": to_json(&job.failure)?,
+        ":result": job.result.as_ref().map(BlobKey::as_str),
+    })?;
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! What the holder of a lease may do with it: renew, report, complete, fail, release.
+
+use std::time::Duration;
+
+use rusqlite::params;
+use verbatim_core::event::EventKind;
+use verbatim_core::failure::JobFailure;
+use verbatim_core::ids::WorkerId;
+use verbatim_core::job::{Completion, LeaseToken, Report};
+use verbatim_core::ports::jobs::{Finish, Renewal};
+use verbatim_core::retry::{NextStep, next_step};
+
+use super::error::StoreResult;
+use super::job::{self, FinishCall, Job, PastFinish};
+use super::transitions::{self, End};
+use super::writer::Step;
+
+/// Extends leases. With the answers come the workers that asked.
+pub(super) fn renew(
+    step: &mut Step<'_>,
+    tokens: &[LeaseToken],
+    lease: Duration,
+) -> StoreResult<(Vec<Renewal>, Vec<WorkerId>)> {
+    let expires_at = step.now.plus(lease);
+    let mut renewals = Vec::with_capacity(tokens.len());
+    let mut workers = Vec::new();
+    for token in tokens {
+        let held = job::load(step.conn, token.job_id.as_str())?.filter(|job| job.is_held_by(token));
+        let Some(job) = held else {
+            renewals.push(Renewal::Lost);
+            continue;
+        };
+        step.conn
+            .prepare_cached("UPDATE jobs SET lease_ends_at = ?2 WHERE id = ?1")?
+            .execute(params![token.job_id.as_str(), expires_at.as_millis()])?;
+        renewals.push(if job.cancel_requested {
+            Renewal::CancelRequested
+        } else {
+            Renewal::Held { expires_at }
+        });
+        workers.extend(job.lease.map(|held| held.worker));
+    }
+    Ok((renewals, workers))
+}
+
+/// Records what a worker says. Segments that an earlier call brought are skipped, so that repeating it adds nothing.
+pub(super) fn report(step: &mut Step<'_>, token: &LeaseToken, report: Report) -> StoreResult<bool> {
+    let Some(mut job) = job::load(step.conn, token.job_id.as_str())?.filter(|job| job.is_held_by(token))
+    else {
+        return Ok(false);
+    };
+    for segment in report.segments {
+        if segment.index >= job.next_segment {
+            job.next_segment = segment.index.saturating_add(1);
+            let attempt = job.attempt;
+            transitions::append(step, &mut job, &EventKind::Segment { attempt, segment })?;
+        }
+    }
+    if let Some((progress, stage)) = report.progress
+        && (progress, stage) != (job.progress, job.stage)
+    {
+        (job.progress, job.stage) = (progress, stage);
+        transitions::append(step, &mut job, &EventKind::Progress { progress, stage })?;
+    }
+    if let Some(checkpoint) = report.checkpoint {
+        step.conn
+            .prepare_cached("INSERT OR REPLACE INTO checkpoints (job_id, body) VALUES (?1, ?2)")?
+            .execute(params![job.id.as_str(), serde_json::to_string(&checkpoint)?])?;
+    }
+    job::save(step.conn, &job)?;
+    Ok(true)
+}
+
+/// Publishes the result.
+pub(super) fn complete(
+    step: &mut Step<'_>,
+    token: &LeaseToken,
+    completion: Completion,
+) -> StoreResult<Finish> {
+    finish(step, token, FinishCall::Complete, |step, job| {
+        if job.cancel_requested {
+            transitions::discard(step, &completion.result)?;
+            return transitions::end(step, job, End::Cancelled);
+        }
+        job.audio.duration_ms = Some(completion.duration_ms);
+        job.estimated_secs = completion.duration_ms.div_ceil(1000);
+        job.engine = completion.engine;
+        transitions::end(step, job, End::Completed(completion.result))
+    })
+}
+
+/// Ends the attempt.
+pub(super) fn fail(step: &mut Step<'_>, token: &LeaseToken, failure: JobFailure) -> StoreResult<Finish> {
+    finish(step, token, FinishCall::Fail, |step, job| {
+        if job.cancel_requested {
+            return transitions::end(step, job, End::Cancelled);
+        }
+        match next_step(&step.policy.retry, job.attempt, &failure, step.ids.fraction()) {
+            NextStep::GiveUp => transitions::end(step, job, End::Failed(failure)),
+            NextStep::Retry { delay, refund } => {
+                job.attempt = job.attempt.saturating_sub(u32::from(refund));
+                transitions::wait_again(step, job, delay)
+            }
+        }
+    })
+}
+
+/// Gives the job back to the head of its tier; the attempt does not count.
+pub(super) fn release(step: &mut Step<'_>, token: &LeaseToken) -> StoreResult<Finish> {
+    finish(step, token, FinishCall::Release, |step, job| {
+        if job.cancel_requested {
+            return transitions::end(step, job, End::Cancelled);
+        }
+        job.attempt = job.attempt.saturating_sub(1);
+        job.position = transitions::count(step, "queue_head", -1)?;
+        transitions::wait_again(step, job, Duration::ZERO)
+    })
+}
+
+/// Ends the lease by `act` if it is still held, and remembers the answer for the call's repetition.
+fn finish(
+    step: &mut Step<'_>,
+    token: &LeaseToken,
+    call: FinishCall,
+    act: impl FnOnce(&mut Step<'_>, &mut Job) -> StoreResult<()>,
+) -> StoreResult<Finish> {
+    let Some(mut job) = job::load(step.conn, token.job_id.as_str())? else { return Ok(Finish::Stale) };
+    if !job.is_held_by(token) {
+        let same_call =
+            |past: &PastFinish| past.call == call && past.fence == token.fence && past.nonce == token.nonce;
+        return Ok(job.past_finish.filter(same_call).map_or(Finish::Stale, |past| Finish::Done(past.state)));
+    }
+    act(step, &mut job)?;
+    let past = PastFinish { call, fence: token.fence, nonce: token.nonce.clone(), state: job.state };
+    job.past_finish = Some(past);
+    job::save(step.conn, &job)?;
+    Ok(Finish::Done(job.state))
+}

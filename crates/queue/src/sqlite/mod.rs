@@ -1,0 +1,86 @@
+//! The job store of one machine: an SQLite file in the data folder. One writer thread groups commits, a few
+//! connections read beside it, and a lock on the folder keeps a second server away.
+
+mod cancel;
+mod claim;
+mod error;
+mod events;
+mod job;
+mod leases;
+mod lock;
+mod ports;
+mod readers;
+mod schema;
+mod submission;
+mod submit;
+mod tick;
+mod tiers;
+mod transitions;
+mod views;
+mod watch;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use verbatim_core::PortError;
+use verbatim_core::ids::IdSource;
+use verbatim_core::policy::StorePolicy;
+use verbatim_core::time::Clock;
+
+use lock::FolderLock;
+use readers::Readers;
+use watch::Signals;
+use writer::{Writer, WriterContext};
+
+/// The database's name in the data folder.
+const DATABASE: &str = "jobs.db";
+
+/// Where the store lies and by which rules it works.
+pub struct SqliteConfig {
+    /// The data folder; made when it is missing. The store keeps `jobs.db` and `lock` in it.
+    pub folder: PathBuf,
+    /// The rules.
+    pub policy: StorePolicy,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where jitter comes from.
+    pub ids: Arc<dyn IdSource>,
+}
+
+/// The job store: [`verbatim_core::ports::JobClient`], [`verbatim_core::ports::JobLeases`] and
+/// [`verbatim_core::ports::JobUpkeep`] on one SQLite file.
+pub struct SqliteStore {
+    // Dropped in this order: the writer finishes what it accepted before the folder is given away.
+    writer: Writer,
+    readers: Readers,
+    signals: Arc<Signals>,
+    clock: Arc<dyn Clock>,
+    _lock: FolderLock,
+}
+
+impl SqliteStore {
+    /// Takes the folder, brings the schema up to date and takes back the leases of the process that had it before.
+    /// Blocks on the disk for a moment.
+    ///
+    /// # Errors
+    /// `Conflict` when another server holds the folder or a newer version wrote the database; `OutOfSpace`,
+    /// `Unavailable` and `Internal` as the disk and SQLite say.
+    pub fn open(config: SqliteConfig) -> Result<Self, PortError> {
+        let SqliteConfig { folder, policy, clock, ids } = config;
+        std::fs::create_dir_all(&folder).map_err(|error| {
+            PortError::from_io(format!("cannot make the data folder {}", folder.display()), error)
+        })?;
+        let lock = FolderLock::take(&folder)?;
+        let path = folder.join(DATABASE);
+        let conn = schema::open_writer(&path)?;
+        let signals = Arc::new(Signals::default());
+        let context = WriterContext { policy, clock: Arc::clone(&clock), ids, signals: Arc::clone(&signals) };
+        let taken_back = writer::run_once(&conn, &context, transitions::take_back_all)?;
+        if taken_back > 0 {
+            tracing::info!(jobs = taken_back, "took jobs back that were running when the last process ended");
+        }
+        let writer = Writer::start(conn, context)?;
+        Ok(Self { writer, readers: Readers::new(&path), signals, clock, _lock: lock })
+    }
+}

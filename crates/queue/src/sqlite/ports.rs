@@ -1,0 +1,168 @@
+//! The ports, each call handed to the writer or to a reader.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use verbatim_core::event::EventSeq;
+use verbatim_core::failure::JobFailure;
+use verbatim_core::ids::{SubmissionId, TenantId};
+use verbatim_core::job::{Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmitOutcome};
+use verbatim_core::ports::jobs::{
+    ClaimRequest, DeleteOutcome, EventStream, Finish, ListQuery, MAX_JOBS_PER_CALL, QueueStats, Renewal,
+    TickReport,
+};
+use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::{ErrorKind, PortError};
+
+use super::{SqliteStore, cancel, claim, events, leases, submit, tick, views};
+
+#[async_trait]
+impl JobClient for SqliteStore {
+    async fn submit(&self, submission: NewSubmission) -> Result<SubmitOutcome, PortError> {
+        let mut outcome = self.writer.call(move |step| submit::submit(step, submission)).await?;
+        // The place in the queue is counted by a reader, so that a long queue does not slow the writer down. The
+        // submission is durable by now: a failing count must not look like a failed submission.
+        let Submission { tenant, id, .. } = &outcome.submission;
+        match self.get(tenant, id).await {
+            Ok(Some(now)) => outcome.submission.queue_position = now.queue_position,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, job.id = %id, "cannot tell the job's place in the queue"),
+        }
+        Ok(outcome)
+    }
+
+    async fn find_idempotent(
+        &self,
+        tenant: &TenantId,
+        key: &str,
+    ) -> Result<Option<(Submission, String)>, PortError> {
+        let (tenant, key, now) = (tenant.clone(), key.to_owned(), self.clock.now());
+        self.readers
+            .run(move |conn| {
+                let found = submit::find_idempotent(conn, now, &tenant, &key)?;
+                Ok(found.map(|(ticket, job, digest)| (ticket.view(&job, None), digest)))
+            })
+            .await
+    }
+
+    async fn get(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.readers.run(move |conn| views::get(conn, &tenant, id.as_str())).await
+    }
+
+    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
+        let tenant = tenant.clone();
+        self.readers.run(move |conn| views::list(conn, &tenant, &query)).await
+    }
+
+    async fn delete(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.writer.call(move |step| cancel::delete(step, &tenant, &id)).await
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.writer.call(move |step| cancel::cancel(step, &tenant, &id)).await
+    }
+
+    async fn events(
+        &self,
+        tenant: &TenantId,
+        id: &SubmissionId,
+        after: Option<EventSeq>,
+    ) -> Result<Option<EventStream>, PortError> {
+        events::open(&self.readers, &self.signals, tenant, id, after).await
+    }
+}
+
+#[async_trait]
+impl JobLeases for SqliteStore {
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lease>, PortError> {
+        let now = self.clock.now();
+        self.signals.worker_seen(&request.worker, now, now.plus(request.lease));
+        self.writer.call(move |step| claim::claim(step, &request)).await
+    }
+
+    async fn work_may_be_there(&self) {
+        self.signals.work().await;
+    }
+
+    async fn renew(&self, tokens: &[LeaseToken], lease: Duration) -> Result<Vec<Renewal>, PortError> {
+        check_size(tokens.len())?;
+        let tokens = tokens.to_vec();
+        let (renewals, workers) = self.writer.call(move |step| leases::renew(step, &tokens, lease)).await?;
+        let now = self.clock.now();
+        for worker in &workers {
+            self.signals.worker_seen(worker, now, now.plus(lease));
+        }
+        Ok(renewals)
+    }
+
+    async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError> {
+        let token = token.clone();
+        self.writer.call(move |step| leases::report(step, &token, report)).await
+    }
+
+    async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
+        let token = token.clone();
+        self.writer.call(move |step| leases::complete(step, &token, completion)).await
+    }
+
+    async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError> {
+        let token = token.clone();
+        self.writer.call(move |step| leases::fail(step, &token, failure)).await
+    }
+
+    async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError> {
+        let token = token.clone();
+        self.writer.call(move |step| leases::release(step, &token)).await
+    }
+}
+
+#[async_trait]
+impl JobUpkeep for SqliteStore {
+    async fn tick(&self) -> Result<TickReport, PortError> {
+        self.writer.call(tick::tick).await
+    }
+
+    async fn orphaned_blobs(&self) -> Result<Vec<BlobKey>, PortError> {
+        self.readers.run(views::orphaned_blobs).await
+    }
+
+    async fn blobs_deleted(&self, keys: &[BlobKey]) -> Result<(), PortError> {
+        check_size(keys.len())?;
+        let keys = keys.to_vec();
+        self.writer
+            .call(move |step| {
+                let mut statement = step.conn.prepare_cached("DELETE FROM garbage WHERE key = ?1")?;
+                for key in &keys {
+                    statement.execute([key.as_str()])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn is_referenced(&self, key: &BlobKey) -> Result<bool, PortError> {
+        let key = key.clone();
+        self.readers.run(move |conn| views::is_referenced(conn, &key)).await
+    }
+
+    async fn stats(&self) -> Result<QueueStats, PortError> {
+        let now = self.clock.now();
+        let workers = self.signals.workers(now);
+        self.readers.run(move |conn| views::stats(conn, now, workers)).await
+    }
+
+    async fn ping(&self) -> Result<(), PortError> {
+        self.writer.call(|_| Ok(())).await
+    }
+}
+
+fn check_size(items: usize) -> Result<(), PortError> {
+    if items > MAX_JOBS_PER_CALL {
+        let message = format!("{items} in one call; at most {MAX_JOBS_PER_CALL} are allowed");
+        return Err(PortError::new(ErrorKind::Invalid, message));
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Opening connections and bringing the schema up to date.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use rusqlite_migration::{Error as MigrationError, M, MigrationDefinitionError, Migrations};
+use verbatim_core::{ErrorKind, PortError};
+
+use super::error::{StoreError, StoreResult};
+
+const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("migrations/0001_jobs.sql"))];
+
+/// Readers and the writer do not wait for each other in WAL mode, except for moments of recovery.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Prepared statements kept per connection; there are about sixty.
+const STATEMENTS: usize = 128;
+
+fn tune(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.pragma_update(None, "foreign_keys", true)
+}
+
+/// The one connection that writes, with the newest schema.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, PortError> {
+    let mut conn = prepare_writer(path)?;
+    Migrations::from_slice(MIGRATIONS).to_latest(&mut conn).map_err(|error| match error {
+        MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => PortError::new(
+            ErrorKind::Conflict,
+            format!(
+                "{} was written by a newer version of Verbatim: upgrade this one, or choose another --data-dir",
+                path.display()
+            ),
+        ),
+        MigrationError::RusqliteError { err, .. } => StoreError::from(err).into(),
+        other => PortError::new(ErrorKind::Internal, "the job store's schema cannot be upgraded").with_source(other),
+    })?;
+    Ok(conn)
+}
+
+fn prepare_writer(path: &Path) -> StoreResult<Connection> {
+    let conn = Connection::open(path)?;
+    tune(&conn)?;
+    let mode: String = conn.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    if mode != "wal" {
+        let message = format!(
+            "{} lies on a file system without the shared memory that SQLite's WAL needs",
+            path.display()
+        );
+        return Err(PortError::new(ErrorKind::Invalid, message).into());
+    }
+    // Every acknowledged write has reached the disk.
+    conn.pragma_update(None, "synchronous", "full")?;
+    Ok(conn)
+}
+
+/// A connection that only reads.
+pub(super) fn open_reader(path: &Path) -> StoreResult<Connection> {
+    let conn = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    tune(&conn)?;
+    Ok(conn)
+}

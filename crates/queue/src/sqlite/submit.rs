@@ -1,0 +1,195 @@
+//! Submitting: a new job, a live one to attach to, or a finished one that answers at once.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use verbatim_core::event::{EventKind, Stage};
+use verbatim_core::ids::{Fence, TenantId};
+use verbatim_core::job::{JobState, NewSubmission, SubmitOutcome};
+use verbatim_core::time::Timestamp;
+use verbatim_core::{ErrorKind, PortError};
+
+use super::error::StoreResult;
+use super::job::{self, Job, signed, unsigned};
+use super::submission::{self, Ticket};
+use super::transitions;
+use super::writer::Step;
+
+/// What clients are told when too many jobs wait.
+const BACKLOG_RETRY: Duration = Duration::from_secs(10);
+
+/// Does what [`verbatim_core::ports::JobClient::submit`] says; the place in the queue is left to a reader.
+pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<SubmitOutcome> {
+    if let Some((ticket, job)) = replayed(step.conn, step.now, &new)? {
+        let blob_adopted = job.blob == new.blob;
+        return Ok(SubmitOutcome { submission: ticket.view(&job, None), blob_adopted, replayed: true });
+    }
+    let (job, cached, deduplicated) = if let Some(job) = finished_work(step, &new)? {
+        (job, true, false)
+    } else if let Some(job) = live_work(step, &new)? {
+        (job, false, true)
+    } else {
+        (new_job(step, &new)?, false, false)
+    };
+    let ticket = Ticket {
+        id: new.id,
+        job_id: job.id.clone(),
+        tenant: new.tenant,
+        created_at: step.now,
+        deadline: new.deadline.filter(|_| !cached),
+        metadata: new.metadata,
+        cached,
+        deduplicated,
+        // A cached answer has no history of its own but its end.
+        first_seq: if cached { job.last_seq } else { 0 },
+        ended: None,
+    };
+    submission::insert(step.conn, &ticket)?;
+    if let Some(idempotency) = new.idempotency {
+        step.conn
+            .prepare_cached(
+                "INSERT OR REPLACE INTO idempotency (tenant, key, body_digest, submission_id, expires_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                ticket.tenant.as_str(),
+                idempotency.key,
+                idempotency.body_digest,
+                ticket.id.as_str(),
+                step.now.plus(step.policy.idempotency_ttl).as_millis(),
+            ])?;
+    }
+    Ok(SubmitOutcome {
+        submission: ticket.view(&job, None),
+        blob_adopted: job.blob == new.blob,
+        replayed: false,
+    })
+}
+
+/// What this ticket or this idempotency key was answered before.
+fn replayed(conn: &Connection, now: Timestamp, new: &NewSubmission) -> StoreResult<Option<(Ticket, Job)>> {
+    if let Some((ticket, job)) = submission::load(conn, new.id.as_str())? {
+        if ticket.tenant != new.tenant {
+            return Err(PortError::new(ErrorKind::Conflict, "this job id is taken").into());
+        }
+        return Ok(Some((ticket, job)));
+    }
+    let Some(idempotency) = &new.idempotency else { return Ok(None) };
+    match find_idempotent(conn, now, &new.tenant, &idempotency.key)? {
+        Some((_, _, digest)) if digest != idempotency.body_digest => {
+            let message =
+                "this Idempotency-Key was used with another request; use a new key for a new request";
+            Err(PortError::new(ErrorKind::Conflict, message).into())
+        }
+        found => Ok(found.map(|(ticket, job, _)| (ticket, job))),
+    }
+}
+
+/// The submission that this key made, with the digest of the request's body.
+pub(super) fn find_idempotent(
+    conn: &Connection,
+    now: Timestamp,
+    tenant: &TenantId,
+    key: &str,
+) -> StoreResult<Option<(Ticket, Job, String)>> {
+    let found: Option<(String, String)> = conn
+        .prepare_cached(
+            "SELECT submission_id, body_digest FROM idempotency WHERE tenant = ?1 AND key = ?2 AND expires_at > ?3",
+        )?
+        .query_row(params![tenant.as_str(), key, now.as_millis()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((id, digest)) = found else { return Ok(None) };
+    Ok(submission::load(conn, &id)?.map(|(ticket, job)| (ticket, job, digest)))
+}
+
+/// The finished job that answers this submission. It is kept for as long as its newest submission may be fetched.
+fn finished_work(step: &Step<'_>, new: &NewSubmission) -> StoreResult<Option<Job>> {
+    let newest: Option<(String, i64)> = step
+        .conn
+        .prepare_cached(
+            "SELECT id, finished_at FROM jobs WHERE dedupe_key = ?1 AND state = 'completed'
+             ORDER BY finished_at DESC LIMIT 1",
+        )?
+        .query_row([new.dedupe_key.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((id, finished_at)) = newest else { return Ok(None) };
+    if Timestamp::from_millis(finished_at).plus(step.policy.dedupe_ttl) <= step.now {
+        return Ok(None);
+    }
+    let mut job = job::load_existing(step.conn, &id)?;
+    job.expires_at = job.expires_at.max(Some(step.now.plus(step.policy.result_retention)));
+    job::save(step.conn, &job)?;
+    Ok(Some(job))
+}
+
+/// The live job that this submission attaches to, raised to its tier. One that is being cancelled takes nobody.
+fn live_work(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Option<Job>> {
+    let found = job::ids(
+        step.conn,
+        "SELECT id FROM jobs
+         WHERE dedupe_key = ?1 AND state IN ('queued','delayed','running') AND cancel_requested = 0",
+        [new.dedupe_key.as_str()],
+    )?;
+    let Some(id) = found.first() else { return Ok(None) };
+    let mut job = job::load_existing(step.conn, id)?;
+    if job.tier < new.priority {
+        job.tier = new.priority;
+        job::save(step.conn, &job)?;
+    }
+    Ok(Some(job))
+}
+
+fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
+    if let Some(most) = step.policy.max_waiting {
+        let waiting: i64 = step
+            .conn
+            .prepare_cached("SELECT sum(jobs) FROM counts WHERE state IN ('queued', 'delayed')")?
+            .query_row([], |row| row.get(0))?;
+        if unsigned(waiting) >= most {
+            let message = format!("{most} jobs are waiting already; try again later");
+            return Err(PortError::new(ErrorKind::Throttled, message).with_retry_after(BACKLOG_RETRY).into());
+        }
+    }
+    let mut job = Job {
+        id: new.job_id.clone(),
+        tenant: new.tenant.clone(),
+        dedupe_key: new.dedupe_key.as_str().to_owned(),
+        options: new.options.clone(),
+        blob: new.blob.clone(),
+        created_at: step.now,
+        ends_at: step.now.plus(step.policy.max_age),
+        state: JobState::Queued,
+        tier: new.priority,
+        position: transitions::count(step, "queue_tail", 1)?,
+        audio: new.audio.clone(),
+        estimated_secs: new.estimated_secs,
+        queued_at: step.now,
+        run_at: None,
+        started_at: None,
+        finished_at: None,
+        expires_at: None,
+        attempt: 0,
+        crashes: 0,
+        suspect: false,
+        cancel_requested: false,
+        fence: Fence::new(0),
+        nonce: None,
+        lease: None,
+        crowded: false,
+        past_finish: None,
+        engine: new.options.engine.clone(),
+        progress: 0.0,
+        stage: Stage::Queued,
+        next_segment: 0,
+        last_seq: 0,
+        failure: None,
+        result: None,
+    };
+    job::insert(step.conn, &job)?;
+    transitions::append(step, &mut job, &EventKind::Queued { attempt: 0 })?;
+    step.conn
+        .prepare_cached("UPDATE jobs SET last_seq = ?2 WHERE id = ?1")?
+        .execute(params![job.id.as_str(), signed(job.last_seq)])?;
+    step.work_arrived();
+    Ok(job)
+}

@@ -1,0 +1,128 @@
+//! Upkeep: what happens because time passes. Every kind of work is bounded per round.
+
+use rusqlite::params;
+use verbatim_core::ids::WorkerId;
+use verbatim_core::job::JobState;
+use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, TickReport};
+
+use super::claim::too_old;
+use super::error::StoreResult;
+use super::job::{self, Job};
+use super::submission::{self, EndedHow};
+use super::transitions::{self, End};
+use super::writer::Step;
+
+const MOST: i64 = MAX_JOBS_PER_CALL as i64;
+
+/// One round.
+pub(super) fn tick(step: &mut Step<'_>) -> StoreResult<TickReport> {
+    let mut report = TickReport::default();
+    end_late_submissions(step, &mut report)?;
+    end_old_jobs(step, &mut report)?;
+    take_back_lapsed(step, &mut report)?;
+    promote_due(step, &mut report)?;
+    forget_expired(step, &mut report)?;
+    Ok(report)
+}
+
+fn due(step: &Step<'_>, sql: &str) -> StoreResult<Vec<String>> {
+    job::ids(step.conn, sql, params![step.now.as_millis(), MOST])
+}
+
+/// A submission ends at its own deadline, and never another's job with it.
+fn end_late_submissions(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
+    let late = due(
+        step,
+        "SELECT id FROM submissions WHERE deadline <= ?1 AND ended IS NULL ORDER BY deadline LIMIT ?2",
+    )?;
+    for id in late {
+        let Some((mut ticket, mut job)) = submission::load(step.conn, &id)? else { continue };
+        if ticket.status(&job).is_terminal() {
+            // It ended in time; its deadline no longer matters.
+            step.conn
+                .prepare_cached("UPDATE submissions SET deadline = NULL WHERE id = ?1")?
+                .execute([id])?;
+            continue;
+        }
+        submission::end_apart(step, &mut ticket, &mut job, EndedHow::Expired)?;
+        report.failed += u64::from(job.state == JobState::Failed);
+    }
+    Ok(())
+}
+
+fn end_old_jobs(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
+    let old = due(
+        step,
+        "SELECT id FROM jobs WHERE state IN ('queued','delayed','running') AND ends_at <= ?1 ORDER BY ends_at LIMIT ?2",
+    )?;
+    for mut job in job::load_all(step.conn, &old)? {
+        if job.cancel_requested {
+            transitions::end(step, &mut job, End::Cancelled)?;
+        } else {
+            transitions::end(step, &mut job, End::Failed(too_old()))?;
+            report.failed += 1;
+        }
+        job::save(step.conn, &job)?;
+    }
+    Ok(())
+}
+
+fn take_back_lapsed(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
+    let lapsed = due(
+        step,
+        "SELECT id FROM jobs WHERE state = 'running' AND lease_ends_at <= ?1 ORDER BY lease_ends_at LIMIT ?2",
+    )?;
+    for id in lapsed {
+        // Loaded one by one: taking back the one before may have marked this one.
+        let mut job = job::load_existing(step.conn, &id)?;
+        let alone = !mark_company(step, &job)? && !job.crowded;
+        transitions::take_back(step, &mut job, alone, true)?;
+        job::save(step.conn, &job)?;
+        report.lapsed += 1;
+        report.failed += u64::from(job.state == JobState::Failed);
+    }
+    Ok(())
+}
+
+/// Whether the worker that lost this job held others; they remember it, for their leases lapse when this one is no
+/// longer beside them.
+fn mark_company(step: &Step<'_>, job: &Job) -> StoreResult<bool> {
+    let Some(worker) = job.lease.as_ref().map(|held| WorkerId::as_str(&held.worker)) else {
+        return Ok(false);
+    };
+    let marked = step
+        .conn
+        .prepare_cached("UPDATE jobs SET crowded = 1 WHERE state = 'running' AND worker = ?1 AND id <> ?2")?
+        .execute(params![worker, job.id.as_str()])?;
+    Ok(marked > 0)
+}
+
+fn promote_due(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
+    let ready =
+        due(step, "SELECT id FROM jobs WHERE state = 'delayed' AND run_at <= ?1 ORDER BY run_at LIMIT ?2")?;
+    for mut job in job::load_all(step.conn, &ready)? {
+        transitions::enqueue(step, &mut job);
+        job::save(step.conn, &job)?;
+        report.promoted += 1;
+    }
+    Ok(())
+}
+
+fn forget_expired(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
+    let expired = due(step, "SELECT id FROM jobs WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2")?;
+    for job in job::load_all(step.conn, &expired)? {
+        let submissions: u32 = step
+            .conn
+            .prepare_cached("SELECT count(*) FROM submissions WHERE job_id = ?1")?
+            .query_row([job.id.as_str()], |row| row.get(0))?;
+        transitions::forget(step, &job)?;
+        report.expired += 1 + u64::from(submissions);
+    }
+    step.conn
+        .prepare_cached(
+            "DELETE FROM idempotency WHERE (tenant, key) IN (
+                 SELECT tenant, key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
+        )?
+        .execute(params![step.now.as_millis(), MOST])?;
+    Ok(())
+}

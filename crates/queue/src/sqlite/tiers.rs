@@ -1,0 +1,98 @@
+//! Which tier is served next: start-time fair queueing over the three tiers (Goyal, Vin and Cheng, 1996), every job
+//! costing the same, so that 64 : 8 : 1 holds while all have work and none starves.
+
+use rusqlite::{Connection, params};
+use verbatim_core::options::Priority;
+
+use super::error::StoreResult;
+
+/// What a job costs a tier of weight 1; a multiple of every weight, so that costs are whole numbers.
+const UNIT: i64 = 64;
+
+/// How much service the tiers have had, as virtual times. Loaded for a claim, saved after it.
+pub(super) struct Shares {
+    now: i64,
+    /// When the last job of each tier is over, in the order of [`Priority::ALL`].
+    finish: [i64; 3],
+}
+
+fn counter(tier: Priority) -> &'static str {
+    match tier {
+        Priority::Low => "service_low",
+        Priority::Normal => "service_normal",
+        Priority::High => "service_high",
+    }
+}
+
+fn read(conn: &Connection, name: &str) -> StoreResult<i64> {
+    let mut statement = conn.prepare_cached("SELECT value FROM counters WHERE name = ?1")?;
+    Ok(statement.query_row([name], |row| row.get(0))?)
+}
+
+fn write(conn: &Connection, name: &str, value: i64) -> StoreResult<()> {
+    conn.prepare_cached("UPDATE counters SET value = ?2 WHERE name = ?1")?.execute(params![name, value])?;
+    Ok(())
+}
+
+impl Shares {
+    /// As the last claim left them.
+    pub(super) fn load(conn: &Connection) -> StoreResult<Self> {
+        let mut finish = [0; 3];
+        for (slot, tier) in finish.iter_mut().zip(Priority::ALL) {
+            *slot = read(conn, counter(tier))?;
+        }
+        Ok(Self { now: read(conn, "service_virtual_time")?, finish })
+    }
+
+    /// Keeps them for the next claim.
+    pub(super) fn save(&self, conn: &Connection) -> StoreResult<()> {
+        for (value, tier) in self.finish.into_iter().zip(Priority::ALL) {
+            write(conn, counter(tier), value)?;
+        }
+        write(conn, "service_virtual_time", self.now)
+    }
+
+    /// The candidate whose tier is due; the stronger one where two are.
+    pub(super) fn choose<T>(&mut self, candidates: [Option<T>; 3]) -> Option<T> {
+        let start = |slot: usize, shares: &Self| shares.finish[slot].max(shares.now);
+        let (slot, chosen) = candidates
+            .into_iter()
+            .enumerate()
+            .filter_map(|(slot, candidate)| candidate.map(|candidate| (slot, candidate)))
+            .min_by_key(|(slot, _)| start(*slot, self))?;
+        self.charge(slot);
+        Some(chosen)
+    }
+
+    fn charge(&mut self, slot: usize) {
+        self.now = self.finish[slot].max(self.now);
+        self.finish[slot] = self.now + UNIT / i64::from(Priority::ALL[slot].weight());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiers_share_by_weight_while_all_have_work() {
+        let mut shares = Shares { now: 0, finish: [0; 3] };
+        let mut served = [0; 3];
+        for _ in 0..730 {
+            let slot = shares.choose([Some(0), Some(1), Some(2)]).unwrap();
+            served[slot] += 1;
+        }
+        assert_eq!(served, [640, 80, 10]);
+    }
+
+    #[test]
+    fn a_tier_that_had_no_work_does_not_catch_up_later() {
+        let mut shares = Shares { now: 0, finish: [0; 3] };
+        for _ in 0..1000 {
+            shares.choose([Some(0), None, None]).unwrap();
+        }
+        let next: Vec<_> = (0..73).map(|_| shares.choose([Some(0), None, Some(2)]).unwrap()).collect();
+        assert!(next.iter().filter(|slot| **slot == 2).count() <= 2, "{next:?}");
+        assert!(next.contains(&2));
+    }
+}

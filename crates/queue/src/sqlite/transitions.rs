@@ -1,0 +1,173 @@
+//! The moves between states that several operations share. Each changes a loaded job; the caller saves it.
+
+use std::time::Duration;
+
+use rusqlite::params;
+use verbatim_core::event::{EventKind, Stage};
+use verbatim_core::failure::{FailureKind, JobFailure};
+use verbatim_core::job::JobState;
+use verbatim_core::ports::BlobKey;
+use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
+
+use super::error::StoreResult;
+use super::job::{self, Job, signed};
+use super::writer::Step;
+
+/// How a job ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Its result lies there.
+    Completed(BlobKey),
+    /// A dead letter.
+    Failed(JobFailure),
+    /// Nobody wants it any more.
+    Cancelled,
+}
+
+/// Adds an event to the job's stream. Of progress, only the last is kept.
+pub(super) fn append(step: &mut Step<'_>, job: &mut Job, kind: &EventKind) -> StoreResult<()> {
+    if matches!(kind, EventKind::Progress { .. }) {
+        step.conn
+            .prepare_cached("DELETE FROM events WHERE job_id = ?1 AND kind = 'progress'")?
+            .execute([job.id.as_str()])?;
+    }
+    job.last_seq += 1;
+    step.conn
+        .prepare_cached("INSERT INTO events (job_id, seq, at, kind, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![
+            job.id.as_str(),
+            signed(job.last_seq),
+            step.now.as_millis(),
+            kind.name(),
+            serde_json::to_string(kind)?
+        ])?;
+    step.touched(&job.id);
+    Ok(())
+}
+
+/// Begins a new attempt's stream: what earlier attempts reported no longer counts.
+pub(super) fn append_started(step: &mut Step<'_>, job: &mut Job) -> StoreResult<()> {
+    step.conn
+        .prepare_cached("DELETE FROM events WHERE job_id = ?1 AND kind IN ('progress', 'segment')")?
+        .execute([job.id.as_str()])?;
+    let attempt = job.attempt;
+    append(step, job, &EventKind::Started { attempt })
+}
+
+/// Lists a blob for deletion.
+pub(super) fn discard(step: &Step<'_>, blob: &BlobKey) -> StoreResult<()> {
+    step.conn.prepare_cached("INSERT OR IGNORE INTO garbage (key) VALUES (?1)")?.execute([blob.as_str()])?;
+    Ok(())
+}
+
+/// Ends the job. Audio goes at once, except that of a dead letter, which may be tried again by hand.
+pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<()> {
+    let event = match end {
+        End::Completed(result) => {
+            job.state = JobState::Completed;
+            job.progress = 1.0;
+            job.result = Some(result);
+            EventKind::Completed
+        }
+        End::Failed(failure) => {
+            job.state = JobState::Failed;
+            job.failure = Some(failure.clone());
+            EventKind::Failed { failure }
+        }
+        End::Cancelled => {
+            job.state = JobState::Cancelled;
+            EventKind::Cancelled
+        }
+    };
+    if job.state != JobState::Failed {
+        discard(step, &job.blob)?;
+    }
+    job.lease = None;
+    job.run_at = None;
+    job.stage = Stage::Done;
+    job.finished_at = Some(step.now);
+    job.expires_at = Some(step.now.plus(step.policy.result_retention));
+    step.conn.prepare_cached("DELETE FROM checkpoints WHERE job_id = ?1")?.execute([job.id.as_str()])?;
+    append(step, job, &event)
+}
+
+/// Lets the job wait again, at its old place in the queue, once `delay` is over.
+pub(super) fn wait_again(step: &mut Step<'_>, job: &mut Job, delay: Duration) -> StoreResult<()> {
+    job.lease = None;
+    job.progress = 0.0;
+    job.stage = Stage::Queued;
+    if delay.is_zero() {
+        enqueue(step, job);
+    } else {
+        job.state = JobState::Delayed;
+        job.run_at = Some(step.now.plus(delay));
+    }
+    let attempt = job.attempt;
+    append(step, job, &EventKind::Queued { attempt })
+}
+
+/// Makes the job claimable.
+pub(super) fn enqueue(step: &mut Step<'_>, job: &mut Job) {
+    job.state = JobState::Queued;
+    job.run_at = None;
+    job.queued_at = step.now;
+    step.work_arrived();
+}
+
+/// Takes the job back from a worker that vanished. The attempt does not count, for the job did not fail. The job is
+/// blamed only if it was `alone`; in company it becomes a suspect, which runs alone the next time. With `pause`, one
+/// that is blamed waits before it meets the next worker.
+pub(super) fn take_back(step: &mut Step<'_>, job: &mut Job, alone: bool, pause: bool) -> StoreResult<()> {
+    if job.cancel_requested {
+        return end(step, job, End::Cancelled);
+    }
+    job.attempt = job.attempt.saturating_sub(1);
+    job.suspect = true;
+    job.crowded = false;
+    if !alone {
+        return wait_again(step, job, Duration::ZERO);
+    }
+    job.crashes += 1;
+    let lost = JobFailure::new(
+        FailureKind::WorkerLost,
+        "The workers that took this job vanished while they worked on it; it is not tried again.",
+    );
+    let crashes = RetryPolicy { max_attempts: step.policy.retry.max_crashes, ..step.policy.retry };
+    match next_step(&crashes, job.crashes, &lost, step.ids.fraction()) {
+        NextStep::GiveUp => end(step, job, End::Failed(lost)),
+        NextStep::Retry { delay, .. } => wait_again(step, job, if pause { delay } else { Duration::ZERO }),
+    }
+}
+
+/// Forgets an ended job with its submissions and events, and lists its blobs for deletion.
+pub(super) fn forget(step: &mut Step<'_>, job: &Job) -> StoreResult<()> {
+    if job.state == JobState::Failed {
+        discard(step, &job.blob)?;
+    }
+    if let Some(result) = &job.result {
+        discard(step, result)?;
+    }
+    step.conn.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([job.id.as_str()])?;
+    step.touched(&job.id);
+    Ok(())
+}
+
+/// Adds one to a counter that only moves in one direction, and returns its new value.
+pub(super) fn count(step: &Step<'_>, name: &str, by: i64) -> StoreResult<i64> {
+    let mut statement =
+        step.conn.prepare_cached("UPDATE counters SET value = value + ?2 WHERE name = ?1 RETURNING value")?;
+    Ok(statement.query_row(params![name, by], |row| row.get(0))?)
+}
+
+/// Takes back every lease of a process that is dead: this one holds the folder, so no other lives. All its jobs were
+/// beside each other, whatever its workers were called.
+pub(super) fn take_back_all(step: &mut Step<'_>) -> StoreResult<u64> {
+    let running = job::ids(step.conn, "SELECT id FROM jobs WHERE state = 'running'", [])?;
+    let in_company = running.len() > 1;
+    for mut job in job::load_all(step.conn, &running)? {
+        let alone = !in_company && !job.crowded;
+        take_back(step, &mut job, alone, false)?;
+        job::save(step.conn, &job)?;
+    }
+    Ok(running.len() as u64)
+}

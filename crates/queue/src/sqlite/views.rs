@@ -1,0 +1,103 @@
+//! What readers ask: lists, figures and references.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+use verbatim_core::ids::{JobId, TenantId};
+use verbatim_core::job::{JobState, LeaseToken, Submission, SubmissionStatus};
+use verbatim_core::options::Priority;
+use verbatim_core::ports::BlobKey;
+use verbatim_core::ports::jobs::{ListQuery, MAX_JOBS_PER_CALL, QueueStats, TierStats};
+use verbatim_core::time::Timestamp;
+
+use super::error::StoreResult;
+use super::job::{self, parsed, tier_number, unsigned};
+use super::submission;
+
+/// The submission as its tenant sees it.
+pub(super) fn get(conn: &Connection, tenant: &TenantId, id: &str) -> StoreResult<Option<Submission>> {
+    let Some((ticket, job)) = submission::load_own(conn, tenant, id)? else { return Ok(None) };
+    let position = submission::queue_position(conn, &job)?;
+    Ok(Some(ticket.view(&job, position)))
+}
+
+/// A page of submissions, newest first: ids begin with the time of their making.
+pub(super) fn list(conn: &Connection, tenant: &TenantId, query: &ListQuery) -> StoreResult<Vec<Submission>> {
+    let page = job::ids(
+        conn,
+        "SELECT s.id FROM submissions s JOIN jobs j ON j.id = s.job_id
+         WHERE s.tenant = ?1 AND (?2 IS NULL OR s.id < ?2)
+           AND (?3 IS NULL OR ?3 = CASE
+                WHEN s.ended = 'cancelled' THEN 'cancelled'
+                WHEN s.ended = 'expired' THEN 'failed'
+                WHEN j.state = 'delayed' THEN 'queued'
+                WHEN j.state = 'running' THEN 'processing'
+                ELSE j.state END)
+         ORDER BY s.id DESC LIMIT ?4",
+        params![
+            tenant.as_str(),
+            query.before.as_ref().map(|id| id.as_str()),
+            query.status.map(SubmissionStatus::as_str),
+            query.limit.min(MAX_JOBS_PER_CALL) as i64,
+        ],
+    )?;
+    page.iter().filter_map(|id| get(conn, tenant, id).transpose()).collect()
+}
+
+/// The queue in figures; `workers` are counted by the process.
+pub(super) fn stats(conn: &Connection, now: Timestamp, workers: u64) -> StoreResult<QueueStats> {
+    let count = |sql: &str| -> StoreResult<u64> {
+        Ok(unsigned(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?))
+    };
+    let mut counted = conn.prepare_cached("SELECT coalesce(sum(jobs), 0) FROM counts WHERE state = ?1")?;
+    let states = [
+        JobState::Queued,
+        JobState::Delayed,
+        JobState::Running,
+        JobState::Completed,
+        JobState::Failed,
+        JobState::Cancelled,
+    ]
+    .into_iter()
+    .map(|state| Ok((state, unsigned(counted.query_row([state.as_str()], |row| row.get(0))?))))
+    .collect::<StoreResult<_>>()?;
+    let tiers =
+        Priority::ALL.into_iter().map(|tier| tier_stats(conn, now, tier)).collect::<StoreResult<_>>()?;
+    Ok(QueueStats { tiers, states, submissions: count("SELECT count(*) FROM submissions")?, workers })
+}
+
+fn tier_stats(conn: &Connection, now: Timestamp, priority: Priority) -> StoreResult<TierStats> {
+    let tier = tier_number(priority);
+    let depth: i64 = conn
+        .prepare_cached("SELECT jobs FROM counts WHERE state = 'queued' AND tier = ?1")?
+        .query_row([tier], |row| row.get(0))?;
+    let oldest: Option<i64> = conn
+        .prepare_cached("SELECT min(queued_at) FROM jobs WHERE state = 'queued' AND tier = ?1")?
+        .query_row([tier], |row| row.get(0))?;
+    let oldest_age = oldest.map_or(Duration::ZERO, |since| now.since(Timestamp::from_millis(since)));
+    Ok(TierStats { priority, depth: unsigned(depth), oldest_age })
+}
+
+/// Blobs listed for deletion.
+pub(super) fn orphaned_blobs(conn: &Connection) -> StoreResult<Vec<BlobKey>> {
+    let keys = job::ids(conn, "SELECT key FROM garbage ORDER BY key LIMIT ?1", [MAX_JOBS_PER_CALL as i64])?;
+    keys.iter().map(|key| parsed(BlobKey::parse(key))).collect()
+}
+
+/// Whether a job needs this blob: audio until it has succeeded or its dead letter is forgotten, a result as long as it
+/// is kept, and the result that the holder of a lease may be writing now.
+pub(super) fn is_referenced(conn: &Connection, key: &BlobKey) -> StoreResult<bool> {
+    let audio = "SELECT 1 FROM jobs WHERE blob = ?1 AND state IN ('queued','delayed','running','failed')";
+    Ok(job::exists(conn, audio, [key.as_str()])?
+        || job::exists(conn, "SELECT 1 FROM jobs WHERE result = ?1", [key.as_str()])?
+        || is_being_written(conn, key)?)
+}
+
+fn is_being_written(conn: &Connection, key: &BlobKey) -> StoreResult<bool> {
+    let job = key.as_str().split('/').nth(1).and_then(|part| JobId::parse(part).ok());
+    let Some(job) = job.map(|id| job::load(conn, id.as_str())).transpose()?.flatten() else {
+        return Ok(false);
+    };
+    let Some(nonce) = job.nonce.filter(|_| job.state == JobState::Running) else { return Ok(false) };
+    Ok(BlobKey::for_result(&LeaseToken { job_id: job.id, fence: job.fence, nonce }) == *key)
+}

@@ -1,0 +1,65 @@
+//! Who waits for news inside this process: watchers of jobs, workers without work, and which workers are there.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use verbatim_core::ids::{JobId, WorkerId};
+use verbatim_core::time::Timestamp;
+
+/// Wakes those who wait. Carries no data: who is woken reads the store again.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    jobs: Mutex<HashMap<JobId, watch::Sender<()>>>,
+    work: Notify,
+    workers: Mutex<HashMap<WorkerId, Timestamp>>,
+}
+
+/// The maps stay usable when a thread panicked while it held one: every change to them is a single call.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Signals {
+    /// News of a job from now on.
+    pub(super) fn watch(&self, job: &JobId) -> watch::Receiver<()> {
+        let mut jobs = locked(&self.jobs);
+        jobs.retain(|_, sender| sender.receiver_count() > 0);
+        jobs.entry(job.clone()).or_insert_with(|| watch::channel(()).0).subscribe()
+    }
+
+    /// There is news of these jobs.
+    pub(super) fn wake_watchers(&self, touched: &[JobId]) {
+        if touched.is_empty() {
+            return;
+        }
+        let jobs = locked(&self.jobs);
+        for job in touched {
+            if let Some(sender) = jobs.get(job) {
+                sender.send_replace(());
+            }
+        }
+    }
+
+    /// There may be work. One permit is kept when nobody waits, so that no wake-up falls between two looks.
+    pub(super) fn wake_worker(&self) {
+        self.work.notify_one();
+    }
+
+    /// Waits for [`Self::wake_worker`].
+    pub(super) async fn work(&self) {
+        self.work.notified().await;
+    }
+
+    /// The worker was heard of and counts as there until `until`.
+    pub(super) fn worker_seen(&self, worker: &WorkerId, now: Timestamp, until: Timestamp) {
+        let mut workers = locked(&self.workers);
+        workers.retain(|_, end| *end > now);
+        workers.insert(worker.clone(), until);
+    }
+
+    /// How many workers are there.
+    pub(super) fn workers(&self, now: Timestamp) -> u64 {
+        locked(&self.workers).values().filter(|until| **until > now).count() as u64
+    }
+}
