@@ -1,1 +1,21 @@
-//! api
+//! The HTTP API over the ports: the native job API, OpenAI's audio API, and what operators ask. Knows no adapter.
+
+mod dto;
+mod error;
+mod extract;
+mod observe;
+mod openapi;
+mod options;
+mod problem;
+mod result;
+mod router;
+mod routes;
+mod serve;
+mod state;
+mod submit;
+mod upload;
+mod watch;
+
+pub use router::{openapi, router};
+pub use serve::{ServeOptions, serve};
+pub use state::{ApiLimits, ApiParts, ApiState};

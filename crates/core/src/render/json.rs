@@ -57,27 +57,26 @@ pub(super) fn verbose(transcript: &Transcript, words: bool) -> String {
     body.to_string()
 }
 
+/// One segment of our own JSON; events show segments the same way.
+pub fn segment(segment: &Segment, words: bool) -> Value {
+    let mut body = json!({
+        "id": segment.index,
+        "start": secs(segment.start_ms),
+        "end": secs(segment.end_ms),
+        "text": segment.text.trim(),
+    });
+    if let Some(speaker) = &segment.speaker {
+        body["speaker"] = json!(speaker);
+    }
+    if words {
+        body["words"] = segment.words.iter().map(word).collect();
+    }
+    body
+}
+
 /// Our own JSON: everything a reader needs, nothing of the decoder's insides.
 pub(super) fn native(transcript: &Transcript, words: bool) -> String {
-    let segments: Vec<Value> = transcript
-        .segments
-        .iter()
-        .map(|segment| {
-            let mut body = json!({
-                "id": segment.index,
-                "start": secs(segment.start_ms),
-                "end": secs(segment.end_ms),
-                "text": segment.text.trim(),
-            });
-            if let Some(speaker) = &segment.speaker {
-                body["speaker"] = json!(speaker);
-            }
-            if words {
-                body["words"] = segment.words.iter().map(word).collect();
-            }
-            body
-        })
-        .collect();
+    let segments: Vec<Value> = transcript.segments.iter().map(|part| segment(part, words)).collect();
     json!({
         "text": transcript.text(),
         "language": transcript.language.code(),

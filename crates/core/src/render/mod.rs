@@ -79,4 +79,4 @@ pub fn render(transcript: &Transcript, format: TranscriptFormat, words: bool) ->
     }
 }
 
-pub use json::usage_secs;
+pub use json::{segment, usage_secs};

@@ -1,0 +1,251 @@
+//! The body of an upload: bounded in length, in silence, and in how much of it is taken at a time.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream, HttpBody};
+use axum::http::StatusCode;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use tokio::time::{Instant, Sleep};
+
+use crate::error::ApiError;
+
+/// Multipart boundaries and part headers may take this much between two fields.
+const MAX_STRUCTURE_BYTES: u64 = 64 * 1024;
+/// After an early answer, the rest of the body is taken for at most this long…
+const DRAIN_TIME: Duration = Duration::from_secs(20);
+/// …and given up on after this long without a byte.
+const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyFault {
+    /// More bytes than allowed.
+    #[error("the body is too large")]
+    TooLarge,
+    /// Too much between two fields.
+    #[error("the multipart structure is too large")]
+    Structure,
+    /// No byte for too long.
+    #[error("the body stopped arriving")]
+    Idle,
+    /// The client went away.
+    #[error("the body broke off")]
+    Aborted,
+}
+
+/// A request's body. Clones share it: one reads, another asks what went wrong, the last one drains.
+#[derive(Clone)]
+pub(crate) struct UploadBody(Arc<Mutex<Inner>>);
+
+struct Inner {
+    stream: BodyDataStream,
+    silence: Pin<Box<Sleep>>,
+    max_silence: Duration,
+    received: u64,
+    /// The most bytes in all.
+    ceiling: u64,
+    /// The most bytes before the next field has to begin.
+    structure_ceiling: u64,
+    /// The multipart parser takes all that is ready before it gives anything on; a pause after every piece keeps it
+    /// from taking a fast client's whole file into memory.
+    pause: bool,
+    /// The client waits for `100 Continue`, which it gets when the body is first asked for.
+    awaits_continue: bool,
+    ended: bool,
+    fault: Option<BodyFault>,
+}
+
+impl std::fmt::Debug for UploadBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UploadBody")
+    }
+}
+
+impl UploadBody {
+    /// `body`, of which at most `ceiling` bytes are taken, with at most `max_silence` between two of them.
+    pub(crate) fn new(body: Body, ceiling: u64, max_silence: Duration, awaits_continue: bool) -> Self {
+        let ended = body.is_end_stream();
+        Self(Arc::new(Mutex::new(Inner {
+            stream: body.into_data_stream(),
+            silence: Box::pin(tokio::time::sleep(max_silence)),
+            max_silence,
+            received: 0,
+            ceiling,
+            structure_ceiling: MAX_STRUCTURE_BYTES,
+            pause: false,
+            awaits_continue,
+            ended,
+            fault: None,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here to the next call of [`Self::in_field`], only multipart structure is expected.
+    pub(crate) fn between_fields(&self) {
+        let mut inner = self.lock();
+        inner.structure_ceiling = inner.received + MAX_STRUCTURE_BYTES;
+    }
+
+    /// From here on, a field's content is expected.
+    pub(crate) fn in_field(&self) {
+        self.lock().structure_ceiling = u64::MAX;
+    }
+
+    /// What a client is told when the body could not be read: the body's own fault, or that it is malformed.
+    pub(crate) fn error(&self, limit: u64) -> ApiError {
+        match self.lock().fault {
+            Some(BodyFault::TooLarge) => too_large(limit),
+            Some(BodyFault::Idle) => ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "upload_timeout",
+                "the upload stopped arriving; nothing was stored",
+            ),
+            Some(BodyFault::Aborted) => ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "upload_aborted",
+                "the upload broke off; nothing was stored",
+            ),
+            Some(BodyFault::Structure) | None => ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_multipart",
+                "the body is not well-formed multipart/form-data",
+            ),
+        }
+    }
+
+    /// Whether the client may still be sending.
+    pub(crate) fn is_worth_draining(&self) -> bool {
+        let inner = self.lock();
+        let broken = matches!(inner.fault, Some(BodyFault::Idle | BodyFault::Aborted));
+        !(inner.ended || broken || inner.awaits_continue)
+    }
+
+    /// Takes and forgets what the client still sends, within bounds.
+    pub(crate) async fn drain(self) {
+        let rest = async {
+            while let Ok(Some(Ok(_))) = tokio::time::timeout(
+                DRAIN_IDLE,
+                std::future::poll_fn(|cx| self.lock().stream.poll_next_unpin(cx)),
+            )
+            .await
+            {}
+        };
+        // Either way the connection is in a state that hyper handles: reusable at the end, closed before it.
+        let _ = tokio::time::timeout(DRAIN_TIME, rest).await;
+    }
+}
+
+/// 413 for a file of more than `limit` bytes.
+pub(crate) fn too_large(limit: u64) -> ApiError {
+    ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        format!("the file is larger than the {limit} bytes that are accepted here; nothing was stored"),
+    )
+}
+
+impl Stream for UploadBody {
+    type Item = Result<Bytes, BodyFault>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.lock().poll_piece(cx)
+    }
+}
+
+impl Inner {
+    fn fail(&mut self, fault: BodyFault) -> Poll<Option<Result<Bytes, BodyFault>>> {
+        self.fault = Some(fault);
+        Poll::Ready(Some(Err(fault)))
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyFault>>> {
+        if std::mem::take(&mut self.pause) {
+            // The client's silence is measured from here: the time we took to store the last piece is ours.
+            self.silence.as_mut().reset(Instant::now() + self.max_silence);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.received > self.structure_ceiling {
+            return self.fail(BodyFault::Structure);
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        self.awaits_continue = false;
+        match self.stream.poll_next_unpin(cx) {
+            Poll::Ready(Some(Ok(piece))) => {
+                self.received += piece.len() as u64;
+                if self.received > self.ceiling {
+                    return self.fail(BodyFault::TooLarge);
+                }
+                self.pause = true;
+                Poll::Ready(Some(Ok(piece)))
+            }
+            Poll::Ready(Some(Err(_))) => self.fail(BodyFault::Aborted),
+            Poll::Ready(None) => {
+                self.ended = true;
+                Poll::Ready(None)
+            }
+            Poll::Pending if self.silence.as_mut().poll(cx).is_ready() => self.fail(BodyFault::Idle),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+    use std::convert::Infallible;
+
+    fn body_of(pieces: Vec<&'static [u8]>) -> Body {
+        Body::from_stream(stream::iter(
+            pieces.into_iter().map(|p| Ok::<_, Infallible>(Bytes::from_static(p))),
+        ))
+    }
+
+    #[tokio::test]
+    async fn pieces_come_one_at_a_time_even_when_all_are_ready() {
+        let mut body = UploadBody::new(body_of(vec![b"a", b"b"]), 10, Duration::from_secs(1), false);
+        assert!(matches!(futures::poll!(body.next()), Poll::Ready(Some(Ok(_)))));
+        assert!(futures::poll!(body.next()).is_pending());
+        assert!(matches!(futures::poll!(body.next()), Poll::Ready(Some(Ok(_)))));
+    }
+
+    #[tokio::test]
+    async fn the_ceiling_counts_all_pieces() {
+        let mut body = UploadBody::new(body_of(vec![b"abc", b"def"]), 5, Duration::from_secs(1), false);
+        assert!(body.next().await.unwrap().is_ok());
+        assert_eq!(body.next().await, Some(Err(BodyFault::TooLarge)));
+        assert_eq!(body.error(5).status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_an_upload() {
+        let silent = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let mut body = UploadBody::new(silent, 5, Duration::from_secs(30), false);
+        assert_eq!(body.next().await, Some(Err(BodyFault::Idle)));
+        assert_eq!(body.error(5).status, StatusCode::REQUEST_TIMEOUT);
+        assert!(!body.is_worth_draining());
+    }
+
+    #[tokio::test]
+    async fn endless_part_headers_are_refused() {
+        let endless =
+            Body::from_stream(stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 4096]))));
+        let mut body = UploadBody::new(endless, u64::MAX, Duration::from_secs(1), false);
+        body.between_fields();
+        let mut taken = 0;
+        while let Some(Ok(piece)) = body.next().await {
+            taken += piece.len() as u64;
+        }
+        assert!(taken <= MAX_STRUCTURE_BYTES + 4096);
+    }
+}

@@ -1,0 +1,212 @@
+//! A multipart form with one audio file: fields are bounded and kept, the file streams into the blob store.
+
+use axum::extract::multipart::Field;
+use axum::extract::{FromRequest, Multipart, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+
+use crate::error::ApiError;
+use crate::extract::body::{UploadBody, too_large};
+use crate::problem::Face;
+use crate::state::{ApiLimits, ApiState};
+use crate::upload::StagedAudio;
+
+/// The most fields beside the file.
+const MAX_FIELDS: usize = 64;
+/// The longest value of a field, in bytes.
+const MAX_FIELD_BYTES: usize = 16 * 1024;
+/// What a form may have beside the file's content.
+const MAX_FORM_OVERHEAD: u64 = (MAX_FIELDS * MAX_FIELD_BYTES) as u64 + 1024 * 1024;
+
+/// The name of the file's field.
+const FILE: &str = "file";
+/// Fields of the contract whose time has not come.
+const NOT_YET: [&str; 2] = ["audio_url", "webhook_url"];
+
+/// A form, with its audio written but not yet visible.
+pub(crate) struct Form {
+    /// The fields beside the file.
+    pub(crate) fields: Fields,
+    /// The file.
+    pub(crate) audio: StagedAudio,
+}
+
+/// The fields beside the file, in order; every one is known.
+#[derive(Debug, Default)]
+pub(crate) struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    /// From names and values.
+    pub(crate) fn new(fields: Vec<(String, String)>) -> Self {
+        Self(fields)
+    }
+
+    /// The value of a field that may be given once; `None` when it is absent or empty.
+    ///
+    /// # Errors
+    /// 400 when it is given twice.
+    pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, ApiError> {
+        let mut values = self.all(name);
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(ApiError::invalid(
+                "repeated_field",
+                name,
+                format!("`{name}` is given more than once"),
+            ));
+        }
+        Ok(first.map(str::trim).filter(|value| !value.is_empty()))
+    }
+
+    /// The values of a field that may be given many times, with or without `[]` after its name.
+    pub(crate) fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        let wanted = move |given: &str| given.strip_suffix("[]").unwrap_or(given) == name;
+        self.0.iter().filter(move |(given, _)| wanted(given)).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Reads the form of `request`. Nothing stays behind when it fails or is dropped.
+///
+/// # Errors
+/// What the client did wrong, or why the blob store could not take the file.
+pub(crate) async fn read(
+    state: &ApiState,
+    request: Request,
+    face: Face,
+    known: &[&str],
+) -> Result<Form, ApiError> {
+    let _permit = state.uploads().try_acquire().map_err(|_| overloaded())?;
+    let limits = &state.limits;
+    check_head(request.headers(), face, limits)?;
+    // Put there by `observe`, which also gives the request its bounds.
+    let body = request.extensions().get::<UploadBody>().cloned().ok_or_else(ApiError::internal)?;
+    let reader = Reader { state, body: &body, face, known };
+    let multipart = Multipart::from_request(request, state).await.map_err(|_| reader.broken())?;
+    reader.read(multipart).await
+}
+
+/// The most bytes of a whole request body.
+pub(crate) fn ceiling(limits: &ApiLimits) -> u64 {
+    limits.max_upload_bytes.saturating_add(MAX_FORM_OVERHEAD)
+}
+
+/// What the head alone tells.
+fn check_head(headers: &HeaderMap, face: Face, limits: &ApiLimits) -> Result<(), ApiError> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let media_type =
+        text(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if face == Face::Native && media_type.eq_ignore_ascii_case("application/json") {
+        return Err(not_yet("audio_url"));
+    }
+    if !media_type.eq_ignore_ascii_case("multipart/form-data") {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "multipart_expected",
+            "send the audio as field `file` of a multipart/form-data body",
+        ));
+    }
+    match text(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok()) {
+        Some(length) if length > ceiling(limits) => Err(too_large(limits.max_upload_bytes)),
+        _ => Ok(()),
+    }
+}
+
+fn overloaded() -> ApiError {
+    ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "overloaded",
+        "too many uploads at once; try again in a moment",
+    )
+}
+
+fn not_yet(field: &str) -> ApiError {
+    ApiError::invalid(
+        "unsupported_option",
+        field,
+        format!(
+            "`{field}` is not supported here yet; send the audio as field `file` of a multipart/form-data body"
+        ),
+    )
+}
+
+/// Reads one form.
+struct Reader<'a> {
+    state: &'a ApiState,
+    body: &'a UploadBody,
+    face: Face,
+    known: &'a [&'a str],
+}
+
+impl Reader<'_> {
+    async fn read(&self, mut multipart: Multipart) -> Result<Form, ApiError> {
+        let mut fields = Vec::new();
+        let mut audio = None;
+        let mut seen = 0;
+        loop {
+            self.body.between_fields();
+            let Some(field) = multipart.next_field().await.map_err(|_| self.broken())? else { break };
+            self.body.in_field();
+            seen += 1;
+            if seen > MAX_FIELDS {
+                return Err(ApiError::invalid(
+                    "too_many_fields",
+                    FILE,
+                    format!("a form has at most {MAX_FIELDS} fields"),
+                ));
+            }
+            let name = field.name().unwrap_or_default().to_owned();
+            if name == FILE {
+                if audio.is_some() {
+                    return Err(ApiError::invalid(
+                        "repeated_file",
+                        FILE,
+                        "`file` is given more than once; one job takes one file",
+                    ));
+                }
+                audio = Some(StagedAudio::receive(self.state, field, || self.broken()).await?);
+            } else if let Some(value) = self.value(&name, field).await? {
+                fields.push((name, value));
+            }
+        }
+        let audio =
+            audio.ok_or_else(|| ApiError::invalid("missing_file", FILE, "the form has no field `file`"))?;
+        Ok(Form { fields: Fields::new(fields), audio })
+    }
+
+    /// The value of a field that this route knows; `None` for one that it ignores.
+    async fn value(&self, name: &str, field: Field<'_>) -> Result<Option<String>, ApiError> {
+        let known = self.known.contains(&name.strip_suffix("[]").unwrap_or(name));
+        if !known && self.face == Face::Native {
+            if NOT_YET.contains(&name) {
+                return Err(not_yet(name));
+            }
+            let name: String = name.chars().take(64).collect();
+            let detail = format!("there is no option `{name}`; the options are: {}", self.known.join(", "));
+            return Err(ApiError::invalid("unknown_field", name, detail));
+        }
+        let value = self.bounded(name, field).await?;
+        if !known {
+            return Ok(None);
+        }
+        let text = String::from_utf8(value)
+            .map_err(|_| ApiError::invalid("invalid_option", name, format!("`{name}` is not UTF-8 text")))?;
+        Ok(Some(text))
+    }
+
+    async fn bounded(&self, name: &str, mut field: Field<'_>) -> Result<Vec<u8>, ApiError> {
+        let mut value = Vec::new();
+        while let Some(piece) = field.chunk().await.map_err(|_| self.broken())? {
+            if value.len() + piece.len() > MAX_FIELD_BYTES {
+                let name: String = name.chars().take(64).collect();
+                let detail = format!("`{name}` is longer than {MAX_FIELD_BYTES} bytes");
+                return Err(ApiError::invalid("field_too_long", name, detail));
+            }
+            value.extend_from_slice(&piece);
+        }
+        Ok(value)
+    }
+
+    /// Why the body could not be read on.
+    fn broken(&self) -> ApiError {
+        self.body.error(self.state.limits.max_upload_bytes)
+    }
+}

@@ -1,0 +1,126 @@
+//! What surrounds every request: its id, its log line, its metrics, and the rendering of its error, if it has one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
+use verbatim_core::ids::IdSource;
+
+use crate::error::ApiError;
+use crate::extract::body::UploadBody;
+use crate::extract::form;
+use crate::problem::{self, Face};
+use crate::state::ApiState;
+
+/// The header in which a request's id comes and goes.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest request id taken from a client.
+const MAX_REQUEST_ID: usize = 128;
+/// The route of requests that match none.
+const UNMATCHED: &str = "unmatched";
+
+/// Surrounds a request. Must be the outermost layer that is inside the routing, so that the route is known.
+pub(crate) async fn observe(State(state): State<ApiState>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = request_id(request.headers(), state.ids.as_ref());
+    let face = Face::of(request.uri().path());
+    let method = method_label(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
+
+    let (parts, body) = request.into_parts();
+    let awaits_continue = parts.headers.contains_key(header::EXPECT);
+    let body = UploadBody::new(body, form::ceiling(&state.limits), state.limits.upload_idle, awaits_continue);
+    let mut request = Request::from_parts(parts, Body::from_stream(body.clone()));
+    request.extensions_mut().insert(body.clone());
+
+    let span = tracing::info_span!("request", request.id = %id, method, route);
+    let response = next.run(request).instrument(span.clone()).await;
+    let error = response.extensions().get::<Arc<ApiError>>().cloned();
+    let mut response = match &error {
+        Some(error) => problem::render(response, error, face, &id, body),
+        None => response,
+    };
+
+    let status = response.status().as_u16();
+    let elapsed = started.elapsed();
+    state.metrics.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
+    state.metrics.http_seconds.with_label_values(&[route, method]).observe(elapsed.as_secs_f64());
+    span.in_scope(|| {
+        let (code, ms) = (error.map_or("", |error| error.code), elapsed.as_millis());
+        if is_probe(route) {
+            tracing::debug!(status, code, ms, "answered");
+        } else {
+            tracing::info!(status, code, ms, "answered");
+        }
+    });
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// Routes that machines ask every few seconds.
+fn is_probe(route: &str) -> bool {
+    matches!(route, "/healthz" | "/readyz" | "/metrics")
+}
+
+/// The client's id for its request, if it is one that can stand in a log; a fresh one else.
+fn request_id(headers: &HeaderMap, ids: &dyn IdSource) -> String {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(allowed))
+        .map_or_else(|| format!("req_{}", ids.ulid()), str::to_owned)
+}
+
+/// A closed set: clients may invent methods.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// The answer of a handler that panicked. The panic hook has logged where.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that tower-http asks for")]
+pub(crate) fn panicked(_payload: Box<dyn std::any::Any + Send>) -> Response {
+    tracing::error!("a handler panicked");
+    ApiError::internal().into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+    impl IdSource for Fixed {
+        fn ulid(&self) -> String {
+            "01JD8N3W0S5Y6T7E8Z9QK4M2VX".into()
+        }
+        fn fraction(&self) -> f64 {
+            0.5
+        }
+    }
+
+    #[test]
+    fn a_request_id_that_could_forge_log_lines_is_replaced() {
+        let with = |value: &str| HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_str(value).unwrap())]);
+        assert_eq!(request_id(&with("abc-1"), &Fixed), "abc-1");
+        assert!(request_id(&with("a b"), &Fixed).starts_with("req_"));
+        assert!(request_id(&with(&"x".repeat(129)), &Fixed).starts_with("req_"));
+        assert!(request_id(&HeaderMap::new(), &Fixed).starts_with("req_"));
+    }
+}

@@ -1,0 +1,117 @@
+//! What `/openapi.json` says beside the handlers: the title page and the forms, which are read field by field and so
+//! have no type of their own.
+
+#![expect(dead_code, reason = "the forms exist for their schemas only")]
+
+use utoipa::{OpenApi, ToSchema};
+
+/// The title page.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Verbatim",
+        description = "Speech to text. Two faces over one queue: the native job API, and OpenAI's audio API, so that existing clients work unchanged.\n\nErrors of the native API are RFC 9457 problems; `code` is stable. Every response has an `x-request-id`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    tags(
+        (name = "jobs", description = "Submit audio, follow the job, fetch the transcript."),
+        (name = "openai", description = "For OpenAI's clients: point their `base_url` at `/v1` of this server."),
+        (name = "operations", description = "Health, readiness, metrics."),
+    ),
+    components(schemas(crate::problem::Problem)),
+)]
+pub(crate) struct TitlePage;
+
+/// The form of `POST /v1/jobs`.
+#[derive(ToSchema)]
+pub(crate) struct JobForm {
+    /// The audio: wav, flac, mp3, ogg (Opus, Vorbis), m4a/mp4/aac or webm. Its content decides, not its name.
+    #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
+    file: Vec<u8>,
+    /// One of `GET /v1/models`; the first of them when absent.
+    #[schema(example = "tiny.en")]
+    model: Option<String>,
+    /// The language spoken, as a code (`de`) or an English name (`german`); detected when absent.
+    #[schema(example = "en")]
+    language: Option<String>,
+    /// `transcribe` (default), or `translate` into English.
+    #[schema(example = "transcribe")]
+    task: Option<String>,
+    /// Text that precedes the audio: names, spelling, style.
+    #[schema(max_length = 4000)]
+    prompt: Option<String>,
+    /// Sampling temperature; 0 (default) chooses by itself.
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    temperature: Option<f32>,
+    /// What gets times: `segment` (always) and `word`. May be given more than once.
+    #[schema(rename = "timestamp_granularities[]", example = json!(["segment", "word"]))]
+    timestamp_granularities: Option<Vec<String>>,
+    /// Whether stretches without speech are skipped.
+    #[schema(default = true)]
+    vad: Option<bool>,
+    /// `auto` (default) or the name of an engine.
+    #[schema(example = "auto")]
+    engine: Option<String>,
+    /// `high`, `normal` (default) or `low`.
+    #[schema(example = "normal")]
+    priority: Option<String>,
+    /// Your own notes: a JSON object of at most 16 strings, with names of at most 64 characters and values of at most 512.
+    #[schema(example = r#"{"case":"17"}"#)]
+    metadata: Option<String>,
+    /// When the job has not ended by then, it fails.
+    #[schema(minimum = 1, maximum = 604_800)]
+    deadline_secs: Option<u64>,
+    /// Whether speakers are told apart; needs an engine that can.
+    #[schema(default = false)]
+    diarize: Option<bool>,
+}
+
+/// The form of `POST /v1/audio/transcriptions`.
+#[derive(ToSchema)]
+pub(crate) struct TranscriptionForm {
+    /// The audio.
+    #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
+    file: Vec<u8>,
+    /// One of `GET /v1/models`, or `whisper-1` for the first of them.
+    #[schema(example = "whisper-1")]
+    model: Option<String>,
+    /// The language spoken, as a code (`de`) or an English name (`german`); detected when absent.
+    #[schema(example = "en")]
+    language: Option<String>,
+    /// Text that precedes the audio: names, spelling, style.
+    #[schema(max_length = 4000)]
+    prompt: Option<String>,
+    /// `json` (default), `text`, `srt`, `verbose_json` or `vtt`.
+    #[schema(example = "json")]
+    response_format: Option<String>,
+    /// Sampling temperature; 0 (default) chooses by itself.
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    temperature: Option<f32>,
+    /// `segment` (default) and `word`; `word` with `verbose_json` only.
+    #[schema(rename = "timestamp_granularities[]", example = json!(["word"]))]
+    timestamp_granularities: Option<Vec<String>>,
+    /// Whether the text is sent while it is decoded, as Server-Sent Events `transcript.text.delta` and
+    /// `transcript.text.done`.
+    #[schema(default = false)]
+    stream: Option<bool>,
+}
+
+/// The form of `POST /v1/audio/translations`.
+#[derive(ToSchema)]
+pub(crate) struct TranslationForm {
+    /// The audio.
+    #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
+    file: Vec<u8>,
+    /// A multilingual one of `GET /v1/models`, or `whisper-1` for the first of them.
+    #[schema(example = "base")]
+    model: Option<String>,
+    /// Text that precedes the audio, in English.
+    #[schema(max_length = 4000)]
+    prompt: Option<String>,
+    /// `json` (default), `text`, `srt`, `verbose_json` or `vtt`.
+    #[schema(example = "json")]
+    response_format: Option<String>,
+    /// Sampling temperature; 0 (default) chooses by itself.
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    temperature: Option<f32>,
+}

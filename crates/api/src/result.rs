@@ -1,0 +1,49 @@
+//! Results: transcripts as the worker stored them.
+
+use axum::http::StatusCode;
+use verbatim_core::ErrorKind;
+use verbatim_core::job::{Submission, SubmissionStatus};
+use verbatim_core::ports::blobs::get_bytes;
+use verbatim_core::transcript::Transcript;
+
+use crate::error::ApiError;
+use crate::state::ApiState;
+
+/// The transcript of a completed submission.
+///
+/// # Errors
+/// 409 `not_ready`, `job_failed` or `job_cancelled` when there is none, 410 when it has expired.
+pub(crate) async fn transcript(state: &ApiState, submission: &Submission) -> Result<Transcript, ApiError> {
+    let conflict = |code, detail: String| Err(ApiError::new(StatusCode::CONFLICT, code, detail));
+    match submission.status {
+        SubmissionStatus::Completed => {}
+        SubmissionStatus::Queued | SubmissionStatus::Processing => {
+            let status = submission.status.as_str();
+            return conflict(
+                "not_ready",
+                format!("the job is still {status}; its transcript is not there yet"),
+            );
+        }
+        SubmissionStatus::Cancelled => {
+            return conflict("job_cancelled", "the job was cancelled; there is no transcript".to_owned());
+        }
+        SubmissionStatus::Failed => {
+            let reason =
+                submission.failure.as_ref().map_or("the reason is not known", |failure| &failure.message);
+            return conflict("job_failed", format!("the job failed: {reason}"));
+        }
+    }
+    let Some(key) = &submission.result else { return Err(expired()) };
+    let bytes = match get_bytes(state.blobs.as_ref(), key).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(expired()),
+        outcome => outcome?,
+    };
+    serde_json::from_slice(&bytes).map_err(|error| {
+        tracing::error!(%error, job.id = %submission.id, blob = %key, "a stored result cannot be read");
+        ApiError::internal()
+    })
+}
+
+fn expired() -> ApiError {
+    ApiError::new(StatusCode::GONE, "result_expired", "the transcript has expired; submit the audio again")
+}

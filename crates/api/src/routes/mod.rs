@@ -1,0 +1,10 @@
+//! The handlers, one file per resource. [`crate::router`] says which path leads where.
+
+pub(crate) mod audio;
+mod audio_stream;
+pub(crate) mod events;
+pub(crate) mod fallback;
+pub(crate) mod jobs;
+pub(crate) mod models;
+pub(crate) mod ops;
+pub(crate) mod transcript;

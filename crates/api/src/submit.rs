@@ -1,0 +1,138 @@
+//! From a received form to a submission in the store.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use verbatim_core::dedupe::DedupeKey;
+use verbatim_core::ids::{JobId, SubmissionId, TenantId};
+use verbatim_core::job::{Idempotency, NewSubmission, SubmitOutcome};
+use verbatim_core::ports::BlobKey;
+use verbatim_core::{ErrorKind, PortError};
+use verbatim_telemetry::metrics::DedupeOutcome;
+
+use crate::error::{ApiError, chain};
+use crate::options::JobRequest;
+use crate::state::ApiState;
+use crate::upload::StagedAudio;
+
+/// Where the header gives no duration, audio is taken to have this many bytes a second (128 kbit/s).
+const GUESSED_BYTES_PER_SEC: u64 = 16_000;
+/// How long to wait before each repetition of a submit whose outcome is unknown.
+const REPEAT_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
+
+/// Makes the audio visible and submits the job. An upload that nobody adopted is deleted again. Run it under
+/// [`ApiState::see_through`]: half of it is worse than none.
+///
+/// # Errors
+/// What the stores say; 409 for an idempotency key that was used with another body.
+pub(crate) async fn submit(
+    state: ApiState,
+    tenant: TenantId,
+    request: JobRequest,
+    audio: StagedAudio,
+    idempotency_key: Option<String>,
+) -> Result<SubmitOutcome, ApiError> {
+    let StagedAudio { key, writer, info } = audio;
+    let estimated_secs =
+        info.duration_ms.map_or(info.bytes / GUESSED_BYTES_PER_SEC, |millis| millis.div_ceil(1000)).max(1);
+    let idempotency = match idempotency_key {
+        Some(key) => Some(Idempotency { key, body_digest: body_digest(&info.sha256, &request)? }),
+        None => None,
+    };
+    let submission = NewSubmission {
+        id: SubmissionId::generate(state.ids.as_ref()),
+        job_id: JobId::generate(state.ids.as_ref()),
+        dedupe_key: DedupeKey::new(&tenant, &info.sha256, &request.options, &request.model),
+        idempotency,
+        tenant,
+        options: request.options,
+        audio: info,
+        blob: key.clone(),
+        priority: request.priority,
+        deadline: request.deadline.map(|after| state.clock.now().plus(after)),
+        estimated_secs,
+        metadata: request.metadata,
+    };
+    writer.finish().await?;
+    match submit_repeatedly(&state, submission).await {
+        Ok(outcome) => {
+            if !outcome.blob_adopted {
+                delete(&state, &key).await;
+            }
+            state.metrics.count_submission(origin(&outcome));
+            Ok(outcome)
+        }
+        Err(error) => {
+            if is_definite(error.kind()) {
+                delete(&state, &key).await;
+            }
+            Err(refused(error))
+        }
+    }
+}
+
+/// Submits; once more when the outcome is unknown, which the ticket's id makes safe.
+async fn submit_repeatedly(state: &ApiState, submission: NewSubmission) -> Result<SubmitOutcome, PortError> {
+    for pause in REPEAT_AFTER {
+        match state.jobs.submit(submission.clone()).await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!(error = %chain(&error), "a submission is repeated");
+                tokio::time::sleep(pause).await;
+            }
+            outcome => return outcome,
+        }
+    }
+    state.jobs.submit(submission).await
+}
+
+/// Whether the store certainly did not take the submission. When that is unknown, a job may own the upload by now:
+/// it stays, and the upkeep removes it if it is nobody's.
+fn is_definite(kind: ErrorKind) -> bool {
+    !matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
+}
+
+fn refused(error: PortError) -> ApiError {
+    let kind = error.kind();
+    let mut answer = ApiError::from(error);
+    if kind == ErrorKind::Conflict {
+        answer.code = "idempotency_conflict";
+        answer.param = Some("Idempotency-Key".to_owned());
+        answer.detail = "this `Idempotency-Key` was used with another file or other options".to_owned();
+    }
+    answer
+}
+
+async fn delete(state: &ApiState, key: &BlobKey) {
+    if let Err(error) = state.blobs.delete(key).await {
+        tracing::warn!(error = %chain(&error), blob = %key, "an upload that no job needs is left to the upkeep");
+    }
+}
+
+fn origin(outcome: &SubmitOutcome) -> DedupeOutcome {
+    if outcome.replayed {
+        DedupeOutcome::Replayed
+    } else if outcome.submission.cached {
+        DedupeOutcome::Cached
+    } else if outcome.submission.deduplicated {
+        DedupeOutcome::Attached
+    } else {
+        DedupeOutcome::New
+    }
+}
+
+/// What makes two requests under one idempotency key the same: the file and every option.
+fn body_digest(sha256: &str, request: &JobRequest) -> Result<String, ApiError> {
+    let JobRequest { options, model: _, priority, metadata, deadline } = request;
+    let body = serde_json::to_vec(&(
+        sha256,
+        options,
+        priority,
+        metadata,
+        deadline.map(|deadline| deadline.as_secs()),
+    ));
+    let body = body.map_err(|error| {
+        tracing::error!(%error, "options cannot be written as JSON");
+        ApiError::internal()
+    })?;
+    Ok(hex::encode(Sha256::digest(body)))
+}
