@@ -1,0 +1,244 @@
+//! One attempt at a job, from its lease to its finish.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinError;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+use verbatim_core::CancellationToken;
+use verbatim_core::event::Stage;
+use verbatim_core::failure::{FailureKind, JobFailure};
+use verbatim_core::job::{Completion, JobState, Lease};
+use verbatim_core::ports::blobs::{BlobKey, put_bytes};
+use verbatim_core::ports::jobs::Finish;
+use verbatim_telemetry::metrics::JobOutcome;
+
+use crate::config::{TimeLimit, WorkerConfig};
+use crate::finish::{Ending, finish};
+use crate::held::{Held, StopReason};
+use crate::pipeline::{Pipeline, PipelineObserver, Work};
+use crate::report::{Gatherer, Reporter};
+use crate::worker::WorkerPorts;
+
+type Produced = Result<Result<Completion, JobFailure>, JoinError>;
+
+/// What every attempt needs.
+#[derive(Clone)]
+pub(crate) struct Attempts {
+    pub(crate) ports: WorkerPorts,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) config: Arc<WorkerConfig>,
+}
+
+impl Attempts {
+    /// Works on the job to the end of the attempt, and gives back what it took: slot, scratch space, renewals. `None`
+    /// when the end is unknown.
+    pub(crate) async fn run(&self, held: Held, hard: &CancellationToken) -> Option<JobOutcome> {
+        let lease = &held.lease;
+        let span = tracing::info_span!("job", job.id = %lease.token.job_id, attempt = lease.attempt);
+        async {
+            if lease.attempt == 1 {
+                let waited = self.ports.clock.now().since(lease.submitted_at);
+                self.ports.metrics.queue_seconds.observe(waited.as_secs_f64());
+            }
+            tracing::info!(fence = lease.token.fence.get(), "job started");
+            let begun = Instant::now();
+            let (ending, outcome) = self.work(&held, hard).await;
+            self.record(ending.as_ref(), outcome, begun.elapsed());
+            outcome
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn work(&self, held: &Held, hard: &CancellationToken) -> (Option<Ending>, Option<JobOutcome>) {
+        let gatherer = Arc::new(Gatherer::new(held.lease.checkpoint.as_ref()));
+        let reporter = Reporter::start(self.ports.clone(), held, Arc::clone(&gatherer));
+        let overtime = overtime(self.config.time_limit, gatherer.duration());
+        let mut producing = self.produce(held, gatherer);
+        let reason = tokio::select! {
+            biased;
+            produced = &mut producing => match ending_of(produced) {
+                Ending::Complete(completion) => {
+                    tokio::select! {
+                        () = reporter.finish() => {}
+                        () = hard.cancelled() => {}
+                    }
+                    return self.complete(held, completion, hard).await;
+                }
+                ending => match held.stop.reason() {
+                    // It failed because it was stopped.
+                    Some(reason) => reason,
+                    None => return self.end(held, ending, hard).await,
+                },
+            },
+            reason = held.stop.stopped() => reason,
+            () = hard.cancelled() => StopReason::Released,
+            () = overtime => StopReason::TimedOut,
+        };
+        drop(reporter);
+        self.stop(held, reason, producing, hard).await
+    }
+
+    /// The pipeline in a task of its own: a panic in it is an answer, and never one of the worker's.
+    fn produce(&self, held: &Held, gatherer: Arc<Gatherer>) -> AbortOnDropHandle<Result<Completion, JobFailure>> {
+        let (ports, pipeline) = (self.ports.clone(), self.pipeline.clone());
+        let Lease { token, options, blob, checkpoint, .. } = held.lease.clone();
+        let observer: Arc<dyn PipelineObserver> = Arc::clone(&gatherer) as _;
+        let work = Work { options, resume: checkpoint, observer, cancel: held.stop.token().clone() };
+        let producing = async move {
+            let transcript = pipeline.transcribe_blob(ports.blobs.as_ref(), &blob, work).await?;
+            gatherer.complete(&transcript.segments);
+            gatherer.stage(Stage::Storing);
+            let json = serde_json::to_vec(&transcript).map_err(|error| {
+                tracing::error!(%error, "the transcript could not be written as JSON");
+                JobFailure::new(FailureKind::Internal, "the transcript could not be written")
+            })?;
+            let result = BlobKey::for_result(&token);
+            put_bytes(ports.blobs.as_ref(), &result, Bytes::from(json)).await.map_err(|error| {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the transcript could not be stored");
+                JobFailure::new(FailureKind::StorageUnavailable, "the transcript could not be stored")
+            })?;
+            Ok(Completion { result, duration_ms: transcript.duration_ms, engine: transcript.engine })
+        };
+        AbortOnDropHandle::new(tokio::spawn(producing.in_current_span()))
+    }
+
+    async fn complete(
+        &self,
+        held: &Held,
+        completion: Completion,
+        hard: &CancellationToken,
+    ) -> (Option<Ending>, Option<JobOutcome>) {
+        let (ending, outcome) = self.end(held, Ending::Complete(completion), hard).await;
+        // When the outcome is unknown, the result may have been published: it stays.
+        if outcome.is_some_and(|outcome| outcome != JobOutcome::Completed) {
+            self.delete_result(held).await;
+        }
+        (ending, outcome)
+    }
+
+    async fn end(
+        &self,
+        held: &Held,
+        ending: Ending,
+        hard: &CancellationToken,
+    ) -> (Option<Ending>, Option<JobOutcome>) {
+        let finish = finish(&self.ports, &held.lease.token, ending.clone(), hard).await;
+        let outcome = finish.map(|finish| outcome(&ending, finish));
+        (Some(ending), outcome)
+    }
+
+    /// Ends an attempt whose work is not done. The store is told at once; the slot stays taken until the engine has
+    /// noticed, so that its threads are not promised twice.
+    async fn stop(
+        &self,
+        held: &Held,
+        reason: StopReason,
+        mut producing: AbortOnDropHandle<Result<Completion, JobFailure>>,
+        hard: &CancellationToken,
+    ) -> (Option<Ending>, Option<JobOutcome>) {
+        held.stop.stop(reason);
+        let ending = match reason {
+            StopReason::LeaseLost => None,
+            StopReason::Released => Some(Ending::Release),
+            StopReason::Cancelled => {
+                Some(Ending::Fail(JobFailure::new(FailureKind::Cancelled, "the job was cancelled")))
+            }
+            StopReason::TimedOut => {
+                Some(Ending::Fail(JobFailure::new(FailureKind::TimedOut, "the attempt took too long")))
+            }
+        };
+        let (ending, outcome) = match ending {
+            None => (None, Some(JobOutcome::Stale)),
+            Some(ending) => self.end(held, ending, hard).await,
+        };
+        if !producing.is_finished() {
+            tokio::select! {
+                _ = &mut producing => {}
+                () = hard.cancelled() => {}
+                () = tokio::time::sleep(self.config.stop_patience) => {
+                    tracing::error!("the engine did not stop when it was told to; it is abandoned");
+                }
+            }
+        }
+        drop(producing);
+        self.delete_result(held).await;
+        (ending, outcome)
+    }
+
+    /// Only this lease writes under this name. What cannot be deleted now is found by the upkeep's sweep.
+    async fn delete_result(&self, held: &Held) {
+        let result = BlobKey::for_result(&held.lease.token);
+        if let Err(error) = self.ports.blobs.delete(&result).await {
+            tracing::warn!(blob = %result, %error, "an unpublished result could not be deleted");
+        }
+    }
+
+    fn record(&self, ending: Option<&Ending>, outcome: Option<JobOutcome>, took: Duration) {
+        let metrics = &self.ports.metrics;
+        let seconds = took.as_secs_f64();
+        let Some(outcome) = outcome else {
+            tracing::error!(seconds, "job ended, and nobody knows how");
+            return;
+        };
+        metrics.count_attempt(outcome);
+        match ending {
+            Some(Ending::Complete(done)) if outcome == JobOutcome::Completed => {
+                let audio_seconds = Duration::from_millis(done.duration_ms).as_secs_f64();
+                let real_time_factor = seconds / audio_seconds.max(0.001);
+                let label = [done.engine.as_str()];
+                metrics.processing_seconds.with_label_values(&label).observe(seconds);
+                metrics.real_time_factor.with_label_values(&label).observe(real_time_factor);
+                metrics.audio_seconds.with_label_values(&label).inc_by(audio_seconds);
+                tracing::info!(?outcome, engine = done.engine, seconds, audio_seconds, real_time_factor, "job ended");
+            }
+            Some(Ending::Fail(failure)) if outcome != JobOutcome::Cancelled => {
+                metrics.count_failure(failure.kind);
+                tracing::warn!(?outcome, kind = failure.kind.code(), reason = failure.message, seconds, "job ended");
+            }
+            _ => tracing::info!(?outcome, seconds, "job ended"),
+        }
+    }
+}
+
+fn ending_of(produced: Produced) -> Ending {
+    match produced {
+        Ok(Ok(completion)) => Ending::Complete(completion),
+        // Nobody asked for it, and a cancelled job would never be tried again.
+        Ok(Err(JobFailure { kind: FailureKind::Cancelled, .. })) => {
+            Ending::Fail(JobFailure::new(FailureKind::EngineFailed, "the engine gave up"))
+        }
+        Ok(Err(failure)) => Ending::Fail(failure),
+        Err(error) => {
+            tracing::error!(%error, "the work on the job broke down");
+            Ending::Fail(JobFailure::new(FailureKind::Panicked, "the work on this audio broke down inside"))
+        }
+    }
+}
+
+fn outcome(ending: &Ending, finish: Finish) -> JobOutcome {
+    match finish {
+        Finish::Stale => JobOutcome::Stale,
+        Finish::Done(JobState::Completed) => JobOutcome::Completed,
+        Finish::Done(JobState::Failed) => JobOutcome::Failed,
+        Finish::Done(JobState::Cancelled) => JobOutcome::Cancelled,
+        Finish::Done(JobState::Queued | JobState::Delayed | JobState::Running) => match ending {
+            Ending::Release => JobOutcome::Released,
+            Ending::Complete(_) | Ending::Fail(_) => JobOutcome::Retried,
+        },
+    }
+}
+
+/// Ends when the attempt has taken too long: its beginning, or all that follows once the length of the audio is known.
+async fn overtime(limit: TimeLimit, mut duration: watch::Receiver<Option<u64>>) {
+    // Nothing comes when the work is over already.
+    let known = async { duration.wait_for(Option::is_some).await.ok().and_then(|known| *known) };
+    if let Ok(duration_ms) = tokio::time::timeout(limit.base, known).await {
+        tokio::time::sleep(duration_ms.map_or(Duration::MAX, |ms| limit.for_audio(ms))).await;
+    }
+}

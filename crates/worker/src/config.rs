@@ -1,0 +1,84 @@
+//! How workers work, with defaults that suit one machine.
+
+use std::time::Duration;
+
+/// How a worker works.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerConfig {
+    /// Jobs worked on at once, at least 1.
+    pub concurrency: usize,
+    /// How long a lease lasts unless renewed; it is renewed at a third of this.
+    pub lease: Duration,
+    /// How often the store is asked for work when nothing hints that there is some.
+    pub poll: Duration,
+    /// How long a stopping worker goes on with what it holds.
+    pub grace: Duration,
+    /// How long an engine may take to notice that it has to stop; after that it is abandoned.
+    pub stop_patience: Duration,
+    /// How long an attempt may take.
+    pub time_limit: TimeLimit,
+    /// Jobs after which the worker stops, to be started afresh; 0 for never.
+    pub max_jobs: u64,
+    /// Resident memory in bytes beyond which the worker stops, to be started afresh; 0 for never.
+    pub max_rss_bytes: u64,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 1,
+            lease: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
+            grace: Duration::from_secs(30),
+            stop_patience: Duration::from_secs(30),
+            time_limit: TimeLimit::default(),
+            max_jobs: 0,
+            max_rss_bytes: 0,
+        }
+    }
+}
+
+/// How long an attempt may take: long enough that only what hangs is ended by it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimeLimit {
+    /// For fetching and decoding, and again for what follows.
+    pub base: Duration,
+    /// Times the length of the audio, on top of it.
+    pub per_audio: f64,
+}
+
+impl Default for TimeLimit {
+    fn default() -> Self {
+        Self { base: Duration::from_secs(30 * 60), per_audio: 20.0 }
+    }
+}
+
+impl TimeLimit {
+    /// The time for what follows decoding.
+    pub(crate) fn for_audio(&self, duration_ms: u64) -> Duration {
+        let audio = Duration::from_millis(duration_ms).as_secs_f64();
+        let extra = Duration::try_from_secs_f64(audio * self.per_audio).unwrap_or(Duration::MAX);
+        self.base.saturating_add(extra)
+    }
+}
+
+/// How the store and the blobs are kept in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpkeepConfig {
+    /// Time between rounds.
+    pub interval: Duration,
+    /// Time between searches for blobs that nothing refers to.
+    pub sweep_interval: Duration,
+    /// Age at which such a blob is no longer one that is about to be referred to.
+    pub orphan_age: Duration,
+}
+
+impl Default for UpkeepConfig {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(1),
+            sweep_interval: Duration::from_secs(3600),
+            orphan_age: Duration::from_secs(24 * 3600),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! From audio to transcript: decode, find the speech, let an engine hear it. Works without a queue as well.
+
+mod fetch;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use verbatim_audio::{AudioError, DecodedAudio, VadConfig, decode, find_speech};
+use verbatim_core::CancellationToken;
+use verbatim_core::audio::{AudioLimits, PcmSource, SpeechSpan};
+use verbatim_core::event::Stage;
+use verbatim_core::failure::{FailureKind, JobFailure};
+use verbatim_core::options::TranscribeOptions;
+use verbatim_core::ports::blobs::{BlobKey, BlobStore};
+use verbatim_core::ports::engine::{Checkpoint, EngineObserver, EngineRequest, SpeechEngine};
+use verbatim_core::transcript::Transcript;
+
+/// What surrounds the engine.
+#[derive(Debug, Clone)]
+pub struct PipelineConfig {
+    /// What protects it from hostile audio.
+    pub limits: AudioLimits,
+    /// How speech is told from the rest.
+    pub vad: VadConfig,
+    /// Folder for temporary files; they have no names, so that nothing is left however the process ends.
+    pub scratch: PathBuf,
+}
+
+/// Who wants to know how far the work is; called from several threads, must not block.
+pub trait PipelineObserver: EngineObserver {
+    /// The next stage has begun.
+    fn stage(&self, stage: Stage);
+
+    /// The audio is decoded; it lasts this long.
+    fn decoded(&self, duration_ms: u64);
+}
+
+/// One piece of work.
+pub(crate) struct Work {
+    pub(crate) options: TranscribeOptions,
+    pub(crate) resume: Option<Checkpoint>,
+    pub(crate) observer: Arc<dyn PipelineObserver>,
+    pub(crate) cancel: CancellationToken,
+}
+
+/// Turns audio into transcripts.
+#[derive(Clone)]
+pub struct Pipeline {
+    engine: Arc<dyn SpeechEngine>,
+    config: Arc<PipelineConfig>,
+}
+
+impl Pipeline {
+    /// A pipeline that ends in `engine`. Makes the folder for temporary files where there is none.
+    ///
+    /// # Errors
+    /// When that folder cannot be made.
+    pub fn new(engine: Arc<dyn SpeechEngine>, config: PipelineConfig) -> std::io::Result<Self> {
+        std::fs::create_dir_all(&config.scratch)?;
+        Ok(Self { engine, config: Arc::new(config) })
+    }
+
+    /// Transcribes a file. Stops soon after `cancel` fires.
+    ///
+    /// # Errors
+    /// The failure, with a message for whoever owns the file.
+    ///
+    /// # Panics
+    /// When a decoder panics.
+    pub async fn transcribe_file(
+        &self,
+        path: &Path,
+        options: TranscribeOptions,
+        observer: Arc<dyn PipelineObserver>,
+        cancel: CancellationToken,
+    ) -> Result<Transcript, JobFailure> {
+        let opened = tokio::fs::File::open(path).await;
+        let file = opened.map_err(|error| {
+            JobFailure::new(FailureKind::AudioMissing, format!("cannot open {}: {error}", path.display()))
+        })?;
+        self.transcribe(file.into_std().await, Work { options, resume: None, observer, cancel }).await
+    }
+
+    /// Transcribes a blob.
+    pub(crate) async fn transcribe_blob(
+        &self,
+        blobs: &dyn BlobStore,
+        key: &BlobKey,
+        work: Work,
+    ) -> Result<Transcript, JobFailure> {
+        work.observer.stage(Stage::Fetching);
+        let fetched = fetch::to_file(blobs, key, &self.config.scratch);
+        let file = tokio::select! {
+            () = work.cancel.cancelled() => return Err(cancelled()),
+            fetched = fetched => fetched?,
+        };
+        self.transcribe(file, work).await
+    }
+
+    async fn transcribe(&self, file: File, work: Work) -> Result<Transcript, JobFailure> {
+        let Work { options, resume, observer, cancel } = work;
+        observer.stage(Stage::Decoding);
+        let (audio, speech) = self.hear(file, options.vad, cancel.clone()).await?;
+        observer.decoded(audio.duration_ms());
+        observer.stage(Stage::Transcribing);
+        let request = EngineRequest { audio: Arc::new(audio), speech, options, resume };
+        self.engine.transcribe(request, observer, cancel).await.map_err(|error| {
+            if error.kind != FailureKind::Cancelled {
+                let source = error.source.as_deref();
+                tracing::warn!(kind = error.kind.code(), source, "the engine failed: {error}");
+            }
+            JobFailure::from(&error)
+        })
+    }
+
+    /// Decodes, and finds the speech when that was asked for, on a thread that may block.
+    async fn hear(
+        &self,
+        file: File,
+        vad: bool,
+        cancel: CancellationToken,
+    ) -> Result<(DecodedAudio, Option<Vec<SpeechSpan>>), JobFailure> {
+        let config = Arc::clone(&self.config);
+        let heard = tokio::task::spawn_blocking(move || {
+            let audio = decode(file, &config.limits, &config.scratch, &cancel)?;
+            let speech = if vad { Some(find_speech(&audio, &config.vad, &cancel)?) } else { None };
+            Ok((audio, speech))
+        });
+        match heard.await {
+            Ok(heard) => heard.map_err(|error: AudioError| {
+                if let AudioError::Storage(source) = &error {
+                    tracing::warn!(error = source as &dyn std::error::Error, "the scratch folder failed");
+                }
+                JobFailure::from(error)
+            }),
+            // A panic of the decoder is one of the attempt.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(cancelled()),
+            },
+        }
+    }
+}
+
+fn cancelled() -> JobFailure {
+    JobFailure::new(FailureKind::Cancelled, "the work was stopped")
+}

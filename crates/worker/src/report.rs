@@ -1,0 +1,213 @@
+//! From the engine's thread to the job store: what an engine says is gathered without blocking it and reported, under
+//! the fence, by one task per job.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::task::AbortOnDropHandle;
+use verbatim_core::event::Stage;
+use verbatim_core::job::{LeaseToken, Report};
+use verbatim_core::ports::engine::{Checkpoint, EngineObserver};
+use verbatim_core::transcript::Segment;
+use verbatim_core::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::finish::may_pass;
+use crate::held::{Held, StopReason, StopSwitch};
+use crate::pipeline::PipelineObserver;
+use crate::worker::WorkerPorts;
+
+/// Time between reports of one job.
+const PACE: Duration = Duration::from_millis(250);
+/// The most that a job which has not ended has progressed.
+const NEARLY_DONE: f32 = 0.99;
+
+/// Gathers what is to be reported. Segments are kept in order, all of them: the transcript bounds them, and the engine
+/// holds it anyway. Of progress and checkpoints only the latest counts.
+pub(crate) struct Gatherer {
+    pending: Mutex<Pending>,
+    changed: Notify,
+    duration_ms: watch::Sender<Option<u64>>,
+    /// Segments of an earlier attempt, from which the engine may go on or not.
+    earlier: Vec<Segment>,
+}
+
+#[derive(Default)]
+struct Pending {
+    report: Report,
+    /// Segments gathered so far.
+    count: usize,
+}
+
+impl Gatherer {
+    pub(crate) fn new(resume: Option<&Checkpoint>) -> Self {
+        Self {
+            pending: Mutex::default(),
+            changed: Notify::new(),
+            duration_ms: watch::Sender::default(),
+            earlier: resume.map(|point| point.segments.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The length of the audio, once it is known.
+    pub(crate) fn duration(&self) -> watch::Receiver<Option<u64>> {
+        self.duration_ms.subscribe()
+    }
+
+    /// Adds those of the transcript's segments that the engine did not report as it went.
+    pub(crate) fn complete(&self, all: &[Segment]) {
+        self.update(|pending| pending.add(all, &[]));
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Pending)) {
+        change(&mut self.lock());
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Report> {
+        let report = std::mem::take(&mut self.lock().report);
+        (report != Report::default()).then_some(report)
+    }
+}
+
+impl Pending {
+    /// Adds the new ones among `segments`. An engine that goes on where an earlier attempt left off begins in the
+    /// middle: what comes before is `earlier`, and belongs to this attempt as well.
+    fn add(&mut self, segments: &[Segment], earlier: &[Segment]) {
+        for segment in segments {
+            let index = segment.index as usize;
+            if let Some(skipped) = earlier.get(self.count..index) {
+                self.report.segments.extend_from_slice(skipped);
+                self.count = index;
+            }
+            if index >= self.count {
+                self.report.segments.push(segment.clone());
+                self.count = index + 1;
+            }
+        }
+    }
+}
+
+impl EngineObserver for Gatherer {
+    fn window_done(&self, position_ms: u64, segments: &[Segment]) {
+        let done = match *self.duration_ms.borrow() {
+            Some(duration_ms) if duration_ms > 0 => position_ms as f32 / duration_ms as f32,
+            _ => 0.0,
+        };
+        self.update(|pending| {
+            pending.report.progress = Some((done.clamp(0.0, NEARLY_DONE), Stage::Transcribing));
+            pending.add(segments, &self.earlier);
+        });
+    }
+
+    fn checkpoint(&self, checkpoint: Checkpoint) {
+        self.update(|pending| {
+            pending.add(&checkpoint.segments, &[]);
+            pending.report.checkpoint = Some(checkpoint);
+        });
+    }
+}
+
+impl PipelineObserver for Gatherer {
+    fn stage(&self, stage: Stage) {
+        let done = if stage == Stage::Storing { NEARLY_DONE } else { 0.0 };
+        self.update(|pending| pending.report.progress = Some((done, stage)));
+    }
+
+    fn decoded(&self, duration_ms: u64) {
+        self.duration_ms.send_replace(Some(duration_ms));
+    }
+}
+
+/// The task that reports what was gathered for one job. Dropping it ends it.
+pub(crate) struct Reporter {
+    task: AbortOnDropHandle<()>,
+    closing: CancellationToken,
+}
+
+impl Reporter {
+    pub(crate) fn start(ports: WorkerPorts, held: &Held, gatherer: Arc<Gatherer>) -> Self {
+        let closing = CancellationToken::new();
+        let reporting = Reporting {
+            ports,
+            token: held.lease.token.clone(),
+            stop: Arc::clone(&held.stop),
+            gatherer,
+            closing: closing.clone(),
+        };
+        Self { task: AbortOnDropHandle::new(tokio::spawn(reporting.run())), closing }
+    }
+
+    /// Reports the rest, so that watchers see every segment before the end.
+    pub(crate) async fn finish(self) {
+        self.closing.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the reporter of a job broke down");
+        }
+    }
+}
+
+struct Reporting {
+    ports: WorkerPorts,
+    token: LeaseToken,
+    stop: Arc<StopSwitch>,
+    gatherer: Arc<Gatherer>,
+    closing: CancellationToken,
+}
+
+impl Reporting {
+    async fn run(self) {
+        loop {
+            self.unless_closing(self.gatherer.changed.notified()).await;
+            // Asked before the rest is taken, so that what was gathered before closing is in it.
+            let closing = self.closing.is_cancelled();
+            if let Some(report) = self.gatherer.take()
+                && !self.send(report).await
+            {
+                return;
+            }
+            if closing {
+                return;
+            }
+            self.unless_closing(tokio::time::sleep(PACE)).await;
+        }
+    }
+
+    async fn unless_closing(&self, wait: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            () = wait => {}
+        }
+    }
+
+    /// Reports, until the store has answered or the work was stopped. `false` when there is nothing more to report.
+    async fn send(&self, report: Report) -> bool {
+        let mut backoff = Backoff::for_store(&self.ports.ids);
+        loop {
+            let error = match self.ports.leases.report(&self.token, report.clone()).await {
+                Ok(true) => return true,
+                Ok(false) => {
+                    self.stop.stop(StopReason::LeaseLost);
+                    return false;
+                }
+                Err(error) => error,
+            };
+            self.ports.metrics.store_errors.with_label_values(&["report"]).inc();
+            if !may_pass(&error) {
+                // The watchers miss something; the job does not depend on it.
+                tracing::error!(job.id = %self.token.job_id, %error, "progress was refused and is left out");
+                return true;
+            }
+            tracing::warn!(job.id = %self.token.job_id, %error, "progress could not be reported; trying again");
+            tokio::select! {
+                () = self.stop.token().cancelled() => return false,
+                () = backoff.wait() => {}
+            }
+        }
+    }
+}

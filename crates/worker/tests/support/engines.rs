@@ -1,0 +1,80 @@
+//! Engines that misbehave or wait as the test says.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use verbatim_core::CancellationToken;
+use verbatim_core::failure::FailureKind;
+use verbatim_core::ports::engine::{Capabilities, EngineError, EngineObserver, EngineRequest, SpeechEngine};
+use verbatim_core::transcript::Transcript;
+use verbatim_engines::FakeEngine;
+
+/// Wraps the fake engine: work on jobs whose prompt asks for it panics, hangs or waits.
+#[derive(Clone, Default)]
+pub struct OddEngine {
+    gate: Arc<watch::Sender<Gate>>,
+}
+
+/// Who is at the gate.
+#[derive(Debug, Clone, Default)]
+pub struct Gate {
+    pub open: bool,
+    /// Jobs that came to the gate.
+    pub arrived: u32,
+    /// Jobs that were told to stop there.
+    pub cancelled: u32,
+}
+
+/// Panics.
+pub const PANIC: &str = "panic";
+/// Never ends, whatever it is told.
+pub const HANG: &str = "hang";
+/// Ends when the gate is open, or when it is told to stop.
+pub const WAIT: &str = "wait";
+/// Says that it was cancelled, which it was not.
+pub const LIE: &str = "lie";
+
+impl OddEngine {
+    pub fn open(&self) {
+        self.gate.send_modify(|gate| gate.open = true);
+    }
+
+    pub async fn until(&self, such: impl FnMut(&Gate) -> bool) -> Gate {
+        self.gate.subscribe().wait_for(such).await.expect("the engine lives").clone()
+    }
+}
+
+#[async_trait]
+impl SpeechEngine for OddEngine {
+    fn name(&self) -> &str {
+        "odd"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        FakeEngine::new(0.0).capabilities()
+    }
+
+    async fn transcribe(
+        &self,
+        request: EngineRequest,
+        observer: Arc<dyn EngineObserver>,
+        cancel: CancellationToken,
+    ) -> Result<Transcript, EngineError> {
+        self.gate.send_modify(|gate| gate.arrived += 1);
+        match request.options.prompt.as_deref() {
+            Some(PANIC) => panic!("the engine was asked to panic"),
+            Some(HANG) => std::future::pending().await,
+            Some(LIE) => return Err(EngineError::new(FailureKind::Cancelled, "cancelled")),
+            Some(WAIT) => tokio::select! {
+                () = cancel.cancelled() => {
+                    self.gate.send_modify(|gate| gate.cancelled += 1);
+                    return Err(EngineError::new(FailureKind::Cancelled, "cancelled"));
+                }
+                _ = self.until(|gate| gate.open) => {}
+            },
+            _ => {}
+        }
+        FakeEngine::new(0.0).transcribe(request, observer, cancel).await
+    }
+}

@@ -1,0 +1,222 @@
+//! A job store in memory that follows the port's rules about fences, and can be told to be down, to lose leases and to
+//! cancel. Tests wait for its state instead of sleeping.
+
+use std::collections::{HashMap, VecDeque};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use verbatim_core::failure::JobFailure;
+use verbatim_core::ids::{Fence, JobId};
+use verbatim_core::job::{Completion, JobState, Lease, LeaseToken, Report};
+use verbatim_core::ports::jobs::{ClaimRequest, Finish, JobLeases, Renewal};
+use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
+use verbatim_core::time::Timestamp;
+use verbatim_core::{ErrorKind, PortError};
+
+/// One job.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// As it is handed out; token and attempt are those of the last claim.
+    pub lease: Lease,
+    pub state: JobState,
+    pub cancel_requested: bool,
+    pub reports: Vec<Report>,
+    pub completions: Vec<Completion>,
+    pub failures: Vec<JobFailure>,
+    pub releases: u32,
+}
+
+/// What the store knows.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    pub queue: VecDeque<JobId>,
+    pub jobs: HashMap<JobId, Job>,
+    /// Every call fails.
+    pub down: bool,
+    /// Every call's answer is lost after it took effect.
+    pub deaf: bool,
+    /// Claims wait until this is over.
+    pub claims_wait: bool,
+    pub claims: Vec<ClaimRequest>,
+    pub failed_calls: u32,
+    pub renewals: u32,
+    /// The most jobs that ran at once.
+    pub most_running: usize,
+}
+
+impl State {
+    pub fn running(&self) -> usize {
+        self.jobs.values().filter(|job| job.state == JobState::Running).count()
+    }
+
+    pub fn all_are(&self, state: JobState) -> bool {
+        self.jobs.values().all(|job| job.state == state)
+    }
+
+    /// The job, if this token is its current one and it is running.
+    fn current(&mut self, token: &LeaseToken) -> Option<&mut Job> {
+        let job = self.jobs.get_mut(&token.job_id)?;
+        (job.lease.token == *token && job.state == JobState::Running).then_some(job)
+    }
+
+    fn claim(&mut self, request: &ClaimRequest) -> Vec<Lease> {
+        let repeated = self.jobs.values().filter(|job| job.lease.token.nonce == request.nonce);
+        let repeated: Vec<Lease> = repeated.map(|job| job.lease.clone()).collect();
+        if !repeated.is_empty() {
+            return repeated;
+        }
+        let place = self.queue.iter().position(|id| request.idle || !self.jobs[id].lease.alone);
+        let Some(id) = place.and_then(|place| self.queue.remove(place)) else { return Vec::new() };
+        let job = self.jobs.get_mut(&id).expect("queued jobs exist");
+        job.state = JobState::Running;
+        job.lease.attempt += 1;
+        job.lease.token = LeaseToken {
+            job_id: id,
+            fence: Fence::new(job.lease.token.fence.get() + 1),
+            nonce: request.nonce.clone(),
+        };
+        let lease = job.lease.clone();
+        self.most_running = self.most_running.max(self.running());
+        vec![lease]
+    }
+
+    fn end(&mut self, token: &LeaseToken, next: impl FnOnce(&mut Job) -> JobState) -> Finish {
+        let Some(job) = self.current(token) else { return Finish::Stale };
+        job.state = if job.cancel_requested { JobState::Cancelled } else { next(job) };
+        let state = job.state;
+        if state == JobState::Queued {
+            self.queue.push_back(token.job_id.clone());
+        }
+        Finish::Done(state)
+    }
+}
+
+/// The store.
+pub struct FakeLeases(watch::Sender<State>);
+
+impl Default for FakeLeases {
+    fn default() -> Self {
+        Self(watch::Sender::default())
+    }
+}
+
+impl FakeLeases {
+    pub fn queue(&self, lease: Lease) {
+        self.change(|state| {
+            let id = lease.token.job_id.clone();
+            state.queue.push_back(id.clone());
+            let job = Job {
+                lease,
+                state: JobState::Queued,
+                cancel_requested: false,
+                reports: Vec::new(),
+                completions: Vec::new(),
+                failures: Vec::new(),
+                releases: 0,
+            };
+            state.jobs.insert(id, job);
+        });
+    }
+
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut changed = None;
+        self.0.send_modify(|state| changed = Some(change(state)));
+        changed.expect("the change was made")
+    }
+
+    /// Waits until the state is such.
+    pub async fn until(&self, such: impl FnMut(&State) -> bool) -> State {
+        self.0.subscribe().wait_for(such).await.expect("the store lives").clone()
+    }
+
+    pub fn job(&self, id: &JobId) -> Job {
+        self.0.borrow().jobs[id].clone()
+    }
+
+    /// Gives the job to somebody else.
+    pub fn take_away(&self, id: &JobId) {
+        self.change(|state| {
+            let job = state.jobs.get_mut(id).expect("the job exists");
+            job.lease.token.fence = Fence::new(job.lease.token.fence.get() + 1);
+        });
+    }
+
+    fn call<T>(&self, work: impl FnOnce(&mut State) -> T) -> Result<T, PortError> {
+        self.change(|state| {
+            if state.down {
+                state.failed_calls += 1;
+                return Err(PortError::new(ErrorKind::Unavailable, "the store is down"));
+            }
+            let done = work(state);
+            if state.deaf {
+                state.failed_calls += 1;
+                return Err(PortError::new(ErrorKind::Unavailable, "the answer was lost"));
+            }
+            Ok(done)
+        })
+    }
+}
+
+#[async_trait]
+impl JobLeases for FakeLeases {
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lease>, PortError> {
+        self.change(|state| state.claims.push(request.clone()));
+        self.until(|state| !state.claims_wait).await;
+        self.call(|state| state.claim(&request))
+    }
+
+    async fn work_may_be_there(&self) {
+        self.until(|state| !state.queue.is_empty()).await;
+    }
+
+    async fn renew(&self, tokens: &[LeaseToken], _: std::time::Duration) -> Result<Vec<Renewal>, PortError> {
+        self.call(|state| {
+            state.renewals += 1;
+            let renew = |token| match state.current(token) {
+                None => Renewal::Lost,
+                Some(job) if job.cancel_requested => Renewal::CancelRequested,
+                Some(_) => Renewal::Held { expires_at: Timestamp::from_millis(0) },
+            };
+            tokens.iter().map(renew).collect()
+        })
+    }
+
+    async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError> {
+        self.call(|state| state.current(token).map(|job| job.reports.push(report)).is_some())
+    }
+
+    async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
+        self.call(|state| {
+            let again = |job: &&Job| job.lease.token == *token && job.completions.contains(&completion);
+            if let Some(job) = state.jobs.get(&token.job_id).filter(again) {
+                return Finish::Done(job.state);
+            }
+            state.end(token, |job| {
+                job.completions.push(completion);
+                JobState::Completed
+            })
+        })
+    }
+
+    async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError> {
+        self.call(|state| {
+            state.end(token, |job| {
+                job.failures.push(failure.clone());
+                match next_step(&RetryPolicy::default(), job.lease.attempt, &failure, 0.0) {
+                    NextStep::Retry { .. } => JobState::Queued,
+                    NextStep::GiveUp => JobState::Failed,
+                }
+            })
+        })
+    }
+
+    async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError> {
+        self.call(|state| {
+            state.end(token, |job| {
+                job.releases += 1;
+                job.lease.attempt -= 1;
+                JobState::Queued
+            })
+        })
+    }
+}
