@@ -24,7 +24,7 @@ pub(super) fn claim(step: &mut Step<'_>, request: &ClaimRequest) -> StoreResult<
         return Ok(leases);
     }
     let holding = holding(step.conn, request)?;
-    if holding.alone {
+    if holding.alone || request.max == 0 {
         return Ok(Vec::new());
     }
     let idle = request.idle && !holding.any;

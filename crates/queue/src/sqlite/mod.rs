@@ -3,6 +3,8 @@
 
 mod cancel;
 mod claim;
+#[cfg(test)]
+mod disk_full_test;
 mod error;
 mod events;
 mod job;

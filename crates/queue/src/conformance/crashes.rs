@@ -1,0 +1,167 @@
+//! Invariants 4 and 9 where workers vanish: a poison job cannot kill workers for ever, and innocents are not blamed.
+
+use std::time::Duration;
+
+use verbatim_core::failure::FailureKind;
+use verbatim_core::job::{JobState, Lease, SubmissionStatus};
+use verbatim_core::ports::JobLeases;
+use verbatim_core::ports::jobs::{Finish, Renewal};
+
+use super::virtual_world::LEASE;
+use super::{Harness, Verdict, Violation, World, ensure, ensure_eq};
+
+/// Lets every lease lapse and every pause after it end.
+async fn vanish<H: Harness>(world: &World<'_, H>) -> Verdict {
+    world.pass(LEASE).await?;
+    world.pass(world.policy.retry.max_delay).await?;
+    Ok(())
+}
+
+fn works(leases: &[Lease]) -> Vec<&str> {
+    leases.iter().map(|lease| lease.audio.sha256.as_str()).collect()
+}
+
+/// After the third worker, a poison job is a dead letter; the attempts it was not blamed for do not matter.
+pub async fn crashing_alone_runs_out_into_a_dead_letter<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let id = world.ticket("poison").await?;
+    for crash in 1..=world.policy.retry.max_crashes {
+        let lease = world.claim_one().await?;
+        ensure_eq!(lease.attempt, 1, "the attempt after {} crashes, which are counted apart", crash - 1);
+        ensure_eq!(lease.alone, crash > 1, "whether it runs alone after {} crashes", crash - 1);
+        vanish(&world).await?;
+    }
+    let ended = world.get(&id).await?;
+    ensure_eq!(ended.status, SubmissionStatus::Failed, "the poison job");
+    ensure_eq!(ended.failure.map(|failure| failure.kind), Some(FailureKind::WorkerLost), "why it failed");
+    ensure_eq!(world.claim(&world.worker(), 10).await?, vec![], "claims of a dead letter");
+    world.audit().await
+}
+
+/// Of a batch that vanished with its worker, only the job that also kills a worker alone ends as a dead letter.
+pub async fn innocents_are_not_blamed_for_a_crash_beside_them<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let poison = world.ticket("poison").await?;
+    let mut innocents = Vec::new();
+    for number in 0..3 {
+        innocents.push(world.ticket(&format!("innocent {number}")).await?);
+    }
+    ensure_eq!(world.claim(&world.worker(), 10).await?.len(), 4, "jobs claimed together");
+    vanish(&world).await?;
+    let mut crashes = 0;
+    for _ in 0..100 {
+        let leases = world.claim(&world.worker(), 10).await?;
+        let Some(lease) = leases.first() else { break };
+        ensure_eq!(
+            (leases.len(), lease.alone),
+            (1, true),
+            "suspects claimed together, and whether they run alone"
+        );
+        if lease.audio.sha256 == "poison" {
+            crashes += 1;
+            vanish(&world).await?;
+        } else {
+            world.complete(lease).await?;
+        }
+    }
+    ensure_eq!(
+        crashes,
+        world.policy.retry.max_crashes,
+        "crashes while alone until the poison job was given up"
+    );
+    world.expect(&poison, SubmissionStatus::Failed).await?;
+    for innocent in &innocents {
+        world.expect(innocent, SubmissionStatus::Completed).await?;
+    }
+    world.audit().await
+}
+
+/// Leases that were renewed at different times lapse at different times; the last one is not the culprit for that.
+pub async fn innocents_are_not_blamed_when_leases_lapse_one_after_the_other<H: Harness>(
+    harness: &H,
+) -> Verdict {
+    let world = World::open(harness).await?;
+    let worker = world.worker();
+    let innocent = world.ticket("innocent").await?;
+    world.ticket("beside").await?;
+    let leases = world.claim(&worker, 2).await?;
+    let [ours, beside] = &leases[..] else { return Err(Violation::new("two jobs are there to claim")) };
+    world.clock.advance(LEASE / 2);
+    world.store.renew(&[ours.token.clone()], LEASE).await?;
+    world.pass(LEASE / 2).await?;
+    let gone = world.store.renew(&[beside.token.clone()], LEASE).await?;
+    ensure_eq!(gone, vec![Renewal::Lost], "the lease that was not renewed");
+    vanish(&world).await?;
+    // Were it blamed already, these crashes would make it a dead letter.
+    let mut crashes = 1;
+    while crashes < world.policy.retry.max_crashes {
+        let lease = world.claim_one().await?;
+        if lease.audio.sha256 == "innocent" {
+            crashes += 1;
+            vanish(&world).await?;
+        } else {
+            world.complete(&lease).await?;
+        }
+    }
+    world.expect(&innocent, SubmissionStatus::Queued).await?;
+    while let Some(lease) = world.claim(&world.worker(), 1).await?.first() {
+        world.complete(lease).await?;
+    }
+    world.expect(&innocent, SubmissionStatus::Completed).await?;
+    world.audit().await
+}
+
+/// A suspect goes to an idle worker, by itself, and that worker gets nothing beside it.
+pub async fn a_suspect_runs_alone<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    world.ticket("suspect").await?;
+    world.claim_one().await?;
+    world.pass(LEASE).await?;
+    world.pass(world.policy.retry.base_delay).await?;
+    for number in 0..3 {
+        world.ticket(&format!("harmless {number}")).await?;
+    }
+    let busy = world.worker();
+    let one = world.store.claim(world.request(&busy, 1, false)).await?;
+    ensure_eq!(works(&one), vec!["harmless 0"], "what a worker gets that says it is busy");
+    let more = world.store.claim(world.request(&busy, 1, true)).await?;
+    ensure_eq!(works(&more), vec!["harmless 1"], "what a worker gets that is busy whatever it says");
+    let idle = world.worker();
+    let alone = world.claim(&idle, 10).await?;
+    ensure_eq!(works(&alone), vec!["suspect"], "what an idle worker gets");
+    ensure!(alone.iter().all(|lease| lease.alone), "the lease says that the job runs alone");
+    let beside = world.store.claim(world.request(&idle, 10, false)).await?;
+    ensure_eq!(works(&beside), Vec::<&str>::new(), "what a worker gets beside a suspect");
+    ensure_eq!(
+        works(&world.claim(&world.worker(), 10).await?),
+        vec!["harmless 2"],
+        "what others get meanwhile"
+    );
+    ensure_eq!(world.complete(&alone[0]).await?, Finish::Done(JobState::Completed), "the suspect's end");
+    world.audit().await
+}
+
+/// A backlog that keeps every worker busy does not keep a suspect waiting for ever.
+pub async fn a_suspect_is_not_starved_by_busy_workers<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    world.ticket("suspect").await?;
+    world.claim_one().await?;
+    world.pass(LEASE).await?;
+    world.ticket("first").await?;
+    let worker = world.worker();
+    let mut held = world.claim(&worker, 1).await?;
+    world.pass(world.policy.retry.base_delay).await?;
+    for number in 0..100 {
+        world.ticket(&format!("harmless {number}")).await?;
+        // The worker has two places and asks again as soon as one is free.
+        let more = world.store.claim(world.request(&worker, 2 - held.len(), held.is_empty())).await?;
+        if works(&more) == ["suspect"] {
+            ensure!(held.is_empty(), "the suspect was given to a busy worker");
+            return world.audit().await;
+        }
+        held.extend(more);
+        world.complete(&held.remove(0)).await?;
+        world.pass(Duration::from_secs(1)).await?;
+    }
+    Err(Violation::new("a suspect waited while 100 later jobs were worked on"))
+}

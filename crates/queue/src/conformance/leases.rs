@@ -1,0 +1,172 @@
+//! Invariants 3 and 9, and what a lease gives.
+
+use std::time::Duration;
+
+use verbatim_core::ErrorKind;
+use verbatim_core::event::Stage;
+use verbatim_core::failure::{FailureKind, JobFailure};
+use verbatim_core::job::{JobState, LeaseToken, Report, SubmissionStatus};
+use verbatim_core::ports::engine::Checkpoint;
+use verbatim_core::ports::jobs::{Finish, MAX_JOBS_PER_CALL, Renewal};
+use verbatim_core::ports::{BlobKey, JobLeases};
+
+use super::events::segment;
+use super::virtual_world::LEASE;
+use super::{Harness, Verdict, World, ensure, ensure_eq};
+
+/// Everything that the holder of `token` may try is refused and leaves no trace.
+async fn expect_stale<H: Harness>(world: &World<'_, H>, token: &LeaseToken) -> Verdict {
+    let report =
+        Report { progress: Some((0.9, Stage::Storing)), segments: vec![segment(9)], checkpoint: None };
+    ensure!(!world.store.report(token, report).await?, "a stale report was accepted");
+    ensure_eq!(world.store.renew(&[token.clone()], LEASE).await?, vec![Renewal::Lost], "a stale renewal");
+    let failure = JobFailure::new(FailureKind::BadAudio, "stale");
+    ensure_eq!(world.store.fail(token, failure).await?, Finish::Stale, "a stale failure");
+    ensure_eq!(world.store.release(token).await?, Finish::Stale, "a stale release");
+    ensure_eq!(
+        world.store.complete(token, world.completion(token)).await?,
+        Finish::Stale,
+        "a stale completion"
+    );
+    Ok(())
+}
+
+/// Whoever lost a lease can do nothing with it, whatever became of the job.
+pub async fn fences_only_rise_and_stale_ones_change_nothing<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let id = world.ticket("talk").await?;
+    let mut past: Vec<LeaseToken> = Vec::new();
+    // One more crash would end it.
+    for _ in 1..world.policy.retry.max_crashes {
+        let lease = world.claim_one().await?;
+        ensure!(past.iter().all(|token| token.fence < lease.token.fence), "the fence rises with each lease");
+        for token in &past {
+            let before = world.get(&id).await?;
+            expect_stale(&world, token).await?;
+            let forged = LeaseToken { fence: lease.token.fence, ..token.clone() };
+            expect_stale(&world, &forged).await?;
+            ensure_eq!(world.get(&id).await?, before, "the job after stale calls");
+        }
+        past.push(lease.token.clone());
+        world.pass(LEASE).await?;
+        expect_stale(&world, &lease.token).await?;
+        world.pass(world.policy.retry.max_delay).await?;
+    }
+    let last = world.work_off_one().await?;
+    let done = world.get(&id).await?;
+    for token in &past {
+        expect_stale(&world, token).await?;
+    }
+    ensure_eq!(world.get(&id).await?, done, "the completed job after stale calls");
+    ensure_eq!(done.result, Some(BlobKey::for_result(&last.token)), "the published result");
+    world.audit().await
+}
+
+/// Two workers that both believe to hold the job publish one result: that of the current fence.
+pub async fn only_one_completion_is_ever_published<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let id = world.ticket("talk").await?;
+    let slow = world.claim_one().await?;
+    world.pass(LEASE).await?;
+    world.pass(world.policy.retry.max_delay).await?;
+    let quick = world.claim_one().await?;
+    let slow_result = world.complete(&slow).await?;
+    world.expect(&id, SubmissionStatus::Processing).await?;
+    ensure_eq!(slow_result, Finish::Stale, "the completion of the one that lost its lease");
+    ensure_eq!(world.complete(&quick).await?, Finish::Done(JobState::Completed), "the other's completion");
+    ensure_eq!(world.complete(&slow).await?, Finish::Stale, "the slow one once more");
+    ensure_eq!(world.get(&id).await?.result, Some(BlobKey::for_result(&quick.token)), "the published result");
+    ensure_eq!(world.count(JobState::Completed).await?, 1, "completed jobs");
+    world.audit().await
+}
+
+/// A lease lives as long as it is renewed, and is taken back when it is not.
+pub async fn renewed_leases_live_and_others_lapse<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let kept = world.ticket("kept").await?;
+    let lease = world.claim_one().await?;
+    ensure_eq!(lease.expires_at, world.now().plus(LEASE), "the end of a lease");
+    for _ in 0..10 {
+        world.pass(LEASE / 3 * 2).await?;
+        let expires_at = world.now().plus(LEASE);
+        let renewal = world.store.renew(&[lease.token.clone()], LEASE).await?;
+        ensure_eq!(renewal, vec![Renewal::Held { expires_at }], "a renewal in time");
+    }
+    let lost = world.ticket("lost").await?;
+    let other = world.claim_one().await?;
+    world.clock.advance(LEASE - Duration::from_millis(1));
+    ensure_eq!(world.settle().await?.lapsed, 0, "leases that lapsed too early");
+    world.store.renew(&[lease.token.clone()], LEASE).await?;
+    ensure_eq!(world.pass(Duration::from_millis(1)).await?.lapsed, 1, "leases that lapsed");
+    world.expect(&kept, SubmissionStatus::Processing).await?;
+    world.expect(&lost, SubmissionStatus::Queued).await?;
+    // The answers come in the order of the questions.
+    let renewals = world.store.renew(&[other.token.clone(), lease.token.clone()], LEASE).await?;
+    ensure!(
+        matches!(renewals[..], [Renewal::Lost, Renewal::Held { .. }]),
+        "two renewals at once: {renewals:?}"
+    );
+    let crowd = vec![lease.token.clone(); MAX_JOBS_PER_CALL + 1];
+    let refused = world.store.renew(&crowd, LEASE).await.map_err(|error| error.kind());
+    ensure_eq!(refused, Err(ErrorKind::Invalid), "more renewals than one call may bring");
+    world.audit().await
+}
+
+/// Work that was done is not done again.
+pub async fn the_next_worker_gets_the_checkpoint<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    world.ticket("long talk").await?;
+    let first = world.claim_one().await?;
+    ensure_eq!(first.checkpoint, None, "the checkpoint of a first attempt");
+    let checkpoint = |position_ms| Checkpoint {
+        revision: "fake-1".to_owned(),
+        position_ms,
+        segments: vec![segment(0)],
+        state: serde_json::json!({"prompt": [1, 2, 3]}),
+    };
+    for position in [30_000, 60_000] {
+        let report = Report { checkpoint: Some(checkpoint(position)), ..Report::default() };
+        ensure!(
+            world.store.report(&first.token, report).await?,
+            "the report of the current lease was refused"
+        );
+    }
+    world.pass(LEASE).await?;
+    world.pass(world.policy.retry.max_delay).await?;
+    let second = world.claim_one().await?;
+    ensure_eq!(second.checkpoint, Some(checkpoint(60_000)), "the checkpoint after a crash");
+    world.store.release(&second.token).await?;
+    let third = world.claim_one().await?;
+    ensure_eq!(third.checkpoint, Some(checkpoint(60_000)), "the checkpoint after a release");
+    world.audit().await
+}
+
+/// Jobs that one claim gave have nothing else in common.
+pub async fn the_failure_of_one_job_touches_no_other_of_its_claim<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let mut tickets = Vec::new();
+    for number in 0..4 {
+        tickets.push(world.ticket(&format!("talk {number}")).await?);
+    }
+    let leases = world.claim(&world.worker(), 4).await?;
+    let [broken, cancelled, released, good] = &leases[..] else {
+        return Err(super::Violation::new("four jobs are there to claim"));
+    };
+    world.fail(broken, FailureKind::BadAudio).await?;
+    world.cancel(&tickets[1]).await?;
+    world.fail(cancelled, FailureKind::Cancelled).await?;
+    world.store.release(&released.token).await?;
+    let renewal = world.store.renew(&[good.token.clone()], LEASE).await?;
+    ensure!(matches!(renewal[..], [Renewal::Held { .. }]), "the sibling's lease: {renewal:?}");
+    world.complete(good).await?;
+    let expected = [
+        SubmissionStatus::Failed,
+        SubmissionStatus::Cancelled,
+        SubmissionStatus::Queued,
+        SubmissionStatus::Completed,
+    ];
+    for (ticket, status) in tickets.iter().zip(expected) {
+        world.expect(ticket, status).await?;
+    }
+    world.audit().await
+}

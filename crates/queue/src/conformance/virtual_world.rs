@@ -1,0 +1,294 @@
+//! A store with a clock that only moves when told, predictable ids, and the calls that checks make most.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use verbatim_core::audio::{AudioFormat, AudioInfo};
+use verbatim_core::dedupe::DedupeKey;
+use verbatim_core::event::{EventKind, EventSeq, JobEvent};
+use verbatim_core::failure::{FailureKind, JobFailure};
+use verbatim_core::ids::{ClaimNonce, IdSource, JobId, SubmissionId, TenantId, WorkerId};
+use verbatim_core::job::{
+    Completion, JobState, Lease, LeaseToken, NewSubmission, Submission, SubmissionStatus, SubmitOutcome,
+};
+use verbatim_core::options::{Priority, TranscribeOptions};
+use verbatim_core::policy::StorePolicy;
+use verbatim_core::ports::jobs::{ClaimRequest, EventStream, Finish, ListQuery, QueueStats, TickReport};
+use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::time::{Clock, Timestamp};
+
+use super::{Harness, Verdict, Violation, ensure};
+
+/// Stands still until it is moved.
+#[derive(Debug)]
+pub struct VirtualClock(AtomicI64);
+
+impl Default for VirtualClock {
+    fn default() -> Self {
+        Self(AtomicI64::new(1_700_000_000_000))
+    }
+}
+
+impl VirtualClock {
+    /// Moves it forward.
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap_or(0), Ordering::SeqCst);
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Ids that count, and a jitter of one half.
+#[derive(Debug)]
+pub struct SeededIds(AtomicU64);
+
+impl SeededIds {
+    /// Ids from this number on.
+    pub fn starting_at(first: u64) -> Self {
+        Self(AtomicU64::new(first))
+    }
+}
+
+impl IdSource for SeededIds {
+    fn ulid(&self) -> String {
+        format!("{:026}", self.0.fetch_add(1, Ordering::SeqCst))
+    }
+
+    fn fraction(&self) -> f64 {
+        0.5
+    }
+}
+
+/// How long leases last in checks.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+
+/// A fresh store in a world where nothing happens by itself.
+pub struct World<'a, H: Harness> {
+    harness: &'a H,
+    /// The store under test.
+    pub store: H::Store,
+    /// Its clock.
+    pub clock: Arc<VirtualClock>,
+    /// Where ids come from.
+    pub ids: Arc<SeededIds>,
+    /// Its rules.
+    pub policy: StorePolicy,
+}
+
+impl<'a, H: Harness> World<'a, H> {
+    /// A world under the default rules.
+    pub async fn open(harness: &'a H) -> Verdict<Self> {
+        Self::with_policy(harness, StorePolicy::default()).await
+    }
+
+    /// A world under these rules.
+    pub async fn with_policy(harness: &'a H, policy: StorePolicy) -> Verdict<Self> {
+        Self::resume(harness, policy, Arc::new(VirtualClock::default()), Arc::new(SeededIds::starting_at(1)))
+            .await
+    }
+
+    /// A world that goes on with the clock and the ids of another.
+    pub async fn resume(
+        harness: &'a H,
+        policy: StorePolicy,
+        clock: Arc<VirtualClock>,
+        ids: Arc<SeededIds>,
+    ) -> Verdict<Self> {
+        let store = harness.fresh(policy, Arc::clone(&clock) as _, Arc::clone(&ids) as _).await?;
+        Ok(Self { harness, store, clock, ids, policy })
+    }
+
+    /// The last line of every check: nothing is inconsistent behind the ports.
+    pub async fn audit(&self) -> Verdict {
+        self.harness.audit(&self.store).await
+    }
+
+    /// The tenant that submits unless a check says otherwise.
+    pub fn tenant(&self) -> TenantId {
+        TenantId::default()
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A submission of the work called `work`, on its way.
+    pub fn upload(&self, work: &str) -> NewSubmission {
+        NewSubmission {
+            id: SubmissionId::generate(&*self.ids),
+            job_id: JobId::generate(&*self.ids),
+            tenant: self.tenant(),
+            options: TranscribeOptions::for_model("tiny.en"),
+            dedupe_key: DedupeKey::from_stored(work),
+            audio: AudioInfo {
+                sha256: work.to_owned(),
+                bytes: 1000,
+                format: AudioFormat::Wav,
+                duration_ms: None,
+            },
+            blob: BlobKey::for_upload(&*self.ids),
+            priority: Priority::Normal,
+            deadline: None,
+            estimated_secs: 10,
+            metadata: BTreeMap::new(),
+            idempotency: None,
+        }
+    }
+
+    /// Submits the work called `work`.
+    pub async fn submit(&self, work: &str) -> Verdict<SubmitOutcome> {
+        Ok(self.store.submit(self.upload(work)).await?)
+    }
+
+    /// Submits the work called `work` and returns its ticket.
+    pub async fn ticket(&self, work: &str) -> Verdict<SubmissionId> {
+        Ok(self.submit(work).await?.submission.id)
+    }
+
+    /// Submits at a tier.
+    pub async fn submit_at(&self, work: &str, priority: Priority) -> Verdict<SubmissionId> {
+        let new = NewSubmission { priority, ..self.upload(work) };
+        Ok(self.store.submit(new).await?.submission.id)
+    }
+
+    /// A worker that was never seen.
+    pub fn worker(&self) -> WorkerId {
+        WorkerId::generate(&*self.ids)
+    }
+
+    /// A claim that was never made.
+    pub fn request(&self, worker: &WorkerId, max: usize, idle: bool) -> ClaimRequest {
+        ClaimRequest {
+            worker: worker.clone(),
+            nonce: ClaimNonce::generate(&*self.ids),
+            max,
+            idle,
+            lease: LEASE,
+        }
+    }
+
+    /// Claims up to `max` jobs for an idle worker.
+    pub async fn claim(&self, worker: &WorkerId, max: usize) -> Verdict<Vec<Lease>> {
+        Ok(self.store.claim(self.request(worker, max, true)).await?)
+    }
+
+    /// Claims the one job that must be there, for a new worker.
+    pub async fn claim_one(&self) -> Verdict<Lease> {
+        let leases = self.claim(&self.worker(), 1).await?;
+        leases.into_iter().next().ok_or_else(|| Violation::new("there is a job to claim, but none was given"))
+    }
+
+    /// A completion of the work that the lease is on.
+    pub fn completion(&self, token: &LeaseToken) -> Completion {
+        Completion { result: BlobKey::for_result(token), duration_ms: 2_500, engine: "fake".to_owned() }
+    }
+
+    /// Completes the job.
+    pub async fn complete(&self, lease: &Lease) -> Verdict<Finish> {
+        Ok(self.store.complete(&lease.token, self.completion(&lease.token)).await?)
+    }
+
+    /// Fails the attempt.
+    pub async fn fail(&self, lease: &Lease, kind: FailureKind) -> Verdict<Finish> {
+        Ok(self.store.fail(&lease.token, JobFailure::new(kind, "it failed")).await?)
+    }
+
+    /// Claims the one job there is and completes it.
+    pub async fn work_off_one(&self) -> Verdict<Lease> {
+        let lease = self.claim_one().await?;
+        let finish = self.complete(&lease).await?;
+        ensure!(finish == Finish::Done(JobState::Completed), "completing answered {finish:?}");
+        Ok(lease)
+    }
+
+    /// The submission, which must be there.
+    pub async fn get(&self, id: &SubmissionId) -> Verdict<Submission> {
+        let found = self.store.get(&self.tenant(), id).await?;
+        found.ok_or_else(|| Violation::new(format!("submission {id} is lost")))
+    }
+
+    /// Where the submission is.
+    pub async fn status(&self, id: &SubmissionId) -> Verdict<SubmissionStatus> {
+        Ok(self.get(id).await?.status)
+    }
+
+    /// Fails the check unless the submission is there.
+    pub async fn expect(&self, id: &SubmissionId, status: SubmissionStatus) -> Verdict {
+        let now = self.status(id).await?;
+        ensure!(now == status, "submission {id} is {now:?}, expected {status:?}");
+        Ok(())
+    }
+
+    /// Cancels the submission, which must be there.
+    pub async fn cancel(&self, id: &SubmissionId) -> Verdict<Submission> {
+        let found = self.store.cancel(&self.tenant(), id).await?;
+        found.ok_or_else(|| Violation::new(format!("submission {id} is lost")))
+    }
+
+    /// All submissions of the tenant, newest first.
+    pub async fn list(&self) -> Verdict<Vec<Submission>> {
+        let query = ListQuery { limit: usize::MAX, ..ListQuery::default() };
+        Ok(self.store.list(&self.tenant(), query).await?)
+    }
+
+    /// Upkeep until there is nothing more to do now.
+    pub async fn settle(&self) -> Verdict<TickReport> {
+        let mut total = TickReport::default();
+        loop {
+            let TickReport { promoted, lapsed, failed, expired } = self.store.tick().await?;
+            total.promoted += promoted;
+            total.lapsed += lapsed;
+            total.failed += failed;
+            total.expired += expired;
+            if promoted + lapsed + failed + expired == 0 {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// Lets time pass, and upkeep follow.
+    pub async fn pass(&self, by: Duration) -> Verdict<TickReport> {
+        self.clock.advance(by);
+        self.settle().await
+    }
+
+    /// Jobs in this state, as the store counts them.
+    pub async fn count(&self, state: JobState) -> Verdict<u64> {
+        Ok(count_of(&self.store.stats().await?, state))
+    }
+
+    /// The submission's stream, which must be there.
+    pub async fn watch(&self, id: &SubmissionId, after: Option<EventSeq>) -> Verdict<EventStream> {
+        let stream = self.store.events(&self.tenant(), id, after).await?;
+        stream.ok_or_else(|| Violation::new(format!("submission {id} has no events")))
+    }
+
+    /// The whole stream of a submission that has ended.
+    pub async fn story(&self, id: &SubmissionId, after: Option<EventSeq>) -> Verdict<Vec<JobEvent>> {
+        drain(self.watch(id, after).await?).await
+    }
+}
+
+/// The events up to the end of the stream.
+pub(super) async fn drain(stream: EventStream) -> Verdict<Vec<JobEvent>> {
+    let events: Vec<_> = stream.collect().await;
+    Ok(events.into_iter().collect::<Result<_, _>>()?)
+}
+
+/// The names of the events.
+pub(super) fn names(events: &[JobEvent]) -> Vec<&'static str> {
+    events.iter().map(|event| EventKind::name(&event.kind)).collect()
+}
+
+/// Jobs in this state.
+pub(super) fn count_of(stats: &QueueStats, state: JobState) -> u64 {
+    stats.states.iter().filter(|(other, _)| *other == state).map(|(_, count)| count).sum()
+}

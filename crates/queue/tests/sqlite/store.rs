@@ -1,0 +1,124 @@
+//! What is particular to the SQLite store: the folder's lock, restarts, versions of the schema, wake-ups.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::{SqliteHarness, audit};
+use anyhow::{Context, Result};
+use rusqlite::Connection;
+use tokio::time::timeout;
+use verbatim_core::job::SubmissionStatus;
+use verbatim_core::policy::StorePolicy;
+use verbatim_core::ports::{JobLeases, JobUpkeep};
+use verbatim_core::{ErrorKind, PortError};
+use verbatim_queue::conformance::{SeededIds, Verdict, VirtualClock, World};
+use verbatim_queue::{SqliteConfig, SqliteStore};
+
+fn open(folder: &Path) -> Result<SqliteStore, PortError> {
+    SqliteStore::open(SqliteConfig {
+        folder: folder.to_owned(),
+        policy: StorePolicy::default(),
+        clock: Arc::new(VirtualClock::default()),
+        ids: Arc::new(SeededIds::starting_at(1)),
+    })
+}
+
+/// The process ends without a word and another one starts on its folder.
+async fn restart<'a>(
+    harness: &'a SqliteHarness,
+    world: World<'a, SqliteHarness>,
+) -> Verdict<World<'a, SqliteHarness>> {
+    let World { store, policy, clock, ids, .. } = world;
+    drop(store);
+    World::resume(harness, policy, clock, ids).await
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_folder_is_refused_and_told_what_to_do() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let first = open(folder.path())?;
+    let error = open(folder.path()).err().context("the second store opened")?;
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    let message = error.to_string();
+    assert!(
+        message.contains(&folder.path().display().to_string()) && message.contains("--data-dir"),
+        "{message}"
+    );
+    first.ping().await?;
+    drop(first);
+    open(folder.path())?.ping().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_left_alone() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    drop(open(folder.path())?);
+    Connection::open(folder.path().join("jobs.db"))?.pragma_update(None, "user_version", 99)?;
+    let error = open(folder.path()).err().context("a newer database was opened")?;
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("newer version"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn leases_of_a_dead_process_are_taken_back_at_start() -> Result<()> {
+    let harness = SqliteHarness::new();
+    let world = World::open(&harness).await?;
+    let ticket = world.ticket("talk").await?;
+    let old = world.claim_one().await?;
+
+    let world = restart(&harness, world).await?;
+    world.expect(&ticket, SubmissionStatus::Queued).await?;
+    let lease = world.claim_one().await?;
+    assert!(lease.alone && lease.token.fence > old.token.fence, "{lease:?}");
+    world.complete(&lease).await?;
+    let world = restart(&harness, world).await?;
+    world.expect(&ticket, SubmissionStatus::Completed).await?;
+    audit(harness.path())
+}
+
+#[tokio::test]
+async fn a_job_that_kills_the_process_every_time_is_given_up_and_its_neighbours_are_not() -> Result<()> {
+    let harness = SqliteHarness::new();
+    let mut world = World::open(&harness).await?;
+    let poison = world.ticket("poison").await?;
+    let innocents = [world.ticket("innocent").await?, world.ticket("other innocent").await?];
+    let mut starts = 1;
+    loop {
+        let leases = world.claim(&world.worker(), 3).await?;
+        if leases.is_empty() {
+            break;
+        }
+        if leases.iter().any(|lease| lease.audio.sha256 == "poison") {
+            world = restart(&harness, world).await?;
+            starts += 1;
+            continue;
+        }
+        for lease in &leases {
+            world.complete(lease).await?;
+        }
+    }
+    // Once in company, then three times alone.
+    assert_eq!(starts, 5);
+    world.expect(&poison, SubmissionStatus::Failed).await?;
+    for innocent in &innocents {
+        world.expect(innocent, SubmissionStatus::Completed).await?;
+    }
+    audit(harness.path())
+}
+
+#[tokio::test]
+async fn a_worker_that_waits_is_woken_by_work() -> Result<()> {
+    let harness = SqliteHarness::new();
+    let world = World::open(&harness).await?;
+    // The wake-up is kept for a worker that begins to wait only after the submission.
+    world.ticket("talk").await?;
+    timeout(Duration::from_secs(10), world.store.work_may_be_there()).await?;
+    let waiting = timeout(Duration::from_secs(10), world.store.work_may_be_there());
+    let (woken, submitted) = tokio::join!(waiting, world.ticket("other talk"));
+    submitted?;
+    woken?;
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! What the tests of the SQLite store share.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use tempfile::TempDir;
+use verbatim_core::PortError;
+use verbatim_core::ids::IdSource;
+use verbatim_core::policy::StorePolicy;
+use verbatim_core::time::Clock;
+use verbatim_queue::conformance::{Harness, Verdict, Violation};
+use verbatim_queue::{SqliteConfig, SqliteStore};
+
+/// One store in a folder of its own, or in one that another process left.
+pub(crate) struct SqliteHarness {
+    folder: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+impl SqliteHarness {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self { folder: folder.path().to_owned(), _temporary: Some(folder) }
+    }
+
+    pub(crate) fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), _temporary: None }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.folder
+    }
+}
+
+#[async_trait]
+impl Harness for SqliteHarness {
+    type Store = SqliteStore;
+
+    async fn fresh(
+        &self,
+        policy: StorePolicy,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+    ) -> Result<SqliteStore, PortError> {
+        SqliteStore::open(SqliteConfig { folder: self.folder.clone(), policy, clock, ids })
+    }
+
+    async fn audit(&self, _store: &SqliteStore) -> Verdict {
+        audit(&self.folder).map_err(|error| Violation::new(format!("{error:#}")))
+    }
+}
+
+/// Each query finds what must not be.
+const NEVER: [(&str, &str); 5] = [
+    (
+        "counters that differ from what there is",
+        "SELECT state || ' ' || tier || ': ' || jobs FROM counts AS c
+         WHERE jobs <> (SELECT count(*) FROM jobs WHERE jobs.state = c.state AND jobs.tier = c.tier)",
+    ),
+    (
+        "live jobs that nobody waits for",
+        "SELECT id FROM jobs WHERE state IN ('queued','delayed') AND NOT EXISTS
+             (SELECT 1 FROM submissions WHERE job_id = jobs.id AND ended IS NULL)",
+    ),
+    (
+        "jobs whose last event is not their end",
+        "SELECT id FROM jobs WHERE finished_at IS NOT NULL AND state <>
+             (SELECT kind FROM events WHERE job_id = jobs.id ORDER BY seq DESC LIMIT 1)",
+    ),
+    (
+        "checkpoints of ended jobs",
+        "SELECT job_id FROM checkpoints JOIN jobs ON id = job_id WHERE finished_at IS NOT NULL",
+    ),
+    (
+        "blobs that are needed and listed for deletion",
+        "SELECT key FROM garbage WHERE key IN (SELECT result FROM jobs)
+             OR key IN (SELECT blob FROM jobs WHERE state IN ('queued','delayed','running','failed'))",
+    ),
+];
+
+/// Looks into the database beside the store.
+pub(crate) fn audit(folder: &Path) -> anyhow::Result<()> {
+    let conn = Connection::open(folder.join("jobs.db"))?;
+    let health: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+    anyhow::ensure!(health == "ok", "the database is damaged: {health}");
+    anyhow::ensure!(!conn.prepare("PRAGMA foreign_key_check")?.exists([])?, "a row refers to nothing");
+    for (what, query) in NEVER {
+        let found: Vec<String> =
+            conn.prepare(query)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        anyhow::ensure!(found.is_empty(), "{what}: {found:?}");
+    }
+    Ok(())
+}
