@@ -132,7 +132,8 @@ pub enum Renewal {
 pub enum Finish {
     /// The job is in this state now (also when this very call was made before).
     Done(JobState),
-    /// Another lease has been given since, or the job has ended: nothing was changed.
+    /// Another lease has been given since, or the job has ended: nothing was changed. Whoever has written a result
+    /// under this lease deletes it.
     Stale,
 }
 
@@ -155,14 +156,16 @@ pub trait JobLeases: Send + Sync {
     async fn renew(&self, tokens: &[LeaseToken], lease: Duration) -> Result<Vec<Renewal>, PortError>;
 
     /// Records progress, segments and a checkpoint under the fence. `false` when the lease is no longer the current
-    /// one: nothing was changed.
+    /// one: nothing was changed. Segments up to the highest index reported in this attempt are skipped, so that a report
+    /// can be repeated. Watchers start over with each attempt: a worker that goes on from a checkpoint reports the
+    /// checkpoint's segments first.
     ///
     /// # Errors
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.
     async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError>;
 
     /// Publishes the result. Of all results of a job, only that of the current fence is ever published. A job whose
-    /// cancellation was asked for ends as cancelled all the same.
+    /// cancellation was asked for ends as cancelled all the same, and the store lists the result for deletion.
     ///
     /// # Errors
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.

@@ -73,7 +73,7 @@ async fn next(mut watcher: Watcher) -> Result<Option<(JobEvent, Watcher)>, PortE
             return Ok(None);
         }
         if looked && watcher.news.changed().await.is_err() {
-            return Ok(None);
+            return Err(PortError::new(ErrorKind::Unavailable, "the job store has stopped"));
         }
         // From here on, any change after the read below is news again.
         watcher.news.borrow_and_update();
