@@ -1,0 +1,155 @@
+//! Reading the configuration, source by source.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use config::{Environment, File, FileFormat};
+
+use super::sections::Config;
+
+/// The file that is read when none is named, if it exists.
+const DEFAULT_FILE: &str = "verbatim.toml";
+
+/// What flags say; each wins over file and environment.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--listen`
+    pub listen: Option<SocketAddr>,
+    /// `--data-dir`
+    pub data_dir: Option<PathBuf>,
+    /// `--model`
+    pub model: Option<String>,
+}
+
+/// Why the configuration cannot be used. The message says which key and where it was set.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Named with `--config`, but not there.
+    #[error("configuration file {0} does not exist")]
+    MissingFile(PathBuf),
+    /// A key is unknown or has a value of the wrong kind.
+    #[error("configuration: {0}; `verbatim config check` prints what is in effect, .env.example lists every key")]
+    Invalid(String),
+}
+
+impl From<config::ConfigError> for ConfigError {
+    fn from(error: config::ConfigError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+/// Reads defaults, the file, the environment and flags.
+///
+/// # Errors
+/// When the file is missing or does not parse, a key is unknown, or a value does not make sense.
+pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
+    let environment = std::env::vars().filter(|(_, value)| !value.is_empty()).collect();
+    load_from(file, environment, overrides)
+}
+
+fn load_from(
+    file: Option<&Path>,
+    environment: HashMap<String, String>,
+    overrides: &Overrides,
+) -> Result<Config, ConfigError> {
+    if let Some(path) = file
+        && !path.is_file()
+    {
+        return Err(ConfigError::MissingFile(path.to_owned()));
+    }
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let variables = Environment::with_prefix("VERBATIM")
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true)
+        .list_separator(",")
+        .with_list_parse_key("worker.engines")
+        .with_list_parse_key("whisper.additional_models")
+        .source(Some(environment));
+    let mut builder = config::Config::builder()
+        .add_source(File::from(path).format(FileFormat::Toml).required(file.is_some()))
+        .add_source(variables);
+    if let Some(listen) = overrides.listen {
+        builder = builder.set_override("server.listen", listen.to_string())?;
+    }
+    if let Some(folder) = &overrides.data_dir {
+        builder = builder.set_override("storage.data_dir", folder.display().to_string())?;
+    }
+    if let Some(model) = &overrides.model {
+        builder = builder.set_override("whisper.model", model.as_str())?;
+    }
+    let config: Config = builder.build()?.try_deserialize()?;
+    check(&config)?;
+    Ok(config)
+}
+
+/// What types cannot say.
+fn check(config: &Config) -> Result<(), ConfigError> {
+    let rules = [
+        (config.worker.engines.is_empty(), "worker.engines is empty: name at least one, `whisper` for example"),
+        (config.worker.lease_secs < 3, "worker.lease_secs must be at least 3"),
+        (config.queue.max_attempts == 0, "queue.max_attempts must be at least 1"),
+        (config.queue.max_crashes == 0, "queue.max_crashes must be at least 1"),
+        (config.limits.max_upload_mb == 0, "limits.max_upload_mb must be at least 1"),
+        (!(config.fake.real_time_factor >= 0.0), "fake.real_time_factor must not be negative"),
+        (config.queue.result_retention_secs < config.queue.dedupe_ttl_secs,
+         "queue.result_retention_secs must not be shorter than queue.dedupe_ttl_secs"),
+    ];
+    match rules.iter().find(|(broken, _)| *broken) {
+        Some((_, rule)) => Err(ConfigError::Invalid((*rule).to_owned())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sections::EngineKind;
+    use super::*;
+
+    fn from_env(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let environment = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        load_from(None, environment, &Overrides::default())
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_flags_over_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("v.toml");
+        std::fs::write(&file, "[server]\nlisten = '127.0.0.1:1'\n[whisper]\nmodel = 'base'\nreplicas = 3\n").unwrap();
+        let environment = HashMap::from([
+            ("VERBATIM__SERVER__LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
+            ("VERBATIM__WHISPER__MODEL".to_owned(), "small".to_owned()),
+        ]);
+        let overrides = Overrides { model: Some("tiny".into()), ..Overrides::default() };
+        let config = load_from(Some(&file), environment, &overrides).unwrap();
+        assert_eq!(config.server.listen.port(), 2);
+        assert_eq!(config.whisper.model, "tiny");
+        assert_eq!(config.whisper.replicas, 3);
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let config = from_env(&[("VERBATIM__WORKER__ENGINES", "whisper,fake")]).unwrap();
+        assert_eq!(config.worker.engines, [EngineKind::Whisper, EngineKind::Fake]);
+        let config = from_env(&[("VERBATIM__WORKER__ENGINES", "fake")]).unwrap();
+        assert_eq!(config.worker.engines, [EngineKind::Fake]);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_named() {
+        let message = |pairs| from_env(pairs).unwrap_err().to_string();
+        assert!(message(&[("VERBATIM__SERVER__PROT", "1")]).contains("prot"));
+        assert!(message(&[("VERBATIM__WORKER__LEASE_SECS", "soon")]).contains("lease_secs"));
+        assert!(message(&[("VERBATIM__WORKER__LEASE_SECS", "1")]).contains("at least 3"));
+    }
+
+    #[test]
+    fn the_example_loads_as_it_stands_and_names_only_defaults() {
+        let example = include_str!("../../../../.env.example");
+        let lines = example.lines().filter(|line| line.starts_with("VERBATIM__"));
+        let pairs: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once('=')).collect();
+        assert!(pairs.len() > 20, "the example lists the keys");
+        assert_eq!(from_env(&pairs).unwrap(), Config::default());
+    }
+}

