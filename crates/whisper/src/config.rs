@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A model to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ impl ComputeType {
 }
 
 /// What the engine loads.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct WhisperConfig {
     /// The models; the first is the default.
     pub models: Vec<ModelSource>,
@@ -64,11 +65,20 @@ pub struct WhisperConfig {
     /// Threads that each copy computes with; when absent, the cores shared among the copies. One thread and several
     /// copies transcribe more per second than several threads and one copy.
     pub threads_per_replica: Option<NonZeroUsize>,
+    /// Least time between two checkpoints of a job.
+    pub checkpoint_every: Duration,
 }
 
 impl WhisperConfig {
     /// The default set-up with these models.
     pub fn new(models: Vec<ModelSource>) -> Self {
-        Self { models, ..Self::default() }
+        Self {
+            models,
+            device: Device::default(),
+            compute_type: ComputeType::default(),
+            replicas: None,
+            threads_per_replica: None,
+            checkpoint_every: Duration::from_secs(30),
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ct2rs::sys;
@@ -19,7 +20,7 @@ use crate::decode::cancelled_error;
 use crate::error::LoadError;
 use crate::machine::Machine;
 use crate::model::{self, ENGINE, Model};
-use crate::transcribe;
+use crate::transcribe::{self, Watch};
 
 /// A job on its way to a replica.
 struct Work {
@@ -32,14 +33,14 @@ struct Work {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Whisper on this machine. Dropping it cancels what runs and waits, at most for a window.
+/// Whisper on this machine. Dropping it waits for its threads, at most for a window: nobody can await a job any more,
+/// and a job that nobody awaits is cancelled.
 pub struct WhisperEngine {
     models: Vec<Arc<Model>>,
     replicas: usize,
     free: Arc<Semaphore>,
     queue: Option<mpsc::Sender<Work>>,
     threads: Vec<JoinHandle<()>>,
-    stop: CancellationToken,
 }
 
 impl WhisperEngine {
@@ -68,10 +69,11 @@ impl WhisperEngine {
         // Permits keep the queue from ever being full.
         let (queue, work) = mpsc::channel(placement.replicas);
         let work = Arc::new(Mutex::new(work));
+        let checkpoint_every = config.checkpoint_every;
         let threads = (0..placement.replicas)
             .map(|index| {
                 let work = Arc::clone(&work);
-                std::thread::Builder::new().name(format!("whisper-{index}")).spawn(move || serve(&work))
+                std::thread::Builder::new().name(format!("whisper-{index}")).spawn(move || serve(&work, checkpoint_every))
             })
             .collect::<Result<_, _>>()
             .map_err(LoadError::NoThread)?;
@@ -81,7 +83,6 @@ impl WhisperEngine {
             free: Arc::new(Semaphore::new(placement.replicas)),
             queue: Some(queue),
             threads,
-            stop: CancellationToken::new(),
         })
     }
 
@@ -100,7 +101,6 @@ impl WhisperEngine {
 
 impl Drop for WhisperEngine {
     fn drop(&mut self) {
-        self.stop.cancel();
         self.queue = None;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -138,7 +138,7 @@ impl SpeechEngine for WhisperEngine {
             () = cancel.cancelled() => return Err(cancelled_error()),
             permit = Arc::clone(&self.free).acquire_owned() => permit.map_err(|error| gone().with_source(error))?,
         };
-        // Ends the work when the caller stops waiting, and when the engine goes.
+        // Ends the work when the caller stops waiting, too.
         let cancel = cancel.child_token();
         let _cancel_on_drop = cancel.clone().drop_guard();
         let (reply, answer) = oneshot::channel();
@@ -149,15 +149,15 @@ impl SpeechEngine for WhisperEngine {
 }
 
 /// A replica's thread: one job after the other until the engine goes.
-fn serve(queue: &Mutex<mpsc::Receiver<Work>>) {
+fn serve(queue: &Mutex<mpsc::Receiver<Work>>, checkpoint_every: Duration) {
     loop {
         // Waiting with the lock held is right: whoever holds it takes the next job, and then lets the next one wait.
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some(Work { model, request, observer, cancel, reply, _permit }) = next else { return };
         let cancelled = || cancel.is_cancelled();
-        let result =
-            catch_unwind(AssertUnwindSafe(|| transcribe::run(&model, &request, observer.as_ref(), &cancelled)))
-                .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+        let watch = Watch { observer: observer.as_ref(), cancelled: &cancelled, checkpoint_every };
+        let result = catch_unwind(AssertUnwindSafe(|| transcribe::run(&model, &request, &watch)))
+            .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
         // Nobody waits for a cancelled job.
         let _ = reply.send(result);
     }

@@ -1,7 +1,10 @@
 //! The features of each window of a timeline. Whisper's scale depends on the loudest point of the whole audio, so that
 //! point is looked for once, ahead; samples are read piece by piece, so hours of audio need little memory.
 
+use std::sync::Arc;
+
 use verbatim_core::PortError;
+use verbatim_core::audio::PcmSource;
 
 use crate::mel::{FRAMES_PER_SECOND, HOP, MelBank, WINDOW};
 use crate::timeline::Timeline;
@@ -11,6 +14,28 @@ pub(crate) const WINDOW_FRAMES: usize = 30 * FRAMES_PER_SECOND;
 
 /// Samples on each side of a frame's centre.
 const REACH: usize = WINDOW / 2;
+
+/// Below one step of 16-bit audio there is nothing to hear. Whisper hears "you" in it.
+const FAINTEST: f32 = 1.0 / 32_768.0;
+
+/// Whisper's log-mel features of a whole audio, for comparison with other implementations: `bins` rows of one value per
+/// 10 ms.
+///
+/// # Errors
+/// Those of the source.
+pub fn log_mel(audio: Arc<dyn PcmSource>, bins: usize) -> Result<Vec<f32>, PortError> {
+    let (timeline, bank) = (Timeline::new(audio, None), MelBank::new(bins));
+    let features = Features::new(&timeline, &bank)?;
+    let mut rows = vec![Vec::with_capacity(features.frames()); bins];
+    for start in (0..features.frames()).step_by(WINDOW_FRAMES) {
+        let frames = WINDOW_FRAMES.min(features.frames() - start);
+        let window = features.scaled(&features.samples_around(start, frames)?, frames);
+        for (row, values) in rows.iter_mut().zip(window.chunks_exact(WINDOW_FRAMES)) {
+            row.extend(&values[..frames]);
+        }
+    }
+    Ok(rows.concat())
+}
 
 /// Whisper's log-mel features of one timeline.
 pub(crate) struct Features<'a> {
@@ -30,9 +55,10 @@ impl<'a> Features<'a> {
         // One frame more than there is content, as in the reference.
         let frames = features.frames() + 1;
         for start in (0..frames).step_by(WINDOW_FRAMES) {
-            features.for_each_frame(start, WINDOW_FRAMES.min(frames - start), |_, values| {
+            let frames = WINDOW_FRAMES.min(frames - start);
+            features.for_each_frame(&features.samples_around(start, frames)?, frames, |_, values| {
                 peak = values.iter().copied().fold(peak, f32::max);
-            })?;
+            });
         }
         features.floor = peak - 8.0;
         Ok(features)
@@ -43,33 +69,34 @@ impl<'a> Features<'a> {
         usize::try_from(self.timeline.len()).unwrap_or(usize::MAX) / HOP
     }
 
-    /// Features of `frames` frames from frame `start`, padded with zeros to [`WINDOW_FRAMES`]; mel bins are rows.
+    /// Features of `frames` frames from frame `start`, padded with zeros to [`WINDOW_FRAMES`]; mel bins are rows. `None`
+    /// when there is nothing but silence in them.
     ///
     /// # Errors
     /// Those of the source.
-    pub(crate) fn window(&self, start: usize, frames: usize) -> Result<Vec<f32>, PortError> {
+    pub(crate) fn window(&self, start: usize, frames: usize) -> Result<Option<Vec<f32>>, PortError> {
+        let samples = self.samples_around(start, frames)?;
+        let audible = samples.iter().any(|sample| sample.abs() >= FAINTEST);
+        Ok(audible.then(|| self.scaled(&samples, frames)))
+    }
+
+    /// Features on Whisper's scale.
+    fn scaled(&self, samples: &[f32], frames: usize) -> Vec<f32> {
         let mut out = vec![0.0; self.bank.bins() * WINDOW_FRAMES];
-        self.for_each_frame(start, frames, |frame, values| {
+        self.for_each_frame(samples, frames, |frame, values| {
             for (row, value) in out.chunks_exact_mut(WINDOW_FRAMES).zip(values) {
                 row[frame] = (value.max(self.floor) + 4.0) / 4.0;
             }
-        })?;
-        Ok(out)
+        });
+        out
     }
 
-    fn for_each_frame(
-        &self,
-        start: usize,
-        frames: usize,
-        mut visit: impl FnMut(usize, &[f32]),
-    ) -> Result<(), PortError> {
-        let samples = self.samples_around(start, frames)?;
+    fn for_each_frame(&self, samples: &[f32], frames: usize, mut visit: impl FnMut(usize, &[f32])) {
         let (mut scratch, mut values) = (self.bank.scratch(), vec![0.0; self.bank.bins()]);
         for frame in 0..frames {
             self.bank.log_power(&samples[frame * HOP..], &mut scratch, &mut values);
             visit(frame, &values);
         }
-        Ok(())
     }
 
     /// The samples that frames `start..start + frames` see. The audio is followed by a hop of silence and then mirrored
@@ -104,8 +131,6 @@ fn mirrored(shifted: usize, length: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     /// Every feature of the audio, computed at once from a padded copy.
@@ -137,6 +162,19 @@ mod tests {
     }
 
     #[test]
+    fn silence_is_told_from_the_faintest_sound() {
+        let bank = MelBank::new(80);
+        let heard = |audio: Vec<f32>| {
+            let timeline = Timeline::new(Arc::new(audio), None);
+            let window = Features::new(&timeline, &bank).unwrap().window(0, 100).unwrap();
+            window.is_some()
+        };
+        assert!(!heard(vec![0.0; 16_000]));
+        assert!(!heard(vec![0.9 / 32_768.0; 16_000]));
+        assert!(heard((0..16_000).map(|n| if n == 9_000 { 2.0 / 32_768.0 } else { 0.0 }).collect()));
+    }
+
+    #[test]
     fn windows_are_pieces_of_the_whole() {
         let bank = MelBank::new(80);
         for length in [1_usize, 159, 160, 201, 777, 16_000, 500_123] {
@@ -149,7 +187,7 @@ mod tests {
             assert_eq!(features.frames(), length / HOP);
             for start in (0..features.frames()).step_by(1_234) {
                 let frames = WINDOW_FRAMES.min(features.frames() - start);
-                let window = features.window(start, frames).unwrap();
+                let window = features.window(start, frames).unwrap().unwrap();
                 for frame in 0..frames {
                     for bin in 0..80 {
                         let ours = window[bin * WINDOW_FRAMES + frame];

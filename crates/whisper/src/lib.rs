@@ -21,4 +21,5 @@ mod words;
 pub use config::{ComputeType, Device, ModelSource, WhisperConfig};
 pub use engine::WhisperEngine;
 pub use error::LoadError;
+pub use features::log_mel;
 pub use model::{DECODER_REVISION, ENGINE};

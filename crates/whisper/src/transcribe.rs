@@ -22,8 +22,6 @@ use crate::timeline::Timeline;
 use crate::vocabulary::{MAX_CONTEXT, TokenId};
 use crate::words::{self, Spoken};
 
-/// Least time between two checkpoints.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 /// Text decoded at a higher temperature does not prompt the next window: it may be wrong.
 const MAX_PROMPTING_TEMPERATURE: f32 = 0.5;
 
@@ -42,16 +40,20 @@ struct Position {
     language: Option<(Language, f32)>,
 }
 
+/// Who watches a job, and who may end it.
+pub(crate) struct Watch<'a> {
+    pub(crate) observer: &'a dyn EngineObserver,
+    pub(crate) cancelled: &'a dyn Fn() -> bool,
+    /// Least time between two checkpoints.
+    pub(crate) checkpoint_every: Duration,
+}
+
 /// Transcribes a job from its beginning or its checkpoint.
 ///
 /// # Errors
 /// Those of [`verbatim_core::ports::SpeechEngine::transcribe`].
-pub(crate) fn run(
-    model: &Model,
-    request: &EngineRequest,
-    observer: &dyn EngineObserver,
-    cancelled: &dyn Fn() -> bool,
-) -> Result<Transcript, EngineError> {
+pub(crate) fn run(model: &Model, request: &EngineRequest, watch: &Watch<'_>) -> Result<Transcript, EngineError> {
+    let Watch { observer, cancelled, checkpoint_every } = *watch;
     let timeline = Timeline::new(Arc::clone(&request.audio), request.speech.as_deref());
     let features = Features::new(&timeline, &model.mel).map_err(unreadable)?;
     let (position, segments) = resume(model, request, &timeline);
@@ -72,7 +74,7 @@ pub(crate) fn run(
         let before = job.segments.len();
         job.hear_window(&features)?;
         observer.window_done(job.position_ms(), &job.segments[before..]);
-        if last_checkpoint.elapsed() >= CHECKPOINT_EVERY {
+        if last_checkpoint.elapsed() >= checkpoint_every {
             observer.checkpoint(job.checkpoint()?);
             last_checkpoint = Instant::now();
         }
@@ -123,7 +125,10 @@ impl Job<'_> {
     fn hear_window(&mut self, features: &Features<'_>) -> Result<(), EngineError> {
         let start = self.position.next;
         let window = Window { start, frames: WINDOW_FRAMES.min(features.frames() - start) };
-        let mut values = features.window(window.start, window.frames).map_err(unreadable)?;
+        let Some(mut values) = features.window(window.start, window.frames).map_err(unreadable)? else {
+            self.position.next = window.start + window.frames;
+            return Ok(());
+        };
         let shape = [1, self.model.mel.bins(), WINDOW_FRAMES];
         let input = StorageView::new(&shape, &mut values, Device::CPU).map_err(failed)?;
         let encoded = self.model.whisper.encode(&input, false).map_err(failed)?;

@@ -1,0 +1,8 @@
+//! The engine with real models on real and synthesised speech.
+
+mod hearing;
+mod loading;
+mod multilingual;
+mod port;
+mod support;
+mod words;
