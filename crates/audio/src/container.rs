@@ -64,7 +64,11 @@ pub(crate) struct AudioTrack {
 
 impl<'s> Demuxer<'s> {
     /// Opens `stream`, `total` bytes of `format`.
-    pub(crate) fn open(stream: MediaSourceStream<'s>, format: AudioFormat, total: u64) -> Result<Self, AudioError> {
+    pub(crate) fn open(
+        stream: MediaSourceStream<'s>,
+        format: AudioFormat,
+        total: u64,
+    ) -> Result<Self, AudioError> {
         if format == AudioFormat::Wav {
             return WavReader::new(stream, total).map(Self::Wav);
         }
@@ -85,7 +89,11 @@ impl<'s> Demuxer<'s> {
     /// The track to decode, as the container describes it now; a chained Ogg file has a new one in each link.
     pub(crate) fn audio_track(&self) -> Result<AudioTrack, AudioError> {
         let reader = match self {
-            Self::Wav(reader) => return Ok(AudioTrack::new(0, reader.header().codec_params(), None)),
+            Self::Wav(reader) => {
+                let mut track = AudioTrack::new(0, reader.header().codec_params(), None);
+                track.edit.length = reader.header().stated_secs();
+                return Ok(track);
+            }
             Self::Other(reader) => reader,
         };
         let mut found_one = false;
@@ -97,7 +105,11 @@ impl<'s> Demuxer<'s> {
                 }
             }
         }
-        Err(if found_one { AudioError::unsupported("the codec of its audio track") } else { AudioError::NoAudioTrack })
+        Err(if found_one {
+            AudioError::unsupported("the codec of its audio track")
+        } else {
+            AudioError::NoAudioTrack
+        })
     }
 
     /// The next packet of any track.

@@ -55,8 +55,9 @@ pub fn decode<S: Read + Seek + Send + Sync>(
     let reading = |error| AudioError::io("reading the audio failed", error);
     let total = source.seek(SeekFrom::End(0)).map_err(reading)?;
     let (base, format) = identify(&mut source, total)?;
-    // Only these two have an index that is not in reading order; what the others guess from their length is wrong.
-    let seekable = matches!(format, AudioFormat::M4a | AudioFormat::Webm);
+    // MP4 may have its index at the end. The other readers need none, and what they guess from the file's length, such
+    // as the duration of an mp3, would only mislead them.
+    let seekable = format == AudioFormat::M4a;
     let source = GuardedSource::new(source, base, total, seekable, cancel).map_err(reading)?;
     let fault = source.fault();
     let outcome = open(source, format, total - base)
@@ -86,7 +87,9 @@ fn identify(source: &mut (impl Read + Seek), total: u64) -> Result<(u64, AudioFo
                 // Between a tag and mp3 there may be padding, which the reader skips.
                 let fallback = (base > 0).then_some(AudioFormat::Mp3);
                 let format = sniff::sniff(&head).or(fallback);
-                return format.map(|format| (base, format)).ok_or_else(|| AudioError::unsupported("this content"));
+                return format
+                    .map(|format| (base, format))
+                    .ok_or_else(|| AudioError::unsupported("this content"));
             }
         }
     }
@@ -101,10 +104,11 @@ fn open<'s, S: Read + Seek + Send + Sync + 's>(
 ) -> Result<(Packets<'s>, AudioTrack), AudioError> {
     let mut edit = None;
     if format == AudioFormat::M4a {
-        if !mp4::has_index(&mut source, total) {
-            return Err(AudioError::malformed("its index is missing, which is written last"));
-        }
+        let stated_len = mp4::stated_len(&mut source, total)
+            .ok_or_else(|| AudioError::malformed("its index is missing, which is written last"))?;
         edit = mp4::first_audio_edit(&mut source, total);
+        // The reader drops a last box that is cut off; for all that it can tell, this one is not.
+        source.pretend_len(stated_len);
         source.seek(SeekFrom::Start(0)).map_err(|error| AudioError::io("reading the audio failed", error))?;
     }
     let stream = MediaSourceStream::new(Box::new(source), MediaSourceStreamOptions::default());
@@ -113,7 +117,7 @@ fn open<'s, S: Read + Seek + Send + Sync + 's>(
     if let Some(edit) = edit {
         track.edit = edit;
     }
-    Ok((Packets::new(demuxer, &track, total, format == AudioFormat::Aac), track))
+    Ok((Packets::new(demuxer, &track, total, format), track))
 }
 
 /// Decodes packet after packet into `samples`.
@@ -138,7 +142,6 @@ fn run<'a>(
                     if lost > LOSSES_BEFORE_GIVING_UP && lost > decoded {
                         return Err(reason);
                     }
-                    samples.stand_in(link.seconds(&packet))?;
                 }
             },
             Step::NextLink => {

@@ -47,7 +47,10 @@ pub enum AudioError {
         limit: u16,
     },
     /// A sampling rate that no recording of speech has.
-    #[error("a sampling rate of {rate} Hz is not supported; resample to {lowest}-{highest} Hz, such as {}", SAMPLE_RATE)]
+    #[error(
+        "a sampling rate of {rate} Hz is not supported; resample to {lowest}-{highest} Hz, such as {}",
+        SAMPLE_RATE
+    )]
     BadSampleRate {
         /// Rate that the file states, in Hz.
         rate: u32,
@@ -60,7 +63,9 @@ pub enum AudioError {
     #[error("the work on this audio was cancelled")]
     Cancelled,
     /// Reading the source or writing the scratch file failed; the kind tells a full disk from the rest.
-    #[error("the audio could not be read or buffered for a reason that is not in the file; it will be tried again")]
+    #[error(
+        "the audio could not be read or buffered for a reason that is not in the file; it will be tried again"
+    )]
     Storage(#[source] PortError),
     /// A bug of ours.
     #[error("the audio could not be converted because of an internal error")]

@@ -3,7 +3,7 @@
 use symphonia::core::codecs::audio::AudioDecoder;
 use symphonia::core::errors::Error;
 use symphonia::core::packet::Packet;
-use symphonia::core::units::TimeBase;
+use symphonia::core::units::{Duration, TimeBase, Timestamp};
 use verbatim_core::audio::AudioLimits;
 
 use crate::container::{AudioTrack, refusal, shielded};
@@ -13,6 +13,12 @@ use crate::samples::Samples;
 
 /// Nothing that speaks was ever recorded at less, and the resampler's memory grows with the ratio.
 const LOWEST_RATE: u32 = 2_000;
+/// Packets may come this much late by their times before something is missing: times are rounded, and codecs delay.
+const SHORTEST_GAP_SECS: f64 = 0.25;
+/// A packet that says it is longer is lying.
+const LONGEST_PACKET_SECS: f64 = 1.0;
+/// A longer gap is a clock that was set, not sound that was lost.
+const LONGEST_GAP_SECS: f64 = 60.0;
 
 /// A track's decoder and what of its sound is meant to be heard.
 pub(crate) struct Link {
@@ -21,6 +27,10 @@ pub(crate) struct Link {
     edit: Edit,
     /// Frames decoded so far.
     frames: u64,
+    /// Seconds of sound so far, with what stands in for lost ones.
+    position: f64,
+    /// What to subtract from a packet's time to have its position.
+    origin: Option<f64>,
     interleaved: Vec<f32>,
 }
 
@@ -30,21 +40,38 @@ impl Link {
         check(track.channels(), track.rate(), limits)?;
         let decoder = track.decoder()?;
         let (time_base, edit) = (track.time_base, track.edit);
-        Ok(Self { decoder, time_base, edit, frames: 0, interleaved: Vec::new() })
+        Ok(Self { decoder, time_base, edit, frames: 0, position: 0.0, origin: None, interleaved: Vec::new() })
     }
 
-    /// Decodes `packet` into `samples`; `is_last` when the track may end within it. The inner error is a packet that
-    /// cannot be decoded, with what that would mean for a file of nothing else.
+    /// Decodes `packet` into `samples`, after silence for what is missing before it; `is_last` when the track may end
+    /// within it. The inner error is a packet that cannot be decoded, with what that would mean for a file of nothing
+    /// else.
     pub(crate) fn decode(
         &mut self,
         packet: &Packet,
         is_last: bool,
         samples: &mut Samples<'_>,
     ) -> Result<Result<(), AudioError>, AudioError> {
+        // Matroska tells of priming by a time before the beginning.
+        if self.frames == 0
+            && self.edit.lead == 0.0
+            && packet.trim_start == Duration::ZERO
+            && packet.pts.is_negative()
+        {
+            self.edit.lead = self.seconds(packet.pts.abs_delta(Timestamp::ZERO));
+        }
+        self.fill_gap(packet, samples)?;
         let buffer = match shielded(|| self.decoder.decode(packet))? {
             Ok(buffer) => buffer,
-            Err(Error::IoError(_)) => return Ok(Err(AudioError::malformed("its packets are cut off"))),
-            Err(error) => return Ok(Err(refusal(error))),
+            Err(error) => {
+                let length = self.seconds(packet.dur).min(LONGEST_PACKET_SECS);
+                self.position += length;
+                samples.stand_in(length)?;
+                return Ok(Err(match error {
+                    Error::IoError(_) => AudioError::malformed("its packets are cut off"),
+                    error => refusal(error),
+                }));
+            }
         };
         let (rate, channels) = (buffer.spec().rate(), buffer.spec().channels().count());
         check(Some(channels), Some(rate), samples.limits())?;
@@ -53,6 +80,7 @@ impl Link {
         let frames = (self.interleaved.len() / channels) as u64;
         let (start, end) = self.heard(rate, frames, is_last);
         self.frames += frames;
+        self.position += frames as f64 / f64::from(rate);
         let heard = start as usize * channels..end as usize * channels;
         samples.push(&mut self.interleaved[heard], channels, rate)?;
         Ok(Ok(()))
@@ -69,9 +97,24 @@ impl Link {
         (lead.saturating_sub(self.frames).min(end), end)
     }
 
-    /// How long `packet` says that it is, in seconds.
-    pub(crate) fn seconds(&self, packet: &Packet) -> f64 {
-        let length = self.time_base.and_then(|units| units.calc_duration(packet.dur));
+    /// Puts silence where packets are missing by the time of `packet`.
+    fn fill_gap(&mut self, packet: &Packet, samples: &mut Samples<'_>) -> Result<(), AudioError> {
+        let sign = if packet.pts.is_negative() { -1.0 } else { 1.0 };
+        let time = sign * self.seconds(packet.pts.abs_delta(Timestamp::ZERO));
+        let gap = time - *self.origin.get_or_insert(time) - self.position;
+        if (SHORTEST_GAP_SECS..=LONGEST_GAP_SECS).contains(&gap) {
+            self.position += gap;
+            return samples.stand_in(gap);
+        }
+        if gap.abs() > SHORTEST_GAP_SECS {
+            self.origin = Some(time - self.position);
+        }
+        Ok(())
+    }
+
+    /// A length in the track's units in seconds.
+    fn seconds(&self, length: Duration) -> f64 {
+        let length = self.time_base.and_then(|units| units.calc_duration(length));
         length.map_or(0.0, |length| length.as_secs_f64())
     }
 }

@@ -27,7 +27,8 @@ impl Mixdown {
                 let scale = 1.0 / channels as f32;
                 let frames = interleaved.chunks_exact(channels);
                 mono.extend(frames.map(|frame| frame.iter().sum::<f32>() * scale));
-                if let Some(loudest) = self.loudest_if_cancelled(interleaved, channels, rate, &mono[start..]) {
+                if let Some(loudest) = self.loudest_if_cancelled(interleaved, channels, rate, &mono[start..])
+                {
                     let frames = interleaved.chunks_exact(channels);
                     mono[start..].iter_mut().zip(frames).for_each(|(mixed, frame)| *mixed = frame[loudest]);
                 }
@@ -36,7 +37,13 @@ impl Mixdown {
         mono[start..].iter_mut().for_each(|sample| *sample = sample.clamp(-1.0, 1.0));
     }
 
-    fn loudest_if_cancelled(&mut self, interleaved: &[f32], channels: usize, rate: u32, mean: &[f32]) -> Option<usize> {
+    fn loudest_if_cancelled(
+        &mut self,
+        interleaved: &[f32],
+        channels: usize,
+        rate: u32,
+        mean: &[f32],
+    ) -> Option<usize> {
         let keep = (-(mean.len() as f32) / (rate as f32 * MEMORY_SECS)).exp();
         self.channel_energy.resize(channels, 0.0);
         self.channel_energy.iter_mut().for_each(|energy| *energy *= keep);

@@ -18,10 +18,14 @@ pub(crate) struct Edit {
     pub(crate) length: Option<f64>,
 }
 
-/// Whether the file has its index, without which nothing in it can be found: it is written last and lost when a
-/// recording or a download is cut off.
-pub(crate) fn has_index(source: &mut (impl Read + Seek), total: u64) -> bool {
-    Boxes { source }.find(0..total, b"moov").is_some()
+/// How long a file of `total` bytes would be by the boxes in it: longer than it is when it is cut off. `None` when it
+/// lacks its index, without which nothing in it can be found: that is written last, and lost first.
+pub(crate) fn stated_len(source: &mut (impl Read + Seek), total: u64) -> Option<u64> {
+    let boxes = Boxes { source }.children(0..u64::MAX);
+    let index = boxes.iter().find(|(kind, body)| kind == b"moov" && body.end <= total);
+    let end = boxes.last().map_or(0, |(_, body)| body.end);
+    // A last box of no stated length goes on to the end.
+    index.map(|_| if end == u64::MAX { total } else { end.max(total) })
 }
 
 /// Reads the edit list of the first audio track, where it has one that describes priming.
@@ -29,7 +33,9 @@ pub(crate) fn first_audio_edit(source: &mut (impl Read + Seek), total: u64) -> O
     let mut file = Boxes { source };
     let moov = file.find(0..total, b"moov")?;
     let (_, movie_scale) = file.times(moov.clone(), b"mvhd")?;
-    let track = file.all(moov, b"trak").into_iter().find(|track| file.is_sound(track.clone()) == Some(true))?;
+    let mut tracks =
+        file.children(moov).into_iter().filter(|(kind, _)| kind == b"trak").map(|(_, body)| body);
+    let track = tracks.find(|track| file.is_sound(track.clone()) == Some(true))?;
     let media = file.find(track.clone(), b"mdia")?;
     let (_, media_scale) = file.times(media, b"mdhd")?;
     let edits = file.find(track, b"edts")?;
@@ -67,12 +73,12 @@ impl<S: Read + Seek> Boxes<'_, S> {
         self.bytes(at).map(u64::from_be_bytes)
     }
 
-    /// The bodies of the boxes of one kind directly within `parent`.
-    fn all(&mut self, parent: Range<u64>, kind: &[u8; 4]) -> Vec<Range<u64>> {
-        let mut found = Vec::new();
+    /// Kinds and bodies of the boxes directly within `parent`.
+    fn children(&mut self, parent: Range<u64>) -> Vec<([u8; 4], Range<u64>)> {
+        let mut children = Vec::new();
         let mut at = parent.start;
-        for _ in 0..MOST_BOXES {
-            let (Some(size), Some(name)) = (self.u32(at), self.bytes::<4>(at + 4)) else { break };
+        while at < parent.end && children.len() < MOST_BOXES {
+            let (Some(size), Some(kind)) = (self.u32(at), self.bytes(at + 4)) else { break };
             let (header, size) = match size {
                 0 => (8, parent.end - at),
                 1 => (16, self.u64(at + 8).unwrap_or(0)),
@@ -82,19 +88,15 @@ impl<S: Read + Seek> Boxes<'_, S> {
                 break;
             }
             let end = at.saturating_add(size).min(parent.end);
-            if name == *kind {
-                found.push(at + header..end);
-            }
-            if end >= parent.end {
-                break;
-            }
+            children.push((kind, at + header..end));
             at = end;
         }
-        found
+        children
     }
 
+    /// The body of the first box of one kind directly within `parent`.
     fn find(&mut self, parent: Range<u64>, kind: &[u8; 4]) -> Option<Range<u64>> {
-        self.all(parent, kind).into_iter().next()
+        self.children(parent).into_iter().find(|(found, _)| found == kind).map(|(_, body)| body)
     }
 
     fn is_sound(&mut self, track: Range<u64>) -> Option<bool> {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use symphonia::core::errors::Error;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::Duration;
+use verbatim_core::audio::AudioFormat;
 
 use crate::container::{AudioTrack, Demuxer, refusal, shielded};
 use crate::error::AudioError;
@@ -34,15 +35,16 @@ pub(crate) struct Packets<'s> {
     /// What follows the packets ahead, once it is known.
     then: Option<Step>,
     budget: u64,
-    /// Whether the reader finds its way back after a broken header. The others say themselves that they do not.
-    resyncs: bool,
+    /// Packets in a row that say they end in padding.
+    padded: usize,
+    format: AudioFormat,
 }
 
 impl<'s> Packets<'s> {
-    /// The packets of `track` in a file of `total` bytes.
-    pub(crate) fn new(demuxer: Demuxer<'s>, track: &AudioTrack, total: u64, resyncs: bool) -> Self {
+    /// The packets of `track` in a file of `total` bytes of `format`.
+    pub(crate) fn new(demuxer: Demuxer<'s>, track: &AudioTrack, total: u64, format: AudioFormat) -> Self {
         let budget = total.saturating_add(SMALLEST_BUDGET);
-        Self { demuxer, track: track.id, ahead: VecDeque::new(), then: None, budget, resyncs }
+        Self { demuxer, track: track.id, ahead: VecDeque::new(), then: None, budget, padded: 0, format }
     }
 
     /// The track that begins after [`Step::NextLink`].
@@ -64,7 +66,8 @@ impl<'s> Packets<'s> {
         Ok(match self.ahead.pop_front() {
             Some(mut packet) => {
                 let is_last = self.then.is_some() && self.ahead.len() < TAIL;
-                if !is_last {
+                self.padded = if packet.trim_end == Duration::ZERO { 0 } else { self.padded + 1 };
+                if !is_last || self.padded > TAIL {
                     packet.trim_end = Duration::ZERO;
                 }
                 Step::Packet(packet, is_last)
@@ -73,18 +76,26 @@ impl<'s> Packets<'s> {
         })
     }
 
+    /// Whether the reader finds its way back after a broken header. The others say that they do not.
+    fn resyncs(&self) -> bool {
+        matches!(self.format, AudioFormat::Aac | AudioFormat::Webm)
+    }
+
     fn look_ahead(&mut self) -> Result<(), AudioError> {
         let mut resyncs = 0;
         loop {
             // A table of a few bytes can promise billions of empty packets.
-            self.budget = self.budget.checked_sub(1).ok_or_else(|| AudioError::malformed("it has too many packets"))?;
+            self.budget =
+                self.budget.checked_sub(1).ok_or_else(|| AudioError::malformed("it has too many packets"))?;
             match shielded(|| self.demuxer.next_packet())? {
                 Ok(Some(packet)) if packet.track_id != self.track => {}
                 Ok(Some(packet)) => return Ok(self.ahead.push_back(packet)),
-                Err(Error::DecodeError(_)) if self.resyncs && resyncs < MOST_RESYNCS => resyncs += 1,
+                Err(Error::DecodeError(_)) if self.resyncs() && resyncs < MOST_RESYNCS => resyncs += 1,
                 outcome => {
                     self.then = Some(match outcome {
                         Err(Error::ResetRequired) => Step::NextLink,
+                        // Live streams never say where they end, and the reader does not tell them from the others.
+                        Err(Error::IoError(_)) if self.format == AudioFormat::Webm => Step::End(None),
                         Err(error) => Step::End(Some(refusal(error))),
                         Ok(_) => Step::End(None),
                     });

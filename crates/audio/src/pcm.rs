@@ -64,8 +64,9 @@ impl PcmSource for DecodedAudio {
             Samples::Memory(samples) => samples.read(start, out),
             Samples::Scratch(file, len) => {
                 let count = usize::try_from(len.saturating_sub(start)).unwrap_or(usize::MAX).min(out.len());
-                read_at(file, start, &mut out[..count])
-                    .map_err(|error| PortError::from_io("reading decoded audio from the scratch folder failed", error))?;
+                read_at(file, start, &mut out[..count]).map_err(|error| {
+                    PortError::from_io("reading decoded audio from the scratch folder failed", error)
+                })?;
                 Ok(count)
             }
         }
@@ -115,7 +116,9 @@ impl PcmWriter {
         self.memory.append(from);
         let room = if self.spool.is_some() { PIECE } else { SAMPLES_IN_MEMORY };
         if self.memory.len() > room {
-            self.spill().map_err(|error| AudioError::io("writing decoded audio to the scratch folder failed", error))?;
+            self.spill().map_err(|error| {
+                AudioError::io("writing decoded audio to the scratch folder failed", error)
+            })?;
         }
         Ok(())
     }
@@ -140,7 +143,9 @@ impl PcmWriter {
     /// The samples, to be read from now on.
     pub(crate) fn finish(mut self, format: AudioFormat, damage: Damage) -> Result<DecodedAudio, AudioError> {
         if self.spool.is_some() {
-            self.spill().map_err(|error| AudioError::io("writing decoded audio to the scratch folder failed", error))?;
+            self.spill().map_err(|error| {
+                AudioError::io("writing decoded audio to the scratch folder failed", error)
+            })?;
         }
         let samples = match self.spool {
             Some((file, len)) => Samples::Scratch(file, len),

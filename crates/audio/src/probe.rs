@@ -27,7 +27,9 @@ pub fn probe_duration(head: &[u8], total_bytes: u64) -> Option<u64> {
         return probe_duration(rest, total_bytes.checked_sub(tag)?);
     }
     let (duration, densest) = match sniff(head)? {
-        AudioFormat::Wav => (WavHeader::read(&mut Cursor::new(head), total_bytes).ok()?.duration_ms(), u64::MAX),
+        AudioFormat::Wav => {
+            (WavHeader::read(&mut Cursor::new(head), total_bytes).ok()?.duration_ms(), u64::MAX)
+        }
         AudioFormat::Flac => {
             let info = StreamInfo::parse(head)?;
             (millis(info.samples, u64::from(info.rate))?, densest::FLAC)

@@ -10,9 +10,6 @@ use crate::mixdown::Mixdown;
 use crate::pcm::{DecodedAudio, PcmWriter};
 use crate::resample::Resampler;
 
-/// Most silence that stands in for one lost packet, in seconds.
-const LONGEST_STAND_IN: f64 = 1.0;
-
 /// What has been decoded so far.
 pub(crate) struct Samples<'a> {
     /// What has been lost so far.
@@ -46,18 +43,29 @@ impl<'a> Samples<'a> {
     }
 
     /// Takes frames of `channels` interleaved samples at `rate` Hz.
-    pub(crate) fn push(&mut self, interleaved: &mut [f32], channels: usize, rate: u32) -> Result<(), AudioError> {
+    pub(crate) fn push(
+        &mut self,
+        interleaved: &mut [f32],
+        channels: usize,
+        rate: u32,
+    ) -> Result<(), AudioError> {
         self.mono.clear();
         self.mixdown.mix(interleaved, channels, rate, &mut self.mono);
         self.push_mono(rate)
     }
 
-    /// Puts silence in place of a lost packet that was `seconds` long, so that what follows keeps its time.
+    /// Puts `seconds` of silence in place of what was lost, so that what follows keeps its time.
     pub(crate) fn stand_in(&mut self, seconds: f64) -> Result<(), AudioError> {
         let rate = self.resampler.as_ref().map_or(SAMPLE_RATE, Resampler::rate);
-        self.mono.clear();
-        self.mono.resize((seconds.clamp(0.0, LONGEST_STAND_IN) * f64::from(rate)).round() as usize, 0.0);
-        self.push_mono(rate)
+        let mut left = (seconds * f64::from(rate)).round() as usize;
+        while left > 0 {
+            let frames = left.min(rate as usize);
+            self.mono.clear();
+            self.mono.resize(frames, 0.0);
+            self.push_mono(rate)?;
+            left -= frames;
+        }
+        Ok(())
     }
 
     fn push_mono(&mut self, rate: u32) -> Result<(), AudioError> {

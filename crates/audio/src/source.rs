@@ -58,13 +58,24 @@ pub(crate) struct GuardedSource<S> {
 impl<S: Read + Seek> GuardedSource<S> {
     /// Wraps `inner`, which is `total` bytes long, from its byte `base` on. Demuxers of streams that need no index do
     /// better when they are told that the source is not `seekable`: they then estimate nothing from its length.
-    pub(crate) fn new(inner: S, base: u64, total: u64, seekable: bool, cancel: &CancellationToken) -> io::Result<Self> {
+    pub(crate) fn new(
+        inner: S,
+        base: u64,
+        total: u64,
+        seekable: bool,
+        cancel: &CancellationToken,
+    ) -> io::Result<Self> {
         let len = total.saturating_sub(base);
         let budget = len.saturating_mul(READS_PER_BYTE).saturating_add(SMALLEST_BUDGET);
         let mut source =
             Self { inner, base, len, seekable, budget, cancel: cancel.clone(), fault: ReadFault::default() };
         source.inner.seek(SeekFrom::Start(base))?;
         Ok(source)
+    }
+
+    /// Says that the source is `len` bytes long. Reads past its real end still give nothing.
+    pub(crate) fn pretend_len(&mut self, len: u64) {
+        self.len = len;
     }
 
     /// Where to ask why reads failed.
@@ -96,12 +107,18 @@ impl<S: Read> Read for GuardedSource<S> {
 
 impl<S: Seek> Seek for GuardedSource<S> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let to = match to {
-            SeekFrom::Start(at) => SeekFrom::Start(self.base.saturating_add(at)),
-            other => other,
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(offset) => self.len.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self
+                .inner
+                .stream_position()?
+                .checked_add_signed(offset)
+                .and_then(|at| at.checked_sub(self.base)),
         };
-        let at = self.inner.seek(to)?;
-        at.checked_sub(self.base).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+        let at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.inner.seek(SeekFrom::Start(self.base.saturating_add(at)))?;
+        Ok(at)
     }
 }
 

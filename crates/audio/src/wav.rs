@@ -32,20 +32,20 @@ pub(crate) struct WavHeader {
     block_bytes: u64,
     frames_per_block: u64,
     data_len: u64,
+    /// Frames of sound in compressed samples, whose last block is padded.
+    stated_frames: Option<u32>,
 }
 
 impl WavHeader {
     /// Reads the header at the start of `source`, which is or will be `total` bytes long.
     pub(crate) fn read(source: &mut (impl Read + Seek), total: u64) -> Result<Self, AudioError> {
         let [id, size, _form] = words(source)?;
-        // A size of zero is a header that was never finished; 64-bit files put all ones here and the size elsewhere.
-        let riff_end = match u32::from_le_bytes(size) {
-            0 | u32::MAX => total,
-            size => 8 + u64::from(size),
-        };
+        // Where the file ends; nowhere that makes sense when the header was never finished.
+        let riff_end = 8 + u64::from(u32::from_le_bytes(size));
         let long = id != *b"RIFF";
         let mut long_data_len = None;
         let mut format = None;
+        let mut stated_frames = None;
         let mut at = 12_u64;
         for _ in 0..MOST_CHUNKS {
             let [id, size] = words(source)?;
@@ -54,20 +54,34 @@ impl WavHeader {
             match &id {
                 b"data" => {
                     let Format { codec, channels, rate, block_bytes, frames_per_block } =
-                        format.ok_or_else(|| AudioError::malformed("the wav file has samples before their format"))?;
+                        format.ok_or_else(|| {
+                            AudioError::malformed("the wav file has samples before their format")
+                        })?;
                     let there = total.saturating_sub(at);
                     let data_len = match size {
-                        0 if riff_end > at => 0,
+                        0 if (at..=total).contains(&riff_end) => 0,
                         0 | 0xffff_ffff => long_data_len.unwrap_or(there),
                         size => size,
                     };
                     let data_len = data_len.min(there);
-                    return Ok(Self { codec, channels, rate, block_bytes, frames_per_block, data_len });
+                    return Ok(Self {
+                        codec,
+                        channels,
+                        rate,
+                        block_bytes,
+                        frames_per_block,
+                        data_len,
+                        stated_frames: stated_frames.filter(|frames| frames_per_block > 1 && *frames > 0),
+                    });
                 }
                 b"fmt " => format = Some(Format::parse(&chunk(source, size)?)?),
+                b"fact" => {
+                    stated_frames = chunk(source, size)?.first_chunk().map(|word| u32::from_le_bytes(*word))
+                }
                 b"ds64" if long => {
                     let sizes = chunk(source, size)?;
-                    long_data_len = sizes.get(8..16).and_then(|len| len.try_into().ok()).map(u64::from_le_bytes);
+                    long_data_len =
+                        sizes.get(8..16).and_then(|len| len.try_into().ok()).map(u64::from_le_bytes);
                 }
                 _ => {}
             }
@@ -83,7 +97,12 @@ impl WavHeader {
         frames.saturating_mul(1000) / u64::from(self.rate)
     }
 
-    /// The same for a decoder.
+    /// Length of the sound in seconds, where it ends within the last block.
+    pub(crate) fn stated_secs(&self) -> Option<f64> {
+        self.stated_frames.map(|frames| f64::from(frames) / f64::from(self.rate))
+    }
+
+    /// The format for a decoder.
     pub(crate) fn codec_params(&self) -> AudioCodecParameters {
         let mut params = AudioCodecParameters::new();
         params
@@ -143,9 +162,19 @@ impl Format {
             (7, 1) => CODEC_ID_PCM_MULAW,
             (0x02, _) => return Self::adpcm(CODEC_ID_ADPCM_MS, 7, 2, channels, rate, block_align),
             (0x11, _) => return Self::adpcm(CODEC_ID_ADPCM_IMA_WAV, 4, 1, channels, rate, block_align),
-            _ => return Err(AudioError::unsupported(format!("wav with codec {tag:#06x} and {bits} bits a sample"))),
+            _ => {
+                return Err(AudioError::unsupported(format!(
+                    "wav with codec {tag:#06x} and {bits} bits a sample"
+                )));
+            }
         };
-        Ok(Self { codec, channels, rate, block_bytes: (bytes * usize::from(channels)) as u64, frames_per_block: 1 })
+        Ok(Self {
+            codec,
+            channels,
+            rate,
+            block_bytes: (bytes * usize::from(channels)) as u64,
+            frames_per_block: 1,
+        })
     }
 
     /// Blocks begin with `header` bytes a channel that hold `first` samples; the rest is 4 bits a sample.

@@ -2,11 +2,11 @@
 
 use anyhow::{Result, ensure};
 use verbatim_audio::{AudioError, sniff};
+use verbatim_core::CancellationToken;
 use verbatim_core::audio::{AudioLimits, PcmSource};
 use verbatim_core::failure::FailureKind;
-use verbatim_core::CancellationToken;
 
-use crate::support::{RATE, SWEEP, alignment, decode_bytes, made, reference, samples};
+use crate::support::{RATE, SWEEP, alignment, decode_bytes, made, samples, sweep};
 
 /// A WAV file with these fields.
 fn wav(tag: u16, channels: u16, rate: u32, bits: u16, data: &[u8]) -> Vec<u8> {
@@ -87,7 +87,9 @@ fn values_that_are_no_numbers_are_silence() -> Result<()> {
 fn very_short_audio_is_audio() -> Result<()> {
     assert_eq!(decode_bytes(wav(1, 1, 16_000, 16, &[0; 1600]))?.duration_ms(), 50);
     assert_eq!(decode_bytes(wav(1, 1, 16_000, 16, &[0; 2]))?.len(), 1);
-    for (name, args) in [("a.mp3", "-c:a libmp3lame"), ("a.ogg", "-c:a libopus"), ("a.m4a", "-c:a aac"), ("a.flac", "")] {
+    for (name, args) in
+        [("a.mp3", "-c:a libmp3lame"), ("a.ogg", "-c:a libopus"), ("a.m4a", "-c:a aac"), ("a.flac", "")]
+    {
         let audio = decode_bytes(made("sine=d=0.05:r=48000", args, name)?)?;
         assert!(audio.duration_ms().abs_diff(50) <= 30, "{name}: {} ms", audio.duration_ms());
     }
@@ -97,7 +99,7 @@ fn very_short_audio_is_audio() -> Result<()> {
 /// Half a file gives half of the sound.
 #[test]
 fn what_is_left_of_a_cut_file_is_heard() -> Result<()> {
-    let truth = reference(SWEEP)?;
+    let truth = sweep();
     for (name, args) in [
         ("a.flac", "-c:a flac"),
         ("a.mp3", "-c:a libmp3lame -b:a 64k"),
@@ -116,8 +118,8 @@ fn what_is_left_of_a_cut_file_is_heard() -> Result<()> {
         got.resize(10 * RATE, 0.0);
         let (_, likeness) = alignment(&truth[..4 * RATE], &got);
         ensure!(likeness > 0.9 || name == "a.aac", "{name} {args}: {likeness} alike");
-        // Streams of frames have no end that could be missing.
-        if !matches!(name, "a.mp3" | "a.aac" | "a.flac") {
+        // The others are streams whose end is not told.
+        if matches!(name, "a.ogg" | "a.m4a" | "a.mp4") {
             assert!(audio.damage().ended_early, "{name} {args}");
         }
     }
@@ -130,7 +132,7 @@ fn what_is_left_of_a_cut_file_is_heard() -> Result<()> {
 /// A stretch of rubbish costs that stretch, and what follows keeps its time.
 #[test]
 fn rubbish_in_the_middle_costs_only_itself() -> Result<()> {
-    let truth = reference(SWEEP)?;
+    let truth = sweep();
     for (name, args) in [
         ("a.mp3", "-c:a libmp3lame -b:a 64k"),
         ("a.flac", "-c:a flac"),
@@ -152,7 +154,13 @@ fn rubbish_in_the_middle_costs_only_itself() -> Result<()> {
 
 #[test]
 fn rubbish_all_over_is_refused() -> Result<()> {
-    for (name, args) in [("a.mp3", "-c:a libmp3lame"), ("a.flac", "-c:a flac"), ("a.ogg", "-c:a libopus"), ("a.webm", "-c:a libopus"), ("a.m4a", "-c:a aac -movflags +faststart")] {
+    for (name, args) in [
+        ("a.mp3", "-c:a libmp3lame"),
+        ("a.flac", "-c:a flac"),
+        ("a.ogg", "-c:a libopus"),
+        ("a.webm", "-c:a libopus"),
+        ("a.m4a", "-c:a aac -movflags +faststart"),
+    ] {
         let mut bytes = made(SWEEP, args, name)?;
         let header = if name == "a.m4a" { 4000 } else { 600 };
         let mut state = 1_u32;
@@ -162,7 +170,11 @@ fn rubbish_all_over_is_refused() -> Result<()> {
         }
         match decode_bytes(bytes) {
             Err(error) => assert_eq!(error.failure_kind(), FailureKind::BadAudio, "{name}: {error:?}"),
-            Ok(audio) => assert!(audio.damage().any() || audio.duration_ms() < 2000, "{name}: {} ms", audio.duration_ms()),
+            Ok(audio) => assert!(
+                audio.damage().any() || audio.duration_ms() < 2000,
+                "{name}: {} ms",
+                audio.duration_ms()
+            ),
         }
     }
     Ok(())
@@ -172,7 +184,12 @@ fn rubbish_all_over_is_refused() -> Result<()> {
 fn limits_are_the_callers() -> Result<()> {
     let bytes = made(SWEEP, "-c:a flac -ac 2 -ar 44100", "a.flac")?;
     let limited = |limits: AudioLimits| {
-        verbatim_audio::decode(std::io::Cursor::new(&bytes), &limits, &std::env::temp_dir(), &CancellationToken::new())
+        verbatim_audio::decode(
+            std::io::Cursor::new(&bytes),
+            &limits,
+            &std::env::temp_dir(),
+            &CancellationToken::new(),
+        )
     };
     let usual = AudioLimits::default();
     assert!(limited(AudioLimits { max_duration_secs: 10, ..usual }).is_ok());

@@ -47,7 +47,11 @@ fn cancelling_stops_the_work() -> Result<()> {
     let path = dir.path().join("a.flac");
     ffmpeg("anullsrc=r=48000:cl=stereo:d=600", "-c:a flac", &path)?;
     let cancel = CancellationToken::new();
-    let source = CancelsHalfway { inner: File::open(&path)?, cancel: cancel.clone(), left: path.metadata()?.len() / 2 };
+    let source = CancelsHalfway {
+        inner: File::open(&path)?,
+        cancel: cancel.clone(),
+        left: path.metadata()?.len() / 2,
+    };
     let outcome = decode(source, &AudioLimits::default(), dir.path(), &cancel);
     assert!(matches!(outcome, Err(AudioError::Cancelled)), "{outcome:?}");
     let silence = vec![0.0; 160_000];
@@ -81,7 +85,9 @@ impl Seek for CancelsHalfway {
 /// A disk that fails halfway is no fault of the file, although demuxers take it for the end of it.
 #[test]
 fn a_failing_disk_is_not_the_files_fault() -> Result<()> {
-    for (name, args) in [("a.mp3", "-c:a libmp3lame"), ("a.ogg", "-c:a libopus"), ("a.wav", ""), ("a.m4a", "-c:a aac")] {
+    for (name, args) in
+        [("a.mp3", "-c:a libmp3lame"), ("a.ogg", "-c:a libopus"), ("a.wav", ""), ("a.m4a", "-c:a aac")]
+    {
         let bytes = made(SWEEP, args, name)?;
         let left = AtomicU64::new(bytes.len() as u64 / 2);
         let source = Failing { inner: Cursor::new(bytes), left };
@@ -117,7 +123,12 @@ fn a_missing_scratch_folder_is_storage() -> Result<()> {
     let dir = TempDir::new()?;
     let path = dir.path().join("a.flac");
     ffmpeg("anullsrc=r=16000:cl=mono:d=400", "-c:a flac", &path)?;
-    let outcome = decode(File::open(&path)?, &AudioLimits::default(), Path::new("/nonexistent"), &CancellationToken::new());
+    let outcome = decode(
+        File::open(&path)?,
+        &AudioLimits::default(),
+        Path::new("/nonexistent"),
+        &CancellationToken::new(),
+    );
     let error = outcome.err().context("it was decoded to nowhere")?;
     assert_eq!(error.failure_kind(), FailureKind::StorageUnavailable);
     assert!(!error.is_out_of_space());

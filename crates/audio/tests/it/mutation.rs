@@ -22,7 +22,8 @@ static FILES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         ("c.mp4", "-c:a aac -movflags +frag_keyframe+empty_moov"),
         ("a.aac", "-c:a aac"),
     ];
-    let file = |(name, args)| made("sine=d=0.4:r=16000", args, name).expect("ffmpeg makes the files to break");
+    let file =
+        |(name, args)| made("sine=d=0.4:r=16000", args, name).expect("ffmpeg makes the files to break");
     kinds.map(file).into()
 });
 

@@ -1,10 +1,13 @@
 //! WAV in all the ways that it is written.
 
 use anyhow::{Context, Result};
+use tempfile::TempDir;
 use verbatim_audio::{AudioError, probe_duration};
 use verbatim_core::audio::PcmSource;
 
-use crate::support::{SWEEP, alignment, assert_sweep, decode_bytes, made, reference, samples};
+use crate::support::{
+    SWEEP, assert_sweep, correlation, decode_bytes, decode_path, ffmpeg, made, run, samples, sweep,
+};
 
 #[test]
 fn every_kind_of_sample() -> Result<()> {
@@ -17,12 +20,29 @@ fn every_kind_of_sample() -> Result<()> {
         ("pcm_f64le", 0.9999),
         ("pcm_mulaw", 0.999),
         ("pcm_alaw", 0.999),
-        ("adpcm_ms", 0.99),
-        ("adpcm_ima_wav", 0.99),
     ] {
         for channels in ["1", "2"] {
             let bytes = made(SWEEP, &format!("-c:a {codec} -ac {channels}"), "a.wav")?;
             assert_sweep(&decode_bytes(bytes)?, &format!("{codec}, {channels} channels"), 1, least_likeness)?;
+        }
+    }
+    Ok(())
+}
+
+/// ADPCM comes in blocks, the last of which is padded.
+#[test]
+fn adpcm_ends_where_its_sound_does() -> Result<()> {
+    let dir = TempDir::new()?;
+    let plain = dir.path().join("plain.wav");
+    ffmpeg(SWEEP, "-c:a pcm_s16le", &plain)?;
+    for encoding in ["ms-adpcm", "ima-adpcm"] {
+        for channels in ["1", "2"] {
+            let path = dir.path().join("adpcm.wav");
+            let (from, to) = (plain.to_str().context("UTF-8")?, path.to_str().context("UTF-8")?);
+            run("sox", &[from, "-e", encoding, "-c", channels, to])?;
+            let audio = decode_path(&path)?;
+            assert_eq!(audio.duration_ms(), 10_000, "{encoding}, {channels} channels");
+            assert_sweep(&audio, encoding, 1, 0.99)?;
         }
     }
     Ok(())
@@ -50,8 +70,8 @@ fn up_to_eight_channels_and_an_inverted_pair() -> Result<()> {
     let sound = "0.5*(0.2+0.8*abs(sin(PI*t)))*sin(2*PI*(200*t+140*t*t))";
     let inverted = format!("aevalsrc=exprs='{sound}|-({sound})':s=48000:d=10");
     let audio = decode_bytes(made(&inverted, "-c:a pcm_s16le", "a.wav")?)?;
-    let (_, likeness) = alignment(&reference(SWEEP)?, &samples(&audio)?);
-    assert!(likeness.abs() > 0.999, "{likeness}");
+    let likeness = correlation(&sweep(), &samples(&audio)?, 0).abs();
+    assert!(likeness > 0.999, "{likeness}");
     Ok(())
 }
 
@@ -73,7 +93,9 @@ fn a_length_that_is_a_lie() -> Result<()> {
     let honest = made(SWEEP, "-c:a pcm_s16le", "a.wav")?;
     let at = data_length(&honest)?;
     // A stream that was never finished, one that never knew, one that promises two hours.
-    for (riff, data) in [(0, 0), (u32::MAX, u32::MAX), (u32::MAX, 0), (0x7fff_ffff, 0x7fff_ffff), (700_000_000, 691_200_000)] {
+    for (riff, data) in
+        [(0, 0), (u32::MAX, u32::MAX), (u32::MAX, 0), (0x7fff_ffff, 0x7fff_ffff), (700_000_000, 691_200_000)]
+    {
         let mut bytes = honest.clone();
         bytes[4..8].copy_from_slice(&u32::to_le_bytes(riff));
         bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(data));
