@@ -17,10 +17,7 @@ pub async fn a_cancelled_submission_leaves_the_others_alone<H: Harness>(harness:
     ensure_eq!(cancelled.status, SubmissionStatus::Cancelled, "the answer to the one that left");
     world.expect(&second, SubmissionStatus::Queued).await?;
     let lease = world.claim_one().await?;
-    ensure!(
-        matches!(world.store.renew(&[lease.token.clone()], LEASE).await?[..], [Renewal::Held { .. }]),
-        "the job is wanted"
-    );
+    ensure!(matches!(world.renew(&lease.token).await?, Renewal::Held { .. }), "the job is wanted");
     ensure_eq!(world.complete(&lease).await?, Finish::Done(JobState::Completed), "completing");
     world.expect(&first, SubmissionStatus::Cancelled).await?;
     world.expect(&second, SubmissionStatus::Completed).await?;
@@ -59,8 +56,8 @@ pub async fn a_running_job_is_asked_to_stop_and_publishes_nothing<H: Harness>(ha
         let lease = world.claim_one().await?;
         world.cancel(&id).await?;
         world.expect(&id, SubmissionStatus::Cancelled).await?;
-        let renewal = world.store.renew(&[lease.token.clone()], LEASE).await?;
-        ensure_eq!(renewal, vec![Renewal::CancelRequested], "the renewal of a job that nobody wants");
+        let renewal = world.renew(&lease.token).await?;
+        ensure_eq!(renewal, Renewal::CancelRequested, "the renewal of a job that nobody wants");
         let finish = match work {
             "acknowledged" => world.fail(&lease, FailureKind::Cancelled).await?,
             "released" => world.store.release(&lease.token).await?,

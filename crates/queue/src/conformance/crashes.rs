@@ -87,10 +87,10 @@ pub async fn innocents_are_not_blamed_when_leases_lapse_one_after_the_other<H: H
     let leases = world.claim(&worker, 2).await?;
     let [ours, beside] = &leases[..] else { return Err(Violation::new("two jobs are there to claim")) };
     world.clock.advance(LEASE / 2);
-    world.store.renew(&[ours.token.clone()], LEASE).await?;
+    world.renew(&ours.token).await?;
     world.pass(LEASE / 2).await?;
-    let gone = world.store.renew(&[beside.token.clone()], LEASE).await?;
-    ensure_eq!(gone, vec![Renewal::Lost], "the lease that was not renewed");
+    let gone = world.renew(&beside.token).await?;
+    ensure_eq!(gone, Renewal::Lost, "the lease that was not renewed");
     vanish(&world).await?;
     // Were it blamed already, these crashes would make it a dead letter.
     let mut crashes = 1;

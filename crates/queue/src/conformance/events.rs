@@ -1,6 +1,8 @@
 //! Invariant 10: a stream, snapshot plus tail, shows what counts in order and always the end.
 
-use futures::StreamExt;
+use std::time::Duration;
+
+use futures::{StreamExt, join};
 use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage};
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::{Lease, Report};
@@ -63,6 +65,31 @@ pub async fn a_watcher_sees_the_whole_story_in_order<H: Harness>(harness: &H) ->
     world.complete(&lease).await?;
     ensure_eq!(names(&drain(stream).await?), vec!["completed"], "the rest of the stream");
     world.audit().await
+}
+
+/// A watcher that waits hears of each event without asking again.
+pub async fn a_waiting_watcher_is_woken_by_each_event<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let id = world.ticket("talk").await?;
+    let mut stream = world.watch(&id, None).await?;
+    ensure_eq!(next(&mut stream).await?.kind.name(), "queued", "the first event");
+    let (started, lease) = join!(woken(&mut stream), world.claim_one());
+    let lease = lease?;
+    ensure_eq!(started?.kind.name(), "started", "the event of the claim");
+    let (segment, reported) = join!(woken(&mut stream), report(&world, &lease, 0.5, &[0]));
+    reported?;
+    ensure_eq!(segment?.kind.name(), "segment", "the event of the report");
+    ensure_eq!(woken(&mut stream).await?.kind.name(), "progress", "the other event of the report");
+    let (cancelled, ended) = join!(woken(&mut stream), world.cancel(&id));
+    ended?;
+    ensure_eq!(cancelled?.kind.name(), "cancelled", "the event of the cancellation");
+    world.audit().await
+}
+
+/// The next event; the limit only keeps a store that forgets its watchers from hanging the test.
+async fn woken(stream: &mut EventStream) -> Verdict<JobEvent> {
+    let event = tokio::time::timeout(Duration::from_secs(20), next(stream)).await;
+    event.unwrap_or_else(|_| Err(Violation::new("the watcher was not woken")))
 }
 
 /// Who comes late sees every segment, the last progress only, and the end.

@@ -19,7 +19,7 @@ async fn expect_stale<H: Harness>(world: &World<'_, H>, token: &LeaseToken) -> V
     let report =
         Report { progress: Some((0.9, Stage::Storing)), segments: vec![segment(9)], checkpoint: None };
     ensure!(!world.store.report(token, report).await?, "a stale report was accepted");
-    ensure_eq!(world.store.renew(&[token.clone()], LEASE).await?, vec![Renewal::Lost], "a stale renewal");
+    ensure_eq!(world.renew(token).await?, Renewal::Lost, "a stale renewal");
     let failure = JobFailure::new(FailureKind::BadAudio, "stale");
     ensure_eq!(world.store.fail(token, failure).await?, Finish::Stale, "a stale failure");
     ensure_eq!(world.store.release(token).await?, Finish::Stale, "a stale release");
@@ -89,14 +89,14 @@ pub async fn renewed_leases_live_and_others_lapse<H: Harness>(harness: &H) -> Ve
     for _ in 0..10 {
         world.pass(LEASE / 3 * 2).await?;
         let expires_at = world.now().plus(LEASE);
-        let renewal = world.store.renew(&[lease.token.clone()], LEASE).await?;
-        ensure_eq!(renewal, vec![Renewal::Held { expires_at }], "a renewal in time");
+        let renewal = world.renew(&lease.token).await?;
+        ensure_eq!(renewal, Renewal::Held { expires_at }, "a renewal in time");
     }
     let lost = world.ticket("lost").await?;
     let other = world.claim_one().await?;
     world.clock.advance(LEASE - Duration::from_millis(1));
     ensure_eq!(world.settle().await?.lapsed, 0, "leases that lapsed too early");
-    world.store.renew(&[lease.token.clone()], LEASE).await?;
+    world.renew(&lease.token).await?;
     ensure_eq!(world.pass(Duration::from_millis(1)).await?.lapsed, 1, "leases that lapsed");
     world.expect(&kept, SubmissionStatus::Processing).await?;
     world.expect(&lost, SubmissionStatus::Queued).await?;
@@ -156,8 +156,8 @@ pub async fn the_failure_of_one_job_touches_no_other_of_its_claim<H: Harness>(ha
     world.cancel(&tickets[1]).await?;
     world.fail(cancelled, FailureKind::Cancelled).await?;
     world.store.release(&released.token).await?;
-    let renewal = world.store.renew(&[good.token.clone()], LEASE).await?;
-    ensure!(matches!(renewal[..], [Renewal::Held { .. }]), "the sibling's lease: {renewal:?}");
+    let renewal = world.renew(&good.token).await?;
+    ensure!(matches!(renewal, Renewal::Held { .. }), "the sibling's lease: {renewal:?}");
     world.complete(good).await?;
     let expected = [
         SubmissionStatus::Failed,

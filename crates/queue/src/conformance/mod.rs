@@ -127,6 +127,7 @@ macro_rules! conformance_suite {
             dedupe: a_finished_result_answers_until_its_time_is_over,
             dedupe: failed_and_cancelled_jobs_answer_nobody,
             events: a_watcher_sees_the_whole_story_in_order,
+            events: a_waiting_watcher_is_woken_by_each_event,
             events: a_late_watcher_sees_what_counts_and_the_end,
             events: a_stream_resumes_without_gap_or_repetition,
             events: a_retried_job_starts_its_story_over,

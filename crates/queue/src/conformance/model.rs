@@ -12,7 +12,7 @@ use verbatim_core::options::Priority;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
 
-use super::virtual_world::{LEASE, count_of};
+use super::virtual_world::count_of;
 use super::{Harness, Verdict, World, ensure, ensure_eq};
 use reference::Model;
 
@@ -163,8 +163,8 @@ impl<H: Harness> Run<'_, '_, H> {
                 ensure_eq!(finish, self.model.release(&token, now), "the answer to a release");
             }
             _ => {
-                let renewals = store.renew(&[token.clone()], LEASE).await?;
-                ensure_eq!(renewals, vec![self.model.renew(&token, now)], "the answer to a renewal");
+                let renewal = self.world.renew(&token).await?;
+                ensure_eq!(renewal, self.model.renew(&token, now), "the answer to a renewal");
             }
         }
         Ok(())

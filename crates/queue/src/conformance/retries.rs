@@ -107,11 +107,7 @@ pub async fn a_job_at_its_greatest_age_ends_whatever_it_does<H: Harness>(harness
         ensure_eq!(ended.failure.map(|failure| failure.kind), Some(FailureKind::Expired), "why it ended");
         ensure_eq!(names(&world.story(id, None).await?).last(), Some(&"failed"), "how its story ends");
     }
-    ensure_eq!(
-        world.store.renew(&[lease.token.clone()], LEASE).await?,
-        vec![Renewal::Lost],
-        "the worker's renewal"
-    );
+    ensure_eq!(world.renew(&lease.token).await?, Renewal::Lost, "the worker's renewal");
     ensure_eq!(world.complete(&lease).await?, Finish::Stale, "the worker's completion");
     world.audit().await
 }

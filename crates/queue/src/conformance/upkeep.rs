@@ -10,7 +10,7 @@ use verbatim_core::job::{JobState, SubmissionStatus};
 use verbatim_core::options::Priority;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::jobs::ListQuery;
-use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::{BlobKey, JobClient, JobUpkeep};
 
 use super::virtual_world::{LEASE, count_of};
 use super::{Harness, Verdict, World, ensure, ensure_eq};
@@ -211,7 +211,7 @@ pub async fn workers_are_counted_while_they_are_heard_of<H: Harness>(harness: &H
     world.claim(&world.worker(), 1).await?;
     ensure_eq!(world.store.stats().await?.workers, 2, "workers that asked");
     world.clock.advance(LEASE / 2);
-    world.store.renew(&[busy.token], LEASE).await?;
+    world.renew(&busy.token).await?;
     world.clock.advance(LEASE / 2);
     let stats = world.store.stats().await?;
     ensure_eq!(stats.workers, 1, "workers that were heard of within the last lease");

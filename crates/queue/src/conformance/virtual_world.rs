@@ -16,7 +16,9 @@ use verbatim_core::job::{
 };
 use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::jobs::{ClaimRequest, EventStream, Finish, ListQuery, QueueStats, TickReport};
+use verbatim_core::ports::jobs::{
+    ClaimRequest, EventStream, Finish, ListQuery, QueueStats, Renewal, TickReport,
+};
 use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::time::{Clock, Timestamp};
 
@@ -196,6 +198,13 @@ impl<'a, H: Harness> World<'a, H> {
         Ok(self.store.complete(&lease.token, self.completion(&lease.token)).await?)
     }
 
+    /// Renews one lease.
+    pub async fn renew(&self, token: &LeaseToken) -> Verdict<Renewal> {
+        let renewals = self.store.renew(std::slice::from_ref(token), LEASE).await?;
+        let one = <[Renewal; 1]>::try_from(renewals);
+        one.map(|[renewal]| renewal).map_err(|all| Violation::new(format!("{all:?} answers one renewal")))
+    }
+
     /// Fails the attempt.
     pub async fn fail(&self, lease: &Lease, kind: FailureKind) -> Verdict<Finish> {
         Ok(self.store.fail(&lease.token, JobFailure::new(kind, "it failed")).await?)
@@ -242,7 +251,7 @@ impl<'a, H: Harness> World<'a, H> {
     /// Upkeep until there is nothing more to do now.
     pub async fn settle(&self) -> Verdict<TickReport> {
         let mut total = TickReport::default();
-        loop {
+        for _ in 0..1000 {
             let TickReport { promoted, lapsed, failed, expired } = self.store.tick().await?;
             total.promoted += promoted;
             total.lapsed += lapsed;
@@ -252,6 +261,7 @@ impl<'a, H: Harness> World<'a, H> {
                 return Ok(total);
             }
         }
+        Err(Violation::new("upkeep finds something to do for ever"))
     }
 
     /// Lets time pass, and upkeep follow.

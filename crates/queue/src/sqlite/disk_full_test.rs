@@ -12,7 +12,14 @@ use verbatim_core::ports::JobClient;
 use super::{SqliteConfig, SqliteStore};
 use crate::conformance::{Harness, Verdict, World};
 
-struct InFolder(tempfile::TempDir);
+/// A store in a folder of its own.
+pub(super) struct InFolder(tempfile::TempDir);
+
+impl InFolder {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self(tempfile::tempdir()?))
+    }
+}
 
 #[async_trait::async_trait]
 impl Harness for InFolder {
@@ -43,7 +50,7 @@ async fn leave_room(store: &SqliteStore, pages: i64) -> Result<()> {
 
 #[tokio::test]
 async fn a_full_disk_is_told_apart_and_loses_nothing() -> Result<()> {
-    let harness = InFolder(tempfile::tempdir()?);
+    let harness = InFolder::new()?;
     let world = World::open(&harness).await?;
     let running = world.ticket("running").await?;
     let lease = world.claim_one().await?;

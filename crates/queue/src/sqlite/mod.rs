@@ -21,6 +21,8 @@ mod transitions;
 mod views;
 mod watch;
 mod writer;
+#[cfg(test)]
+mod writer_test;
 
 use std::path::PathBuf;
 use std::sync::Arc;
