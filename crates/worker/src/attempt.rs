@@ -85,7 +85,11 @@ impl Attempts {
     }
 
     /// The pipeline in a task of its own: a panic in it is an answer, and never one of the worker's.
-    fn produce(&self, held: &Held, gatherer: Arc<Gatherer>) -> AbortOnDropHandle<Result<Completion, JobFailure>> {
+    fn produce(
+        &self,
+        held: &Held,
+        gatherer: Arc<Gatherer>,
+    ) -> AbortOnDropHandle<Result<Completion, JobFailure>> {
         let (ports, pipeline) = (self.ports.clone(), self.pipeline.clone());
         let Lease { token, options, blob, checkpoint, .. } = held.lease.clone();
         let observer: Arc<dyn PipelineObserver> = Arc::clone(&gatherer) as _;
@@ -100,7 +104,10 @@ impl Attempts {
             })?;
             let result = BlobKey::for_result(&token);
             put_bytes(ports.blobs.as_ref(), &result, Bytes::from(json)).await.map_err(|error| {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the transcript could not be stored");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the transcript could not be stored"
+                );
                 JobFailure::new(FailureKind::StorageUnavailable, "the transcript could not be stored")
             })?;
             Ok(Completion { result, duration_ms: transcript.duration_ms, engine: transcript.engine })
@@ -195,11 +202,24 @@ impl Attempts {
                 metrics.processing_seconds.with_label_values(&label).observe(seconds);
                 metrics.real_time_factor.with_label_values(&label).observe(real_time_factor);
                 metrics.audio_seconds.with_label_values(&label).inc_by(audio_seconds);
-                tracing::info!(?outcome, engine = done.engine, seconds, audio_seconds, real_time_factor, "job ended");
+                tracing::info!(
+                    ?outcome,
+                    engine = done.engine,
+                    seconds,
+                    audio_seconds,
+                    real_time_factor,
+                    "job ended"
+                );
             }
             Some(Ending::Fail(failure)) if outcome != JobOutcome::Cancelled => {
                 metrics.count_failure(failure.kind);
-                tracing::warn!(?outcome, kind = failure.kind.code(), reason = failure.message, seconds, "job ended");
+                tracing::warn!(
+                    ?outcome,
+                    kind = failure.kind.code(),
+                    reason = failure.message,
+                    seconds,
+                    "job ended"
+                );
             }
             _ => tracing::info!(?outcome, seconds, "job ended"),
         }

@@ -10,8 +10,8 @@ use verbatim_core::{CancellationToken, ErrorKind, PortError};
 use crate::backoff::Backoff;
 use crate::worker::WorkerPorts;
 
-/// How often a worker that has to end now asks a store that does not answer.
-const LAST_TRIES: u32 = 3;
+/// How often a store that does not answer is asked when there is no time to wait for it.
+pub(crate) const LAST_TRIES: u32 = 3;
 
 /// How a lease ends.
 #[derive(Debug, Clone)]

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
+use verbatim_core::CancellationToken;
 use verbatim_core::event::Stage;
 use verbatim_core::job::{LeaseToken, Report};
 use verbatim_core::ports::engine::{Checkpoint, EngineObserver};
 use verbatim_core::transcript::Segment;
-use verbatim_core::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::finish::may_pass;
+use crate::finish::{LAST_TRIES, may_pass};
 use crate::held::{Held, StopReason, StopSwitch};
 use crate::pipeline::PipelineObserver;
 use crate::worker::WorkerPorts;
@@ -185,9 +185,11 @@ impl Reporting {
         }
     }
 
-    /// Reports, until the store has answered or the work was stopped. `false` when there is nothing more to report.
+    /// Reports, until the store has answered or the work was stopped. `false` when there is nothing more to report. At
+    /// the end of the work the store gets few tries: one that refuses reports may still take the completion.
     async fn send(&self, report: Report) -> bool {
         let mut backoff = Backoff::for_store(&self.ports.ids);
+        let mut tries_left = LAST_TRIES;
         loop {
             let error = match self.ports.leases.report(&self.token, report.clone()).await {
                 Ok(true) => return true,
@@ -198,7 +200,10 @@ impl Reporting {
                 Err(error) => error,
             };
             self.ports.metrics.store_errors.with_label_values(&["report"]).inc();
-            if !may_pass(&error) {
+            if self.closing.is_cancelled() {
+                tries_left -= 1;
+            }
+            if !may_pass(&error) || tries_left == 0 {
                 // The watchers miss something; the job does not depend on it.
                 tracing::error!(job.id = %self.token.job_id, %error, "progress was refused and is left out");
                 return true;

@@ -123,7 +123,11 @@ impl Upkeep {
     fn note<T>(&self, operation: &str, done: Result<T, PortError>) {
         if let Err(error) = done {
             self.metrics.store_errors.with_label_values(&[operation]).inc();
-            tracing::warn!(operation, error = &error as &dyn std::error::Error, "upkeep failed; trying again later");
+            tracing::warn!(
+                operation,
+                error = &error as &dyn std::error::Error,
+                "upkeep failed; trying again later"
+            );
         }
     }
 }

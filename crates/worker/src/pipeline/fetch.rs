@@ -13,7 +13,11 @@ use verbatim_core::{ErrorKind, PortError};
 const GATHER: usize = 1024 * 1024;
 
 /// The blob in a file of its own, at its beginning.
-pub(super) async fn to_file(blobs: &dyn BlobStore, key: &BlobKey, scratch: &Path) -> Result<File, JobFailure> {
+pub(super) async fn to_file(
+    blobs: &dyn BlobStore,
+    key: &BlobKey,
+    scratch: &Path,
+) -> Result<File, JobFailure> {
     fetch(blobs, key, scratch).await.map_err(|error| {
         if error.kind() == ErrorKind::NotFound {
             return JobFailure::new(FailureKind::AudioMissing, "the uploaded audio is gone; upload it again");

@@ -12,35 +12,35 @@ use verbatim_engines::FakeEngine;
 
 /// Wraps the fake engine: work on jobs whose prompt asks for it panics, hangs or waits.
 #[derive(Clone, Default)]
-pub struct OddEngine {
+pub(crate) struct OddEngine {
     gate: Arc<watch::Sender<Gate>>,
 }
 
 /// Who is at the gate.
 #[derive(Debug, Clone, Default)]
-pub struct Gate {
-    pub open: bool,
+pub(crate) struct Gate {
+    pub(crate) open: bool,
     /// Jobs that came to the gate.
-    pub arrived: u32,
+    pub(crate) arrived: u32,
     /// Jobs that were told to stop there.
-    pub cancelled: u32,
+    pub(crate) cancelled: u32,
 }
 
 /// Panics.
-pub const PANIC: &str = "panic";
+pub(crate) const PANIC: &str = "panic";
 /// Never ends, whatever it is told.
-pub const HANG: &str = "hang";
+pub(crate) const HANG: &str = "hang";
 /// Ends when the gate is open, or when it is told to stop.
-pub const WAIT: &str = "wait";
+pub(crate) const WAIT: &str = "wait";
 /// Says that it was cancelled, which it was not.
-pub const LIE: &str = "lie";
+pub(crate) const LIE: &str = "lie";
 
 impl OddEngine {
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.gate.send_modify(|gate| gate.open = true);
     }
 
-    pub async fn until(&self, such: impl FnMut(&Gate) -> bool) -> Gate {
+    pub(crate) async fn until(&self, such: impl FnMut(&Gate) -> bool) -> Gate {
         self.gate.subscribe().wait_for(such).await.expect("the engine lives").clone()
     }
 }

@@ -15,41 +15,41 @@ use verbatim_core::{ErrorKind, PortError};
 
 /// One job.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub(crate) struct Job {
     /// As it is handed out; token and attempt are those of the last claim.
-    pub lease: Lease,
-    pub state: JobState,
-    pub cancel_requested: bool,
-    pub reports: Vec<Report>,
-    pub completions: Vec<Completion>,
-    pub failures: Vec<JobFailure>,
-    pub releases: u32,
+    pub(crate) lease: Lease,
+    pub(crate) state: JobState,
+    pub(crate) cancel_requested: bool,
+    pub(crate) reports: Vec<Report>,
+    pub(crate) completions: Vec<Completion>,
+    pub(crate) failures: Vec<JobFailure>,
+    pub(crate) releases: u32,
 }
 
 /// What the store knows.
 #[derive(Debug, Clone, Default)]
-pub struct State {
-    pub queue: VecDeque<JobId>,
-    pub jobs: HashMap<JobId, Job>,
+pub(crate) struct State {
+    pub(crate) queue: VecDeque<JobId>,
+    pub(crate) jobs: HashMap<JobId, Job>,
     /// Every call fails.
-    pub down: bool,
+    pub(crate) down: bool,
     /// Every call's answer is lost after it took effect.
-    pub deaf: bool,
+    pub(crate) deaf: bool,
     /// Claims wait until this is over.
-    pub claims_wait: bool,
-    pub claims: Vec<ClaimRequest>,
-    pub failed_calls: u32,
-    pub renewals: u32,
+    pub(crate) claims_wait: bool,
+    pub(crate) claims: Vec<ClaimRequest>,
+    pub(crate) failed_calls: u32,
+    pub(crate) renewals: u32,
     /// The most jobs that ran at once.
-    pub most_running: usize,
+    pub(crate) most_running: usize,
 }
 
 impl State {
-    pub fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.jobs.values().filter(|job| job.state == JobState::Running).count()
     }
 
-    pub fn all_are(&self, state: JobState) -> bool {
+    pub(crate) fn all_are(&self, state: JobState) -> bool {
         self.jobs.values().all(|job| job.state == state)
     }
 
@@ -92,7 +92,7 @@ impl State {
 }
 
 /// The store.
-pub struct FakeLeases(watch::Sender<State>);
+pub(crate) struct FakeLeases(watch::Sender<State>);
 
 impl Default for FakeLeases {
     fn default() -> Self {
@@ -101,7 +101,7 @@ impl Default for FakeLeases {
 }
 
 impl FakeLeases {
-    pub fn queue(&self, lease: Lease) {
+    pub(crate) fn queue(&self, lease: Lease) {
         self.change(|state| {
             let id = lease.token.job_id.clone();
             state.queue.push_back(id.clone());
@@ -118,23 +118,23 @@ impl FakeLeases {
         });
     }
 
-    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut changed = None;
         self.0.send_modify(|state| changed = Some(change(state)));
         changed.expect("the change was made")
     }
 
     /// Waits until the state is such.
-    pub async fn until(&self, such: impl FnMut(&State) -> bool) -> State {
+    pub(crate) async fn until(&self, such: impl FnMut(&State) -> bool) -> State {
         self.0.subscribe().wait_for(such).await.expect("the store lives").clone()
     }
 
-    pub fn job(&self, id: &JobId) -> Job {
+    pub(crate) fn job(&self, id: &JobId) -> Job {
         self.0.borrow().jobs[id].clone()
     }
 
     /// Gives the job to somebody else.
-    pub fn take_away(&self, id: &JobId) {
+    pub(crate) fn take_away(&self, id: &JobId) {
         self.change(|state| {
             let job = state.jobs.get_mut(id).expect("the job exists");
             job.lease.token.fence = Fence::new(job.lease.token.fence.get() + 1);

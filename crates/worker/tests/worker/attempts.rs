@@ -1,15 +1,13 @@
 //! Single attempts, stepped: what is published, what is reported, and what is left behind.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::engines::{HANG, LIE, OddEngine, PANIC, WAIT};
+use crate::support::{World, config};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use support::engines::{HANG, LIE, OddEngine, PANIC, WAIT};
-use support::{World, config};
 use verbatim_core::event::Stage;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::{JobState, Lease};
@@ -47,7 +45,10 @@ async fn a_job_ends_with_its_transcript_published_and_its_segments_reported() ->
     assert_eq!(reported, transcript.segments);
     let progress: Vec<f32> =
         job.reports.iter().filter_map(|report| report.progress.map(|(done, _)| done)).collect();
-    assert!(progress.len() > 2 && progress.is_sorted() && progress.iter().all(|done| *done < 1.0), "{progress:?}");
+    assert!(
+        progress.len() > 2 && progress.is_sorted() && progress.iter().all(|done| *done < 1.0),
+        "{progress:?}"
+    );
     let last = job.reports.iter().rev().find_map(|report| report.progress);
     assert_eq!(last.map(|(_, stage)| stage), Some(Stage::Storing));
 
@@ -146,10 +147,16 @@ async fn a_zombie_that_comes_too_late_takes_its_result_away_again() -> Result<()
     let world = World::new()?;
     let id = world.submit(1).await?;
     // Nothing is reported in time, and so the store's refusal to publish is the first that the worker hears of it.
-    let blobs = Meddling { inner: world.blobs.clone(), on_finish: Box::new({
-        let (leases, id) = (world.leases.clone(), id.clone());
-        move || { leases.take_away(&id); Ok(()) }
-    })};
+    let blobs = Meddling {
+        inner: world.blobs.clone(),
+        on_finish: Box::new({
+            let (leases, id) = (world.leases.clone(), id.clone());
+            move || {
+                leases.take_away(&id);
+                Ok(())
+            }
+        }),
+    };
     let world = World { blobs: std::sync::Arc::new(blobs), ..world };
     let worker = world.worker(FakeEngine::new(0.0), config(1))?;
     assert_eq!(worker.run_once().await?, Step::Ended(JobOutcome::Stale));
@@ -218,7 +225,8 @@ async fn what_is_wrong_with_the_audio_is_told_and_not_tried_again() -> Result<()
     let broken = world.submit(1).await?;
     world.blobs.delete(&world.leases.job(&gone).lease.blob).await?;
     let blob = world.leases.job(&broken).lease.blob;
-    verbatim_core::ports::blobs::put_bytes(world.blobs.as_ref(), &blob, Bytes::from_static(b"no audio")).await?;
+    verbatim_core::ports::blobs::put_bytes(world.blobs.as_ref(), &blob, Bytes::from_static(b"no audio"))
+        .await?;
     let worker = world.worker(FakeEngine::new(0.0), config(1))?;
     for (id, kind) in [(gone, FailureKind::AudioMissing), (broken, FailureKind::UnsupportedMedia)] {
         assert_eq!(worker.run_once().await?, Step::Ended(JobOutcome::Failed));
@@ -298,7 +306,12 @@ impl BlobStore for Meddling {
         self.inner.delete(key).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&BlobKey>, limit: usize) -> Result<Vec<BlobMeta>, PortError> {
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&BlobKey>,
+        limit: usize,
+    ) -> Result<Vec<BlobMeta>, PortError> {
         self.inner.list(prefix, after, limit).await
     }
 

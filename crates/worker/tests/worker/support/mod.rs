@@ -1,8 +1,7 @@
 //! A world of the test's own: a store that can be steered, a folder for blobs, and audio.
-#![allow(dead_code, reason = "each test file uses its part")]
 
-pub mod engines;
-pub mod leases;
+pub(crate) mod engines;
+pub(crate) mod leases;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use leases::FakeLeases;
 
 /// Ids that count, and no jitter.
 #[derive(Default)]
-pub struct CountingIds(AtomicU64);
+pub(crate) struct CountingIds(AtomicU64);
 
 impl IdSource for CountingIds {
     fn ulid(&self) -> String {
@@ -42,7 +41,7 @@ impl IdSource for CountingIds {
 }
 
 /// A clock that stands still.
-pub struct StoppedClock;
+pub(crate) struct StoppedClock;
 
 impl Clock for StoppedClock {
     fn now(&self) -> Timestamp {
@@ -51,27 +50,27 @@ impl Clock for StoppedClock {
 }
 
 /// Everything around a worker.
-pub struct World {
-    pub dir: TempDir,
-    pub leases: Arc<FakeLeases>,
-    pub blobs: Arc<dyn BlobStore>,
-    pub ids: Arc<CountingIds>,
-    pub metrics: Arc<Metrics>,
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) leases: Arc<FakeLeases>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    pub(crate) ids: Arc<CountingIds>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl World {
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let blobs = Arc::new(FolderStore::open(dir.path().join("blobs"))?);
         let metrics = Arc::new(Metrics::new()?);
         Ok(Self { dir, leases: Arc::default(), blobs, ids: Arc::default(), metrics })
     }
 
-    pub fn scratch(&self) -> PathBuf {
+    pub(crate) fn scratch(&self) -> PathBuf {
         self.dir.path().join("scratch")
     }
 
-    pub fn pipeline(&self, engine: impl SpeechEngine + 'static) -> Result<Pipeline> {
+    pub(crate) fn pipeline(&self, engine: impl SpeechEngine + 'static) -> Result<Pipeline> {
         let config = PipelineConfig {
             limits: AudioLimits::default(),
             vad: VadConfig::default(),
@@ -80,7 +79,7 @@ impl World {
         Ok(Pipeline::new(Arc::new(engine), config)?)
     }
 
-    pub fn ports(&self) -> WorkerPorts {
+    pub(crate) fn ports(&self) -> WorkerPorts {
         WorkerPorts {
             leases: self.leases.clone(),
             blobs: self.blobs.clone(),
@@ -90,17 +89,21 @@ impl World {
         }
     }
 
-    pub fn worker(&self, engine: impl SpeechEngine + 'static, config: WorkerConfig) -> Result<Arc<Worker>> {
+    pub(crate) fn worker(
+        &self,
+        engine: impl SpeechEngine + 'static,
+        config: WorkerConfig,
+    ) -> Result<Arc<Worker>> {
         Ok(Arc::new(Worker::new(self.ports(), self.pipeline(engine)?, config)))
     }
 
     /// Queues a job on `secs` seconds of noise.
-    pub async fn submit(&self, secs: u32) -> Result<JobId> {
+    pub(crate) async fn submit(&self, secs: u32) -> Result<JobId> {
         self.submit_with(secs, |_| {}).await
     }
 
     /// The same, with a lease that was changed.
-    pub async fn submit_with(&self, secs: u32, change: impl FnOnce(&mut Lease)) -> Result<JobId> {
+    pub(crate) async fn submit_with(&self, secs: u32, change: impl FnOnce(&mut Lease)) -> Result<JobId> {
         let audio = noise_wav(secs);
         let blob = BlobKey::for_upload(self.ids.as_ref());
         put_bytes(self.blobs.as_ref(), &blob, Bytes::from(audio.clone())).await?;
@@ -132,17 +135,17 @@ impl World {
     }
 
     /// The names of all results.
-    pub async fn results(&self) -> Result<Vec<BlobKey>> {
+    pub(crate) async fn results(&self) -> Result<Vec<BlobKey>> {
         let found = self.blobs.list(RESULTS_PREFIX, None, 100).await?;
         Ok(found.into_iter().map(|meta| meta.key).collect())
     }
 
-    pub async fn transcript(&self, key: &BlobKey) -> Result<Transcript> {
+    pub(crate) async fn transcript(&self, key: &BlobKey) -> Result<Transcript> {
         Ok(serde_json::from_slice(&get_bytes(self.blobs.as_ref(), key).await?)?)
     }
 
     /// What the metrics say about one series, such as `verbatim_job_attempts_total{outcome="completed"}`.
-    pub fn metric(&self, series: &str) -> Result<f64> {
+    pub(crate) fn metric(&self, series: &str) -> Result<f64> {
         let text = self.metrics.render()?;
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         Ok(line.map_or(Ok(0.0), str::parse)?)
@@ -150,12 +153,12 @@ impl World {
 }
 
 /// Short leases and few jobs at once; the time in these tests is tokio's, which is paused.
-pub fn config(concurrency: usize) -> WorkerConfig {
+pub(crate) fn config(concurrency: usize) -> WorkerConfig {
     WorkerConfig { concurrency, poll: Duration::from_millis(500), ..WorkerConfig::default() }
 }
 
 /// `secs` seconds of noise as 16-bit WAV at 16 kHz.
-pub fn noise_wav(secs: u32) -> Vec<u8> {
+pub(crate) fn noise_wav(secs: u32) -> Vec<u8> {
     let mut state = secs;
     let samples = (0..secs * 16_000).map(|_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -165,7 +168,7 @@ pub fn noise_wav(secs: u32) -> Vec<u8> {
 }
 
 /// These samples as 16-bit WAV at 16 kHz.
-pub fn wav(samples: impl Iterator<Item = i16>) -> Vec<u8> {
+pub(crate) fn wav(samples: impl Iterator<Item = i16>) -> Vec<u8> {
     let data: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
     let length = u32::try_from(data.len()).expect("a short file");
     let mut file = b"RIFF".to_vec();

@@ -1,0 +1,98 @@
+//! The pipeline without a queue, as `verbatim transcribe FILE` uses it.
+
+use std::sync::{Arc, Mutex};
+
+use crate::support::{World, noise_wav, wav};
+use anyhow::Result;
+use verbatim_core::CancellationToken;
+use verbatim_core::event::Stage;
+use verbatim_core::failure::FailureKind;
+use verbatim_core::options::TranscribeOptions;
+use verbatim_core::ports::engine::{Checkpoint, EngineObserver};
+use verbatim_core::transcript::Segment;
+use verbatim_engines::FakeEngine;
+use verbatim_worker_lib::PipelineObserver;
+
+#[derive(Default)]
+struct Recorder {
+    stages: Mutex<Vec<Stage>>,
+    duration_ms: Mutex<Option<u64>>,
+}
+
+impl EngineObserver for Recorder {
+    fn window_done(&self, _: u64, _: &[Segment]) {}
+
+    fn checkpoint(&self, _: Checkpoint) {}
+}
+
+impl PipelineObserver for Recorder {
+    fn stage(&self, stage: Stage) {
+        self.stages.lock().expect("nobody panicked").push(stage);
+    }
+
+    fn decoded(&self, duration_ms: u64) {
+        *self.duration_ms.lock().expect("nobody panicked") = Some(duration_ms);
+    }
+}
+
+fn options(vad: bool) -> TranscribeOptions {
+    TranscribeOptions { vad, ..TranscribeOptions::for_model("fake") }
+}
+
+#[tokio::test]
+async fn a_file_is_transcribed_without_a_queue() -> Result<()> {
+    let world = World::new()?;
+    let file = world.dir.path().join("speech.wav");
+    std::fs::write(&file, noise_wav(25))?;
+    let recorder = Arc::new(Recorder::default());
+    let transcript = world
+        .pipeline(FakeEngine::new(0.0))?
+        .transcribe_file(&file, options(false), recorder.clone(), CancellationToken::new())
+        .await
+        .map_err(|failure| anyhow::anyhow!(failure.message))?;
+    assert_eq!((transcript.segments.len(), transcript.duration_ms), (3, 25_000));
+    assert_eq!(*recorder.stages.lock().expect("nobody panicked"), [Stage::Decoding, Stage::Transcribing]);
+    assert_eq!(*recorder.duration_ms.lock().expect("nobody panicked"), Some(25_000));
+    Ok(())
+}
+
+#[tokio::test]
+async fn silence_is_an_empty_transcript_when_speech_is_looked_for() -> Result<()> {
+    let world = World::new()?;
+    let file = world.dir.path().join("silence.wav");
+    std::fs::write(&file, wav(std::iter::repeat_n(0, 16_000 * 12)))?;
+    let pipeline = world.pipeline(FakeEngine::new(0.0))?;
+    for (vad, segments) in [(true, 0), (false, 2)] {
+        let recorder = Arc::new(Recorder::default());
+        let transcript = pipeline
+            .transcribe_file(&file, options(vad), recorder, CancellationToken::new())
+            .await
+            .map_err(|failure| anyhow::anyhow!(failure.message))?;
+        assert_eq!((transcript.segments.len(), transcript.duration_ms), (segments, 12_000));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_went_wrong_is_told() -> Result<()> {
+    let world = World::new()?;
+    let (missing, text) = (world.dir.path().join("no.wav"), world.dir.path().join("text.wav"));
+    std::fs::write(&text, "this is not audio")?;
+    let pipeline = world.pipeline(FakeEngine::new(0.0))?;
+    let run = async |path, cancel| {
+        let done =
+            pipeline.transcribe_file(path, options(false), Arc::new(Recorder::default()), cancel).await;
+        done.expect_err("a failure")
+    };
+    let failure = run(&missing, CancellationToken::new()).await;
+    assert_eq!(failure.kind, FailureKind::AudioMissing);
+    assert!(failure.message.contains("no.wav"), "{}", failure.message);
+    assert_eq!(run(&text, CancellationToken::new()).await.kind, FailureKind::UnsupportedMedia);
+
+    let good = world.dir.path().join("good.wav");
+    std::fs::write(&good, noise_wav(1))?;
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    assert_eq!(run(&good, cancelled).await.kind, FailureKind::Cancelled);
+    Ok(())
+}

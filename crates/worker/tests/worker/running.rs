@@ -1,0 +1,209 @@
+//! The worker under apalis: several jobs at once, stopping, and staying alive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::engines::{OddEngine, PANIC, WAIT};
+use crate::support::{World, config};
+use anyhow::Result;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use verbatim_core::failure::FailureKind;
+use verbatim_core::job::{JobState, Lease};
+use verbatim_worker_lib::{ShutdownSignals, Worker, WorkerConfig, WorkerError, WorkerExit};
+
+fn waiting(lease: &mut Lease) {
+    lease.options.prompt = Some(WAIT.to_owned());
+}
+
+/// Runs the worker; the signals stop it.
+fn start(worker: &Arc<Worker>) -> (ShutdownSignals, JoinHandle<Result<WorkerExit, WorkerError>>) {
+    let (worker, signals) = (Arc::clone(worker), ShutdownSignals::default());
+    let given = signals.clone();
+    (signals, tokio::spawn(async move { worker.run(given).await }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_job_is_done_and_a_panic_harms_no_other() -> Result<()> {
+    let world = World::new()?;
+    let bad = world.submit_with(1, |lease| lease.options.prompt = Some(PANIC.to_owned())).await?;
+    for secs in 1..=20 {
+        world.submit(secs).await?;
+    }
+    let worker = world.worker(OddEngine::default(), config(4))?;
+    let (signals, running) = start(&worker);
+    let state = world.leases.until(|state| state.jobs.values().all(|job| job.state.is_terminal())).await;
+    signals.drain.cancel();
+    assert_eq!(running.await??, WorkerExit::Shutdown);
+
+    assert_eq!(state.jobs[&bad].state, JobState::Failed);
+    assert_eq!(state.jobs[&bad].failures.len(), 5);
+    assert!(state.jobs[&bad].failures.iter().all(|failure| failure.kind == FailureKind::Panicked));
+    let completed = state.jobs.values().filter(|job| job.state == JobState::Completed);
+    assert!(completed.clone().all(|job| job.lease.attempt == 1));
+    assert_eq!(completed.count(), 20);
+    assert!(state.most_running > 1 && state.most_running <= 4, "{}", state.most_running);
+    assert_eq!(world.metric("verbatim_leases_held")?, 0.0);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_are_renewed_while_the_engine_works() -> Result<()> {
+    let world = World::new()?;
+    world.submit_with(1, waiting).await?;
+    let engine = OddEngine::default();
+    let (signals, running) = start(&world.worker(engine.clone(), config(2))?);
+    let begun = Instant::now();
+    world.leases.until(|state| state.renewals == 3).await;
+    // At a third of 30 s each.
+    assert_eq!(begun.elapsed().as_secs(), 30);
+    engine.open();
+    world.leases.until(|state| state.all_are(JobState::Completed)).await;
+    signals.drain.cancel();
+    running.await??;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_finishes_what_it_can_and_releases_the_rest() -> Result<()> {
+    let world = World::new()?;
+    let stuck = world.submit_with(1, waiting).await?;
+    let engine = OddEngine::default();
+    let (signals, running) = start(&world.worker(engine.clone(), config(2))?);
+    engine.until(|gate| gate.arrived == 1).await;
+    // Enough audio to be at work for a while.
+    let quick = world.submit_with(3000, |_| {}).await?;
+    world.leases.until(|state| state.running() == 2).await;
+    signals.drain.cancel();
+    let late = world.submit(1).await?;
+    let begun = Instant::now();
+    assert_eq!(running.await??, WorkerExit::Shutdown);
+    assert_eq!(begun.elapsed().as_secs(), 30);
+
+    assert_eq!(world.leases.job(&quick).state, JobState::Completed);
+    let stuck = world.leases.job(&stuck);
+    // Refunded.
+    assert_eq!((stuck.state, stuck.releases, stuck.lease.attempt), (JobState::Queued, 1, 0));
+    let late = world.leases.job(&late);
+    assert_eq!((late.state, late.releases), (JobState::Queued, 0));
+    assert_eq!(world.metric("verbatim_job_attempts_total{outcome=\"released\"}")?, 1.0);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_signal_releases_at_once() -> Result<()> {
+    let world = World::new()?;
+    let ids = [world.submit_with(1, waiting).await?, world.submit_with(1, waiting).await?];
+    let engine = OddEngine::default();
+    let (signals, running) = start(&world.worker(engine.clone(), config(2))?);
+    engine.until(|gate| gate.arrived == 2).await;
+    signals.drain.cancel();
+    let begun = Instant::now();
+    signals.release.cancel();
+    running.await??;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    for id in ids {
+        assert_eq!((world.leases.job(&id).state, world.leases.job(&id).releases), (JobState::Queued, 1));
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_under_way_at_the_end_is_awaited_and_its_job_released() -> Result<()> {
+    let world = World::new()?;
+    let id = world.submit(1).await?;
+    world.leases.change(|state| state.claims_wait = true);
+    let (signals, running) = start(&world.worker(OddEngine::default(), config(1))?);
+    world.leases.until(|state| state.claims.len() == 1).await;
+    signals.drain.cancel();
+    // Let the worker see the signal before the store answers.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.leases.change(|state| state.claims_wait = false);
+    running.await??;
+    let job = world.leases.job(&id);
+    assert_eq!((job.state, job.releases, job.lease.attempt), (JobState::Queued, 1, 0));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_outlives_its_store() -> Result<()> {
+    let world = World::new()?;
+    let id = world.submit(1).await?;
+    world.leases.change(|state| state.deaf = true);
+    let (signals, running) = start(&world.worker(OddEngine::default(), config(1))?);
+    let state = world.leases.until(|state| state.failed_calls > 5).await;
+    // A claim whose answer was lost is repeated under its own nonce, or the lease it gave would lapse.
+    assert!(state.claims.windows(2).all(|pair| pair[0] == pair[1]));
+    world.leases.change(|state| state.deaf = false);
+    world.leases.until(|state| state.all_are(JobState::Completed)).await;
+    assert_eq!(world.leases.job(&id).lease.attempt, 1);
+    signals.drain.cancel();
+    running.await??;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_is_worked_on_alone() -> Result<()> {
+    let world = World::new()?;
+    let suspect = world
+        .submit_with(1, |lease| {
+            waiting(lease);
+            lease.alone = true;
+        })
+        .await?;
+    for _ in 0..3 {
+        world.submit(1).await?;
+    }
+    let engine = OddEngine::default();
+    let (signals, running) = start(&world.worker(engine.clone(), config(3))?);
+    engine.until(|gate| gate.arrived == 1).await;
+    // Time for as many claims as the worker would make.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let state = world.leases.until(|_| true).await;
+    assert_eq!((state.jobs[&suspect].state, state.running()), (JobState::Running, 1));
+    assert_eq!(state.claims.iter().map(|claim| claim.idle).collect::<Vec<_>>(), [true]);
+    engine.open();
+    world.leases.until(|state| state.all_are(JobState::Completed)).await;
+    signals.drain.cancel();
+    running.await??;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_an_idle_worker_calls_itself_idle() -> Result<()> {
+    let world = World::new()?;
+    world.submit_with(1, waiting).await?;
+    let engine = OddEngine::default();
+    let (signals, running) = start(&world.worker(engine.clone(), config(2))?);
+    engine.until(|gate| gate.arrived == 1).await;
+    let state = world.leases.until(|state| state.claims.len() >= 3).await;
+    let idle: Vec<bool> = state.claims.iter().map(|claim| claim.idle).collect();
+    assert!(idle[0] && idle[1..].iter().all(|idle| !idle), "{idle:?}");
+    engine.open();
+    world.leases.until(|state| state.claims.last().is_some_and(|claim| claim.idle)).await;
+    signals.drain.cancel();
+    running.await??;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_stops_after_as_many_jobs_as_it_was_told() -> Result<()> {
+    let world = World::new()?;
+    for _ in 0..5 {
+        world.submit(1).await?;
+    }
+    let worker = world.worker(OddEngine::default(), WorkerConfig { max_jobs: 2, ..config(1) })?;
+    let (_signals, running) = start(&worker);
+    assert_eq!(running.await??, WorkerExit::JobLimit);
+    let done = |state: &crate::support::leases::State| {
+        state.jobs.values().filter(|job| job.state == JobState::Completed).count()
+    };
+    let state = world.leases.until(|_| true).await;
+    assert_eq!((done(&state), state.running()), (2, 0));
+
+    let worker = world.worker(OddEngine::default(), WorkerConfig { max_rss_bytes: 1, ..config(1) })?;
+    let (_signals, running) = start(&worker);
+    assert_eq!(running.await??, WorkerExit::MemoryLimit);
+    assert_eq!(done(&world.leases.until(|_| true).await), 3);
+    Ok(())
+}
