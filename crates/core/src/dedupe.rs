@@ -15,7 +15,12 @@ pub struct DedupeKey(String);
 impl DedupeKey {
     /// The key of `tenant`'s audio with SHA-256 `audio_sha256` under `options` on `model`. Output formats are not part
     /// of it: they do not change the words.
-    pub fn new(tenant: &TenantId, audio_sha256: &str, options: &TranscribeOptions, model: &ModelInfo) -> Self {
+    pub fn new(
+        tenant: &TenantId,
+        audio_sha256: &str,
+        options: &TranscribeOptions,
+        model: &ModelInfo,
+    ) -> Self {
         let mut hasher = Sha256::new();
         for part in [tenant.as_str(), audio_sha256, model.revision.as_str(), &fingerprint(options)] {
             hasher.update((part.len() as u64).to_le_bytes());

@@ -193,7 +193,13 @@ mod tests {
     fn only_whole_ids_of_the_right_kind_parse() {
         let id = "job_01JD0000000000000000000000";
         assert_eq!(SubmissionId::parse(id).map(|id| id.to_string()), Ok(id.to_owned()));
-        for bad in ["", "job_", "01JD0000000000000000000000", "work_01JD0000000000000000000000", "job_../../etc/passwd"] {
+        for bad in [
+            "",
+            "job_",
+            "01JD0000000000000000000000",
+            "work_01JD0000000000000000000000",
+            "job_../../etc/passwd",
+        ] {
             assert!(SubmissionId::parse(bad).is_err(), "{bad}");
         }
     }

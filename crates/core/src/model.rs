@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn english_models_refuse_what_they_cannot_do() {
         let german = Language::parse("de").unwrap();
-        let with = |language, task| TranscribeOptions { language, task, ..TranscribeOptions::for_model("tiny.en") };
+        let with =
+            |language, task| TranscribeOptions { language, task, ..TranscribeOptions::for_model("tiny.en") };
         let tiny = model("tiny.en", false);
         assert!(tiny.check(&with(None, Task::Transcribe)).is_ok());
         assert!(tiny.check(&with(Some(Language::ENGLISH), Task::Transcribe)).is_ok());

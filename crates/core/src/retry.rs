@@ -49,7 +49,8 @@ pub fn next_step(policy: &RetryPolicy, attempt: u32, failure: &JobFailure, fract
     if !failure.kind.is_retryable() {
         return NextStep::GiveUp;
     }
-    let refund = failure.kind == FailureKind::Throttled;
+    // Neither a provider's limits nor a full or unreachable store are the job's fault; its greatest age ends it.
+    let refund = matches!(failure.kind, FailureKind::Throttled | FailureKind::StorageUnavailable);
     if attempt >= policy.max_attempts && !refund {
         return NextStep::GiveUp;
     }
@@ -82,9 +83,11 @@ mod tests {
     }
 
     #[test]
-    fn attempts_run_out_but_throttling_gives_them_back() {
+    fn attempts_run_out_unless_the_job_is_not_to_blame() {
         assert_eq!(after(5, FailureKind::EngineFailed), NextStep::GiveUp);
-        assert!(matches!(after(5, FailureKind::Throttled), NextStep::Retry { refund: true, .. }));
+        for kind in [FailureKind::Throttled, FailureKind::StorageUnavailable] {
+            assert!(matches!(after(5, kind), NextStep::Retry { refund: true, .. }));
+        }
     }
 
     #[test]

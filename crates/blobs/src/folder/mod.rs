@@ -58,6 +58,11 @@ impl FolderStore {
     fn path(&self, key: &BlobKey) -> PathBuf {
         self.root.join(key.as_str())
     }
+
+    async fn open_blob(&self, key: &BlobKey) -> Result<tokio::fs::File, PortError> {
+        let opened = tokio::fs::File::open(self.path(key)).await;
+        opened.map_err(|error| PortError::from_io(format!("cannot read blob {key}"), error))
+    }
 }
 
 #[async_trait]
@@ -72,12 +77,14 @@ impl BlobStore for FolderStore {
         &self,
         key: &BlobKey,
     ) -> Result<BoxStream<'static, Result<Bytes, PortError>>, PortError> {
-        let file = tokio::fs::File::open(self.path(key))
-            .await
-            .map_err(|error| PortError::from_io(format!("cannot read blob {key}"), error))?;
+        let file = self.open_blob(key).await?;
         let message = format!("reading blob {key} broke off");
         let pieces = ReaderStream::with_capacity(file, READ_PIECE);
         Ok(pieces.map(move |piece| piece.map_err(|error| io_error(&message, error))).boxed())
+    }
+
+    async fn open_local(&self, key: &BlobKey) -> Result<Option<std::fs::File>, PortError> {
+        Ok(Some(self.open_blob(key).await?.into_std().await))
     }
 
     async fn head(&self, key: &BlobKey) -> Result<Option<BlobMeta>, PortError> {

@@ -118,8 +118,19 @@ pub trait BlobStore: Send + Sync {
     ///
     /// # Errors
     /// `NotFound` when there is none; `Unavailable` else, also in the middle of the stream.
-    async fn get_stream(&self, key: &BlobKey)
-    -> Result<BoxStream<'static, Result<Bytes, PortError>>, PortError>;
+    async fn get_stream(
+        &self,
+        key: &BlobKey,
+    ) -> Result<BoxStream<'static, Result<Bytes, PortError>>, PortError>;
+
+    /// The blob as an open file at its beginning, where the store keeps blobs on this machine; `None` where they must be
+    /// streamed. Saves readers that need to seek a copy, and the room for it on a full disk.
+    ///
+    /// # Errors
+    /// As [`Self::get_stream`].
+    async fn open_local(&self, _key: &BlobKey) -> Result<Option<std::fs::File>, PortError> {
+        Ok(None)
+    }
 
     /// What is known of the blob, `None` when there is none.
     ///
@@ -174,11 +185,12 @@ pub async fn put_bytes(store: &dyn BlobStore, key: &BlobKey, bytes: Bytes) -> Re
 pub async fn get_bytes(store: &dyn BlobStore, key: &BlobKey) -> Result<Vec<u8>, PortError> {
     use futures::TryStreamExt;
     let stream = store.get_stream(key).await?;
-    stream.try_fold(Vec::new(), |mut all, piece| async move {
-        all.extend_from_slice(&piece);
-        Ok(all)
-    })
-    .await
+    stream
+        .try_fold(Vec::new(), |mut all, piece| async move {
+            all.extend_from_slice(&piece);
+            Ok(all)
+        })
+        .await
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use crate::event::{EventSeq, JobEvent};
 use crate::failure::JobFailure;
 use crate::ids::{ClaimNonce, SubmissionId, TenantId, WorkerId};
 use crate::job::{
-    Completion, JobState, Lease, LeaseToken, NewSubmission, Report, Submission, SubmissionStatus, SubmitOutcome,
+    Completion, JobState, Lease, LeaseToken, NewSubmission, Report, Submission, SubmissionStatus,
+    SubmitOutcome,
 };
 use crate::options::Priority;
 use crate::ports::blobs::BlobKey;
@@ -57,7 +58,11 @@ pub trait JobClient: Send + Sync {
     ///
     /// # Errors
     /// Only `Unavailable` and `Internal`.
-    async fn find_idempotent(&self, tenant: &TenantId, key: &str) -> Result<Option<(Submission, String)>, PortError>;
+    async fn find_idempotent(
+        &self,
+        tenant: &TenantId,
+        key: &str,
+    ) -> Result<Option<(Submission, String)>, PortError>;
 
     /// One submission of this tenant; `None` for what does not exist or belongs to another.
     ///

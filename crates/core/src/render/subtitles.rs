@@ -93,7 +93,10 @@ mod tests {
 
     #[test]
     fn vtt_escapes_markup() {
-        assert!(vtt(&transcript()).starts_with("WEBVTT\n\n00:00:00.000 --> 00:00:01.250\nTom &amp; Jerry &lt;3\n"));
+        assert!(
+            vtt(&transcript())
+                .starts_with("WEBVTT\n\n00:00:00.000 --> 00:00:01.250\nTom &amp; Jerry &lt;3\n")
+        );
     }
 
     #[test]

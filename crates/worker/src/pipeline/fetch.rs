@@ -1,4 +1,5 @@
-//! Fetches a blob into a nameless file, so that decoders can seek in it wherever it comes from.
+//! Fetches a blob as a file, so that decoders can seek in it wherever it comes from: the store's own where it has one on
+//! this machine, else a nameless copy.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -12,7 +13,7 @@ use verbatim_core::{ErrorKind, PortError};
 /// Bytes gathered before the disk is asked.
 const GATHER: usize = 1024 * 1024;
 
-/// The blob in a file of its own, at its beginning.
+/// The blob as a file, at its beginning.
 pub(super) async fn to_file(
     blobs: &dyn BlobStore,
     key: &BlobKey,
@@ -28,6 +29,9 @@ pub(super) async fn to_file(
 }
 
 async fn fetch(blobs: &dyn BlobStore, key: &BlobKey, scratch: &Path) -> Result<File, PortError> {
+    if let Some(file) = blobs.open_local(key).await? {
+        return Ok(file);
+    }
     let mut pieces = blobs.get_stream(key).await?;
     let scratch = scratch.to_owned();
     let mut file = on_disk(move || tempfile::tempfile_in(scratch)).await?;
