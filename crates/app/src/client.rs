@@ -34,7 +34,10 @@ impl Client {
         if !matches!(url.scheme(), "http" | "https") {
             bail!("--server {base} must begin with http:// or https://");
         }
-        Ok(Self { base: base.to_owned(), http: reqwest::Client::builder().user_agent("verbatim-cli").build()? })
+        Ok(Self {
+            base: base.to_owned(),
+            http: reqwest::Client::builder().user_agent("verbatim-cli").build()?,
+        })
     }
 
     /// Uploads one file as a job; `fields` are the options. Returns the job.
@@ -42,8 +45,7 @@ impl Client {
     /// # Errors
     /// When the file cannot be read, the server cannot be reached, or it refuses.
     pub async fn submit(&self, file: &Path, fields: &[(&str, String)]) -> anyhow::Result<Value> {
-        let part =
-            Part::file(file).await.with_context(|| format!("cannot read {}", file.display()))?;
+        let part = Part::file(file).await.with_context(|| format!("cannot read {}", file.display()))?;
         let mut form = Form::new();
         // Options first, so that a bad one is refused before the audio is sent.
         for (name, value) in fields {
@@ -123,7 +125,9 @@ impl Client {
             }
             reconnects += 1;
             if reconnects > 5 {
-                bail!("the server cuts the event stream of {id} again and again; `verbatim jobs get {id}` shows it");
+                bail!(
+                    "the server cuts the event stream of {id} again and again; `verbatim jobs get {id}` shows it"
+                );
             }
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
@@ -136,7 +140,10 @@ impl Client {
     /// Sends, and turns refusals into errors that carry the server's own words.
     async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Response> {
         let response = request.send().await.with_context(|| {
-            format!("cannot reach {}; is `verbatim serve` running there? (--server URL names another)", self.base)
+            format!(
+                "cannot reach {}; is `verbatim serve` running there? (--server URL names another)",
+                self.base
+            )
         })?;
         if response.status().is_success() {
             return Ok(response);
@@ -169,7 +176,9 @@ impl EventReader {
             let block: Vec<u8> = self.buffer.drain(..end + 2).collect();
             let block = String::from_utf8(block).context("the event stream is not UTF-8")?;
             let field = |wanted: &str| {
-                block.lines().find_map(|line| line.strip_prefix(wanted)?.strip_prefix(':').map(str::trim_start))
+                block
+                    .lines()
+                    .find_map(|line| line.strip_prefix(wanted)?.strip_prefix(':').map(str::trim_start))
             };
             if let (Some(name), Some(data)) = (field("event"), field("data")) {
                 let data = serde_json::from_str(data).context("an event's body is not JSON")?;

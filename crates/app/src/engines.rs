@@ -41,9 +41,14 @@ pub async fn load(config: &Config, whisper: Option<LoadWhisper>) -> anyhow::Resu
     EngineSet::new(engines).context("worker.engines names no engine")
 }
 
-async fn load_whisper(config: &Config, whisper: Option<LoadWhisper>) -> anyhow::Result<Arc<dyn SpeechEngine>> {
+async fn load_whisper(
+    config: &Config,
+    whisper: Option<LoadWhisper>,
+) -> anyhow::Result<Arc<dyn SpeechEngine>> {
     let Some(load) = whisper else {
-        bail!("this binary has no local Whisper engine; use `verbatim`, or name other engines in worker.engines");
+        bail!(
+            "this binary has no local Whisper engine; use `verbatim`, or name other engines in worker.engines"
+        );
     };
     let mut models = Vec::new();
     for name in std::iter::once(&config.whisper.model).chain(&config.whisper.additional_models) {

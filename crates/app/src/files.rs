@@ -28,9 +28,9 @@ impl Input {
     /// The file name without its extension.
     fn stem(&self) -> String {
         match self {
-            Self::File(path) => {
-                path.file_stem().map_or_else(|| "audio".to_owned(), |stem| stem.to_string_lossy().into_owned())
-            }
+            Self::File(path) => path
+                .file_stem()
+                .map_or_else(|| "audio".to_owned(), |stem| stem.to_string_lossy().into_owned()),
             Self::Stdin => "stdin".to_owned(),
         }
     }
@@ -80,7 +80,8 @@ pub fn deliver(arguments: &FilesArgs, input: &Input, many: bool, rendered: &str)
         }
         return Ok(());
     };
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let extension = TranscriptFormat::from(arguments.format).extension();
     let path = free_name(folder, &input.stem(), extension);
     std::fs::write(&path, rendered).with_context(|| format!("cannot write {}", path.display()))?;

@@ -46,7 +46,9 @@ pub async fn run(whisper: Option<LoadWhisper>) -> ExitCode {
 fn overrides(command: &Command) -> Overrides {
     match command {
         Command::Serve(arguments) | Command::Config(ConfigCommand::Check(arguments)) => arguments.overrides(),
-        Command::Transcribe(arguments) => Overrides { model: arguments.model.clone(), ..Overrides::default() },
+        Command::Transcribe(arguments) => {
+            Overrides { model: arguments.model.clone(), ..Overrides::default() }
+        }
         _ => Overrides::default(),
     }
 }

@@ -26,7 +26,8 @@ pub fn completions(shell: clap_complete::Shell) {
 /// # Errors
 /// When the folder cannot be written to.
 pub fn man(folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     clap_mangen::generate_to(Cli::command(), folder)
         .with_context(|| format!("cannot write manual pages into {}", folder.display()))?;
     eprintln!("manual pages are in {}; read one with: man {}/verbatim.1", folder.display(), folder.display());

@@ -24,7 +24,10 @@ pub async fn run(arguments: &JobsArgs) -> anyhow::Result<()> {
         }
         JobsCommand::Get { id } => {
             let job = client.get(&format!("/v1/jobs/{id}")).await?;
-            println!("{}", if arguments.json { job.to_string() } else { serde_json::to_string_pretty(&job)? });
+            println!(
+                "{}",
+                if arguments.json { job.to_string() } else { serde_json::to_string_pretty(&job)? }
+            );
         }
         JobsCommand::Watch { id } => watch(&client, id, arguments.json).await?,
         JobsCommand::Cancel { id } => {

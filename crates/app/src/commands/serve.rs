@@ -39,7 +39,10 @@ pub async fn run(config: Config, whisper: Option<LoadWhisper>) -> anyhow::Result
     logs::init(&config.log.filter, format)?;
     let service = Service::open(&config)?;
     let listener = TcpListener::bind(config.server.listen).await.with_context(|| {
-        format!("cannot listen on {}; is another server running? --listen takes another port", config.server.listen)
+        format!(
+            "cannot listen on {}; is another server running? --listen takes another port",
+            config.server.listen
+        )
     })?;
     println!("listening on http://{}", listener.local_addr()?);
     std::io::stdout().flush()?;
@@ -132,21 +135,26 @@ impl Service {
             Ok(())
         });
         let signals = ShutdownSignals { drain: shutdown.soft.clone(), release: shutdown.hard.clone() };
-        parts.spawn(async move {
-            match worker.run(signals).await? {
-                WorkerExit::Shutdown => Ok(()),
-                limit @ (WorkerExit::JobLimit | WorkerExit::MemoryLimit) => {
-                    tracing::info!(?limit, "stopping to be started afresh");
-                    Ok(())
+        if config.worker.enabled {
+            parts.spawn(async move {
+                let exit = worker.run(signals).await?;
+                if exit != WorkerExit::Shutdown {
+                    tracing::info!(?exit, "stopping to be started afresh");
                 }
-            }
-        });
+                Ok(())
+            });
+        }
         gate.open(router);
         tracing::info!("ready");
         Ok(())
     }
 
-    fn api(&self, engine: &dyn SpeechEngine, config: &Config, shutdown: &Shutdown) -> anyhow::Result<ApiState> {
+    fn api(
+        &self,
+        engine: &dyn SpeechEngine,
+        config: &Config,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<ApiState> {
         let capabilities = engine.capabilities();
         let models = ModelCatalog::new(capabilities.models).context("no engine offers a model")?;
         // Requests reach the API only through the gate, which opens when the engines are loaded.

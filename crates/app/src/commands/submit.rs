@@ -101,7 +101,11 @@ async fn deliver(
     let last = client
         .follow(id, |event| {
             if let Some(done) = event.data["progress"].as_f64() {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1000")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "between 0 and 1000"
+                )]
                 progress.set((done.clamp(0.0, 1.0) * 1000.0) as u64, 1000);
             }
             Ok(())

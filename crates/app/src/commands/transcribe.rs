@@ -27,7 +27,11 @@ use crate::progress::{Progress, Unit};
 ///
 /// # Errors
 /// When any file could not be transcribed; the others are all the same.
-pub async fn run(arguments: &TranscribeArgs, config: &Config, whisper: Option<LoadWhisper>) -> anyhow::Result<()> {
+pub async fn run(
+    arguments: &TranscribeArgs,
+    config: &Config,
+    whisper: Option<LoadWhisper>,
+) -> anyhow::Result<()> {
     let inputs = files::expand(&arguments.files.files)?;
     let mut config = config.clone();
     if config.whisper.replicas == 0 {

@@ -29,7 +29,9 @@ pub enum ConfigError {
     #[error("configuration file {0} does not exist")]
     MissingFile(PathBuf),
     /// A key is unknown or has a value of the wrong kind.
-    #[error("configuration: {0}; `verbatim config check` prints what is in effect, .env.example lists every key")]
+    #[error(
+        "configuration: {0}; `verbatim config check` prints what is in effect, .env.example lists every key"
+    )]
     Invalid(String),
 }
 
@@ -87,14 +89,19 @@ fn load_from(
 /// What types cannot say.
 fn check(config: &Config) -> Result<(), ConfigError> {
     let rules = [
-        (config.worker.engines.is_empty(), "worker.engines is empty: name at least one, `whisper` for example"),
+        (
+            config.worker.engines.is_empty(),
+            "worker.engines is empty: name at least one, `whisper` for example",
+        ),
         (config.worker.lease_secs < 3, "worker.lease_secs must be at least 3"),
         (config.queue.max_attempts == 0, "queue.max_attempts must be at least 1"),
         (config.queue.max_crashes == 0, "queue.max_crashes must be at least 1"),
         (config.limits.max_upload_mb == 0, "limits.max_upload_mb must be at least 1"),
         (!(config.fake.real_time_factor >= 0.0), "fake.real_time_factor must not be negative"),
-        (config.queue.result_retention_secs < config.queue.dedupe_ttl_secs,
-         "queue.result_retention_secs must not be shorter than queue.dedupe_ttl_secs"),
+        (
+            config.queue.result_retention_secs < config.queue.dedupe_ttl_secs,
+            "queue.result_retention_secs must not be shorter than queue.dedupe_ttl_secs",
+        ),
     ];
     match rules.iter().find(|(broken, _)| *broken) {
         Some((_, rule)) => Err(ConfigError::Invalid((*rule).to_owned())),
@@ -116,7 +123,8 @@ mod tests {
     fn the_environment_wins_over_the_file_and_flags_over_both() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("v.toml");
-        std::fs::write(&file, "[server]\nlisten = '127.0.0.1:1'\n[whisper]\nmodel = 'base'\nreplicas = 3\n").unwrap();
+        std::fs::write(&file, "[server]\nlisten = '127.0.0.1:1'\n[whisper]\nmodel = 'base'\nreplicas = 3\n")
+            .unwrap();
         let environment = HashMap::from([
             ("VERBATIM__SERVER__LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
             ("VERBATIM__WHISPER__MODEL".to_owned(), "small".to_owned()),

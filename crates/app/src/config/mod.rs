@@ -6,6 +6,6 @@ mod sections;
 
 pub use load::{ConfigError, Overrides, load};
 pub use sections::{
-    Config, ComputeType, EngineKind, FakeConfig, LimitsConfig, LogConfig, LogFormat, ModelSource, ModelsConfig,
-    QueueConfig, ServerConfig, StorageConfig, WhisperConfig, WorkerConfig,
+    ComputeType, Config, EngineKind, FakeConfig, LimitsConfig, LogConfig, LogFormat, ModelSource,
+    ModelsConfig, QueueConfig, ServerConfig, StorageConfig, WhisperConfig, WorkerConfig,
 };

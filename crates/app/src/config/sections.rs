@@ -107,6 +107,8 @@ pub enum EngineKind {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerConfig {
+    /// Whether this process works on jobs; `false` only takes them in.
+    pub enabled: bool,
     /// Engines, the preferred one first.
     pub engines: Vec<EngineKind>,
     /// Jobs worked on at once; 0 takes as many as the engines can use.
@@ -124,6 +126,7 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
+            enabled: true,
             engines: vec![EngineKind::Whisper],
             concurrency: 0,
             lease_secs: 30,
@@ -264,7 +267,10 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::default() }
+        Self {
+            filter: "info,apalis_core=warn,rusqlite_migration=warn".to_owned(),
+            format: LogFormat::default(),
+        }
     }
 }
 

@@ -5,10 +5,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::support::{Server, repository};
+
 /// `.venv` as `scripts/setup test` makes it, or what VERBATIM_PYTHON names.
 fn python() -> PathBuf {
-    std::env::var_os("VERBATIM_PYTHON")
-        .map_or_else(|| crate::support::repository().join(".venv/bin/python"), PathBuf::from)
+    std::env::var_os("VERBATIM_PYTHON").map_or_else(|| repository().join(".venv/bin/python"), PathBuf::from)
 }
 
 /// Speech that the `base` model understands, in another language than English.
@@ -25,7 +26,7 @@ async fn openais_python_client_works_unchanged() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let spanish = dir.path().join("spanish.wav");
     speak_spanish(&spanish)?;
-    let server = crate::support::Server::start(&[
+    let server = Server::start(&[
         ("VERBATIM__WHISPER__MODEL", "base"),
         ("VERBATIM__WHISPER__ADDITIONAL_MODELS", "tiny.en"),
         ("VERBATIM__WHISPER__REPLICAS", "1"),
@@ -34,7 +35,7 @@ async fn openais_python_client_works_unchanged() -> Result<()> {
     let output = tokio::process::Command::new(python())
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/openai_sdk.py"))
         .env("VERBATIM_URL", server.url())
-        .env("VERBATIM_ENGLISH", crate::support::repository().join("samples/hello.wav"))
+        .env("VERBATIM_ENGLISH", repository().join("samples/hello.wav"))
         .env("VERBATIM_SPANISH", &spanish)
         .kill_on_drop(true)
         .output()

@@ -1,0 +1,147 @@
+//! What survives: a killed process, a full disk, a second server on the same folder.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
+use serde_json::Value;
+
+use crate::support::sound::{hello, hello_times, wav};
+use crate::support::{Client, Server};
+
+/// Waits until the first segment of a job is decoded, so that the job is in the middle of its work.
+async fn first_segment(client: &Client, id: &str) -> Result<()> {
+    let url = format!("{}/v1/jobs/{id}/events", client.url);
+    let mut events = client.http.get(url).send().await?.error_for_status()?.bytes_stream();
+    let mut seen = String::new();
+    while let Some(piece) = events.next().await {
+        seen.push_str(&String::from_utf8_lossy(&piece?));
+        if seen.contains("event: segment") {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the job ended before it could be disturbed: {seen}")
+}
+
+#[tokio::test]
+async fn jobs_survive_kill_9_wherever_they_are() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let one_at_a_time = [("VERBATIM__WORKER__CONCURRENCY", "1")];
+    let mut server = Server::start_in(folder.path(), &one_at_a_time).await?;
+    let client = Client::new(server.url());
+    let finished = client.accepted(hello_times(1), &[]).await?;
+    client.ended(&finished).await?;
+    let running = client.accepted(hello_times(12), &[]).await?;
+    let waiting = client.accepted(hello_times(2), &[]).await?;
+    first_segment(&client, &running).await?;
+    server.kill().await?;
+
+    let server = Server::start_in(folder.path(), &one_at_a_time).await?;
+    let client = Client::new(server.url());
+    for (id, repetitions) in [(&finished, 1), (&running, 12), (&waiting, 2)] {
+        let job = client.ended(id).await?;
+        ensure!(job["status"] == "completed", "{job}");
+        let text = client.text(id).await?.to_lowercase();
+        let spoken = text.matches("spoken by a computer").count();
+        ensure!(spoken == repetitions, "heard {spoken} of {repetitions} repetitions: {text}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_folder_refuses_to_start() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let settings = [("VERBATIM__WORKER__ENGINES", "fake")];
+    let server = Server::start_in(folder.path(), &settings).await?;
+    let refusal = match Server::start_in(folder.path(), &settings).await {
+        Ok(second) => anyhow::bail!("{} and {} share one folder", server.url(), second.url()),
+        Err(refusal) => format!("{refusal:#}"),
+    };
+    ensure!(
+        refusal.contains("another") && refusal.contains("--data-dir"),
+        "it does not say what to do: {refusal}"
+    );
+    Ok(())
+}
+
+/// Noise whose bytes differ from those of every other `seed`: 16-bit samples of a linear congruential generator.
+fn noise(seed: u32, samples: usize) -> Vec<i16> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        i16::from_be_bytes([state.to_be_bytes()[0], state.to_be_bytes()[1]])
+    })
+    .take(samples)
+    .collect()
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_uploads_and_loses_no_job() -> Result<()> {
+    let disk = tempfile::tempdir()?;
+    let server = Server::start_on_small_disk(disk.path(), "24m").await?;
+    let client = Client::new(server.url());
+    let speech = client.accepted(hello_times(1), &[]).await?;
+    client.ended(&speech).await?;
+
+    // Five megabytes each: the disk is full after a few, and they cannot all be worked off in the meantime.
+    let mut accepted = vec![speech];
+    let refusal = loop {
+        ensure!(accepted.len() < 40, "40 files of 5 MB fit on a disk of 24 MB");
+        let seed = u32::try_from(accepted.len())?;
+        let (status, answer) = client.upload(wav(96_000, &noise(seed, 2_500_000)), &[]).await?;
+        match status.as_u16() {
+            202 => accepted.push(answer["id"].as_str().context("an id")?.to_owned()),
+            507 => break answer,
+            _ => anyhow::bail!("{status}: {answer}"),
+        }
+    };
+    ensure!(refusal["code"] == "out_of_space", "{refusal}");
+    for id in &accepted {
+        let job = client.ended(id).await?;
+        ensure!(job["status"] == "completed", "a job was lost on a full disk: {job}");
+    }
+    // Their audio is gone now, and there is room again.
+    let again = until_accepted(&client).await?;
+    ensure!(client.ended(&again).await?["status"] == "completed");
+    ensure!(client.text(&accepted[0]).await?.contains("computer"));
+    Ok(())
+}
+
+/// Uploads new speech until there is room for it: blobs are deleted in the background.
+async fn until_accepted(client: &Client) -> Result<String> {
+    let mut samples = hello();
+    samples.extend([0; 1600]);
+    loop {
+        let (status, answer): (_, Value) = client.upload(wav(16_000, &samples), &[]).await?;
+        match status.as_u16() {
+            202 => return Ok(answer["id"].as_str().context("an id")?.to_owned()),
+            507 => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            _ => anyhow::bail!("{status}: {answer}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_at_hand_and_keeps_the_rest() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let settings = [("VERBATIM__WORKER__CONCURRENCY", "1")];
+    let mut server = Server::start_in(folder.path(), &settings).await?;
+    let client = Client::new(server.url());
+    let running = client.accepted(hello_times(4), &[]).await?;
+    let waiting = client.accepted(hello_times(1), &[]).await?;
+    first_segment(&client, &running).await?;
+    let status = server.terminate().await?;
+    ensure!(status.success(), "a requested stop is a success: {status}");
+
+    let server = Server::start_in(folder.path(), &settings).await?;
+    let client = Client::new(server.url());
+    let job = client.ended(&running).await?;
+    ensure!(job["status"] == "completed" && job["attempt"] == 1, "it was finished before the stop: {job}");
+    ensure!(client.ended(&waiting).await?["status"] == "completed");
+    ensure!(left_in(&folder.path().join("data/scratch"))? == 0, "temporary files were left behind");
+    Ok(())
+}
+
+fn left_in(folder: &Path) -> Result<usize> {
+    Ok(std::fs::read_dir(folder)?.count())
+}

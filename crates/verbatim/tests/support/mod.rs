@@ -1,0 +1,117 @@
+//! A service of the test's own: the real binary on a free port, over a folder of its own.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+mod client;
+pub(crate) mod sound;
+
+pub(crate) use client::Client;
+
+/// The repository's folder.
+pub(crate) fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Where the models lie.
+pub(crate) fn models() -> PathBuf {
+    std::env::var_os("VERBATIM_MODELS_DIR").map_or_else(|| repository().join("models"), PathBuf::from)
+}
+
+/// `verbatim serve`, ready to answer; killed when dropped.
+pub(crate) struct Server {
+    url: String,
+    child: Child,
+    _own_folder: Option<tempfile::TempDir>,
+}
+
+impl Server {
+    /// Starts it with these settings besides the defaults, over a folder that vanishes with it.
+    pub(crate) async fn start(settings: &[(&str, &str)]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut server = Self::start_in(folder.path(), settings).await?;
+        server._own_folder = Some(folder);
+        Ok(server)
+    }
+
+    /// Starts it with its data in `folder/data`, and waits until it is ready.
+    pub(crate) async fn start_in(folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_verbatim"));
+        command.envs(settings.iter().copied());
+        Self::spawn(folder, command).await
+    }
+
+    /// Starts it with its data on a disk of its own of this size (as `mount` reads it), which only it can see.
+    pub(crate) async fn start_on_small_disk(folder: &Path, size: &str) -> Result<Self> {
+        let mounted = folder.join("data");
+        std::fs::create_dir(&mounted)?;
+        let script = "mount -t tmpfs -o size=\"$1\" tmpfs \"$2\" && shift 2 && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", size]);
+        command.args([mounted.as_os_str(), OsStr::new(env!("CARGO_BIN_EXE_verbatim"))]);
+        Self::spawn(folder, command).await
+    }
+
+    async fn spawn(folder: &Path, mut command: Command) -> Result<Self> {
+        let log = folder.join("serve.log");
+        let mut child = command
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(folder.join("data"))
+            .env("VERBATIM__MODELS__DIR", models())
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log)?)
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().context("standard output is piped")?;
+        let url = match BufReader::new(stdout).lines().next_line().await? {
+            Some(line) => line.strip_prefix("listening on ").map(str::to_owned).context(line)?,
+            None => anyhow::bail!("the service did not start: {}", std::fs::read_to_string(&log)?),
+        };
+        until_ready(&url, &mut child)
+            .await
+            .with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
+        Ok(Self { url, child, _own_folder: None })
+    }
+
+    /// Where it listens: scheme, address and port.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Memory of the process in RAM.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        let id = self.child.id().context("the service runs")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
+    /// SIGKILL: no time for goodbyes.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// SIGTERM, and the wait for an orderly end.
+    pub(crate) async fn terminate(&mut self) -> Result<ExitStatus> {
+        let id = self.child.id().context("the service runs")?.to_string();
+        ensure!(Command::new("kill").args(["-TERM", &id]).status().await?.success(), "it could not be told");
+        Ok(self.child.wait().await?)
+    }
+}
+
+async fn until_ready(url: &str, child: &mut Child) -> Result<()> {
+    loop {
+        ensure!(child.try_wait()?.is_none(), "the service ended before it was ready");
+        match reqwest::get(format!("{url}/readyz")).await {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        }
+    }
+}
