@@ -11,7 +11,9 @@ fn main() {
         return;
     }
     if env::var_os("CARGO_FEATURE_FROM_SOURCE").is_some() {
-        println!("cargo::error=features shared-library and from-source exclude each other; add --no-default-features");
+        println!(
+            "cargo::error=features shared-library and from-source exclude each other; add --no-default-features"
+        );
         return;
     }
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
@@ -20,7 +22,10 @@ fn main() {
     let library = lib_dir.join("libctranslate2.so");
     println!("cargo::rerun-if-changed={}", library.display());
     if !library.exists() {
-        println!("cargo::error=the CTranslate2 library is not in {}: run scripts/native first", lib_dir.display());
+        println!(
+            "cargo::error=the CTranslate2 library is not in {}: run scripts/native first",
+            lib_dir.display()
+        );
         return;
     }
     // The second folder holds the empty archives that ct2rs names; see .cargo/config.toml.

@@ -58,7 +58,8 @@ async fn main() -> anyhow::Result<()> {
     for line in std::io::stdin().lock().lines() {
         let order: Order = serde_json::from_str(&line?)?;
         let audio = Arc::new(samples(&order.audio)?);
-        let spans = |spans: &Vec<(u64, u64)>| spans.iter().map(|&(start, end)| SpeechSpan { start, end }).collect();
+        let spans =
+            |spans: &Vec<(u64, u64)>| spans.iter().map(|&(start, end)| SpeechSpan { start, end }).collect();
         let begun = Instant::now();
         let jobs = (0..order.times).map(|_| {
             let request = EngineRequest {

@@ -11,7 +11,10 @@ pub(crate) fn to_char(byte: u8) -> char {
         return char::from(byte);
     }
     let rank = (0..byte).filter(|&lower| !is_itself(lower)).count();
-    u32::try_from(rank).ok().and_then(|rank| char::from_u32(0x100 + rank)).unwrap_or(char::REPLACEMENT_CHARACTER)
+    u32::try_from(rank)
+        .ok()
+        .and_then(|rank| char::from_u32(0x100 + rank))
+        .unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
 /// The byte that a character stands for; `None` for characters that stand for none.

@@ -149,3 +149,35 @@ pub(crate) fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>
 pub(crate) fn cancelled_error() -> EngineError {
     EngineError::new(FailureKind::Cancelled, "the transcription was cancelled")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(avg_logprob: f32, no_speech_prob: f32, compression_ratio: f32) -> Decoded {
+        Decoded { tokens: Vec::new(), temperature: 0.0, avg_logprob, compression_ratio, no_speech_prob }
+    }
+
+    #[test]
+    fn unlikely_or_repetitive_text_is_tried_again_unless_nobody_speaks() {
+        assert!(!decoded(-0.3, 0.1, 1.5).needs_fallback());
+        assert!(decoded(-1.2, 0.1, 1.5).needs_fallback());
+        assert!(decoded(-0.3, 0.1, 2.5).needs_fallback());
+        assert!(!decoded(-1.2, 0.7, 1.5).needs_fallback());
+        assert!(decoded(-0.3, 0.7, 2.5).needs_fallback());
+    }
+
+    #[test]
+    fn silence_is_improbable_text_where_no_speech_is_probable() {
+        assert!(decoded(-1.2, 0.7, 1.0).is_silence());
+        assert!(!decoded(-0.3, 0.7, 1.0).is_silence());
+        assert!(!decoded(-1.2, 0.5, 1.0).is_silence());
+    }
+
+    #[test]
+    fn repetition_compresses() {
+        assert!(compression_ratio(&"and so on ".repeat(20)) > MAX_COMPRESSION_RATIO);
+        assert!(compression_ratio("The harbour was quiet before the boats came in.") < 1.5);
+        assert_eq!(compression_ratio(""), 0.0);
+    }
+}

@@ -73,7 +73,9 @@ impl WhisperEngine {
         let threads = (0..placement.replicas)
             .map(|index| {
                 let work = Arc::clone(&work);
-                std::thread::Builder::new().name(format!("whisper-{index}")).spawn(move || serve(&work, checkpoint_every))
+                std::thread::Builder::new()
+                    .name(format!("whisper-{index}"))
+                    .spawn(move || serve(&work, checkpoint_every))
             })
             .collect::<Result<_, _>>()
             .map_err(LoadError::NoThread)?;

@@ -106,7 +106,8 @@ impl<'a> Features<'a> {
         let mut samples = vec![0.0; frames.saturating_sub(1) * HOP + WINDOW];
         // samples[i] is the sample at `start * HOP + i - REACH`.
         let first = start * HOP;
-        let (from, to) = (REACH.saturating_sub(first), (length + REACH).saturating_sub(first).min(samples.len()));
+        let (from, to) =
+            (REACH.saturating_sub(first), (length + REACH).saturating_sub(first).min(samples.len()));
         if from < to {
             self.timeline.read((first + from - REACH) as u64, &mut samples[from..to])?;
         }
@@ -191,7 +192,10 @@ mod tests {
                 for frame in 0..frames {
                     for bin in 0..80 {
                         let ours = window[bin * WINDOW_FRAMES + frame];
-                        assert!((ours - expected[start + frame][bin]).abs() < 1e-6, "{length} {start} {frame} {bin}");
+                        assert!(
+                            (ours - expected[start + frame][bin]).abs() < 1e-6,
+                            "{length} {start} {frame} {bin}"
+                        );
                     }
                 }
                 assert!(frames == WINDOW_FRAMES || window[frames] == 0.0);

@@ -40,7 +40,9 @@ fn system_free() -> Option<u64> {
 
 /// What the limit of a container leaves (control groups, version 2).
 fn group_free() -> Option<u64> {
-    let read = |file: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
+    let read = |file: &str| {
+        std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok()
+    };
     Some(read("memory.max")?.saturating_sub(read("memory.current")?))
 }
 

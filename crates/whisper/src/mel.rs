@@ -41,8 +41,13 @@ pub(crate) struct MelScratch {
 impl MelBank {
     /// A bank of `bins` mel filters: 80 for most models, 128 for large-v3.
     pub(crate) fn new(bins: usize) -> Self {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "400 points, 32-bit window")]
-        let hann = (0..WINDOW).map(|n| (0.5 - 0.5 * (2.0 * PI * n as f64 / WINDOW as f64).cos()) as f32).collect();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            reason = "400 points, 32-bit window"
+        )]
+        let hann =
+            (0..WINDOW).map(|n| (0.5 - 0.5 * (2.0 * PI * n as f64 / WINDOW as f64).cos()) as f32).collect();
         Self { fft: RealFftPlanner::new().plan_fft_forward(WINDOW), hann, filters: slaney_filters(bins) }
     }
 
@@ -93,7 +98,11 @@ fn mel_to_hz(mel: f64) -> f64 {
 }
 
 /// Triangles with corners at `bins + 2` points equally spaced in mel, each of unit area.
-#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small counts, 32-bit weights")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "small counts, 32-bit weights"
+)]
 fn slaney_filters(bins: usize) -> Vec<Filter> {
     /// 8 kHz on Slaney's scale.
     const TOP_MEL: f64 = 45.245_640_471_924_965;
@@ -132,8 +141,9 @@ mod tests {
                 re * re + im * im
             })
             .collect();
-        let corners: Vec<f64> =
-            (0..bins + 2).map(|i| mel_to_hz(45.245_640_471_924_965 * i as f64 / (bins as f64 + 1.0))).collect();
+        let corners: Vec<f64> = (0..bins + 2)
+            .map(|i| mel_to_hz(45.245_640_471_924_965 * i as f64 / (bins as f64 + 1.0)))
+            .collect();
         corners
             .windows(3)
             .map(|corner| {

@@ -50,7 +50,8 @@ pub(crate) fn split(vocabulary: &Vocabulary, tokens: &[TokenId], window: Window)
     let is_timestamp = |token: &TokenId| vocabulary.is_timestamp(*token);
     let position = |token: TokenId| token.saturating_sub(vocabulary.timestamp_begin);
     let time = |token: TokenId| window.offset() + f64::from(position(token)) * TIMESTAMP_SECS;
-    let piece = |start, end, tokens: &[TokenId]| Piece { start, end, tokens: tokens.to_vec(), words: Vec::new() };
+    let piece =
+        |start, end, tokens: &[TokenId]| Piece { start, end, tokens: tokens.to_vec(), words: Vec::new() };
 
     let ends_in_silence = matches!(tokens, [.., text, last] if !is_timestamp(text) && is_timestamp(last));
     let mut cuts: Vec<usize> =
@@ -60,7 +61,11 @@ pub(crate) fn split(vocabulary: &Vocabulary, tokens: &[TokenId], window: Window)
     if cuts.is_empty() {
         let last = tokens.iter().rfind(|token| is_timestamp(token)).filter(|&&last| position(last) > 0);
         let end = last.map_or(seconds(end_of_window), |&last| time(last));
-        return Split { pieces: vec![piece(window.offset(), end, tokens)], next: end_of_window, ends_in_silence };
+        return Split {
+            pieces: vec![piece(window.offset(), end, tokens)],
+            next: end_of_window,
+            ends_in_silence,
+        };
     }
     if ends_in_silence {
         cuts.push(tokens.len());
@@ -89,7 +94,64 @@ pub(crate) fn seconds(frames: usize) -> f64 {
 
 /// Seconds as frames, to the nearest.
 pub(crate) fn frames(seconds: f64) -> usize {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a time")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a time"
+    )]
     let frames = (seconds * FRAMES_PER_SECOND as f64).round() as usize;
     frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vocabulary::tests::vocabulary;
+
+    const WINDOW: Window = Window { start: 1_000, frames: 2_500 };
+
+    /// Text tokens as they are, timestamps as seconds.
+    enum Token {
+        Text(TokenId),
+        Time(f64),
+    }
+    use Token::{Text, Time};
+
+    fn cut(tokens: &[Token]) -> (Vec<(f64, f64, Vec<TokenId>)>, usize, bool) {
+        let vocabulary = vocabulary("tiny.en");
+        let tokens: Vec<TokenId> = tokens
+            .iter()
+            .map(|token| match token {
+                Text(id) => *id,
+                Time(seconds) => vocabulary.timestamp_begin + (seconds / TIMESTAMP_SECS).round() as TokenId,
+            })
+            .collect();
+        let split = split(&vocabulary, &tokens, WINDOW);
+        let text =
+            |piece: &Piece| piece.tokens.iter().copied().filter(|id| !vocabulary.is_timestamp(*id)).collect();
+        let round = |seconds: f64| (seconds * 100.0).round() / 100.0;
+        let pieces =
+            split.pieces.iter().map(|piece| (round(piece.start), round(piece.end), text(piece))).collect();
+        (pieces, split.next, split.ends_in_silence)
+    }
+
+    #[test]
+    fn text_after_the_last_pair_waits_for_the_next_window() {
+        let cut = cut(&[Time(0.0), Text(1), Time(2.0), Time(3.0), Text(2), Time(5.0), Time(5.0), Text(3)]);
+        assert_eq!(cut, (vec![(10.0, 12.0, vec![1]), (13.0, 15.0, vec![2])], 1_500, false));
+    }
+
+    #[test]
+    fn a_single_timestamp_at_the_end_ends_the_window() {
+        let cut = cut(&[Time(0.0), Text(1), Time(2.0), Time(3.0), Text(2), Time(5.0)]);
+        assert_eq!(cut, (vec![(10.0, 12.0, vec![1]), (13.0, 15.0, vec![2])], 3_500, true));
+    }
+
+    #[test]
+    fn without_pairs_the_window_is_one_piece() {
+        assert_eq!(cut(&[Time(0.0), Text(1), Text(2)]), (vec![(10.0, 35.0, vec![1, 2])], 3_500, false));
+        assert_eq!(cut(&[Time(0.0), Text(1), Time(4.0)]), (vec![(10.0, 14.0, vec![1])], 3_500, true));
+        assert_eq!(cut(&[]), (vec![(10.0, 35.0, vec![])], 3_500, false));
+    }
 }

@@ -53,5 +53,45 @@ fn whole_characters(vocabulary: &Vocabulary, tokens: &[TokenId]) -> Vec<TokenWor
             parts.push(TokenWord { text, tokens: std::mem::take(&mut pending) });
         }
     }
+    if !pending.is_empty() {
+        parts.push(TokenWord { text: vocabulary.decode(&pending), tokens: pending });
+    }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpe;
+    use crate::vocabulary::tests::vocabulary;
+
+    fn cut(model: &str, language: &str, text: &str) -> Vec<String> {
+        let (vocabulary, language) = (vocabulary(model), Language::parse(language).unwrap());
+        let tokens = bpe::encode(&vocabulary, text);
+        let words = words(&vocabulary, language, &tokens);
+        assert_eq!(words.iter().flat_map(|word| word.tokens.clone()).collect::<Vec<_>>(), tokens);
+        words.into_iter().map(|word| word.text).collect()
+    }
+
+    #[test]
+    fn words_begin_at_spaces_and_punctuation() {
+        // As faster-whisper 1.2.1 cuts it.
+        let words = cut("tiny.en", "en", " \"Hello,\" said the co-driver: don't!");
+        assert_eq!(words, [" \"Hello,\"", " said", " the", " co", "-driver", ":", " don't", "!"]);
+        assert_eq!(cut("base", "de", " naïve 🎉"), [" naïve", " 🎉"]);
+    }
+
+    #[test]
+    fn without_spaces_every_run_of_whole_characters_is_a_word() {
+        assert_eq!(cut("base", "ja", " 世界🎉です。"), [" ", "世界", "🎉", "です", "。"]);
+    }
+
+    #[test]
+    fn characters_that_stay_broken_end_a_word_too() {
+        let vocabulary = vocabulary("tiny.en");
+        // The first two bytes of an emoji, and then a word.
+        let words = words(&vocabulary, Language::ENGLISH, &[12_520, 236, 290]);
+        let tokens: Vec<TokenId> = words.iter().flat_map(|word| word.tokens.clone()).collect();
+        assert_eq!(tokens, [12_520, 236, 290]);
+    }
 }

@@ -88,7 +88,11 @@ impl Timeline {
     }
 
     fn span_of(&self, seconds: f64, is_end: bool) -> usize {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a position in the audio")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a position in the audio"
+        )]
         let sample = (seconds * f64::from(SAMPLE_RATE)).round() as u64;
         let border = if is_end { self.ends.binary_search(&sample).ok() } else { None };
         border.unwrap_or_else(|| self.span_at(sample)).min(self.spans.len().saturating_sub(1))
@@ -110,8 +114,10 @@ mod tests {
 
     fn timeline(seconds: u64, speech: &[(u64, u64)]) -> Timeline {
         let samples: Vec<f32> = (0..seconds * 16_000).map(|n| n as f32).collect();
-        let spans: Vec<SpeechSpan> =
-            speech.iter().map(|&(start, end)| SpeechSpan { start: start * 16_000, end: end * 16_000 }).collect();
+        let spans: Vec<SpeechSpan> = speech
+            .iter()
+            .map(|&(start, end)| SpeechSpan { start: start * 16_000, end: end * 16_000 })
+            .collect();
         Timeline::new(Arc::new(samples), Some(&spans))
     }
 

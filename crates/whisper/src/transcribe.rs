@@ -52,7 +52,11 @@ pub(crate) struct Watch<'a> {
 ///
 /// # Errors
 /// Those of [`verbatim_core::ports::SpeechEngine::transcribe`].
-pub(crate) fn run(model: &Model, request: &EngineRequest, watch: &Watch<'_>) -> Result<Transcript, EngineError> {
+pub(crate) fn run(
+    model: &Model,
+    request: &EngineRequest,
+    watch: &Watch<'_>,
+) -> Result<Transcript, EngineError> {
     let Watch { observer, cancelled, checkpoint_every } = *watch;
     let timeline = Timeline::new(Arc::clone(&request.audio), request.speech.as_deref());
     let features = Features::new(&timeline, &model.mel).map_err(unreadable)?;
@@ -99,7 +103,9 @@ fn beginning(model: &Model, options: &TranscribeOptions, timeline: &Timeline) ->
     Position {
         cut: timeline.digest(),
         next: 0,
-        context: prompt.map(|prompt| bpe::encode(&model.vocabulary, &format!(" {prompt}"))).unwrap_or_default(),
+        context: prompt
+            .map(|prompt| bpe::encode(&model.vocabulary, &format!(" {prompt}")))
+            .unwrap_or_default(),
         last_speech_end: 0.0,
         language: known.map(|language| (language, 1.0)),
     }
@@ -211,9 +217,8 @@ impl Job<'_> {
             .collect();
         let (start_ms, end_ms) = match (words.first(), words.last()) {
             (Some(first), Some(last)) => (first.start_ms, last.end_ms),
-            _ => {
-                self.millis(self.timeline.original(piece.start, false), self.timeline.original(piece.end, true))
-            }
+            _ => self
+                .millis(self.timeline.original(piece.start, false), self.timeline.original(piece.end, true)),
         };
         Segment {
             index: u32::try_from(self.segments.len()).unwrap_or(u32::MAX),
@@ -235,7 +240,11 @@ impl Job<'_> {
 
     /// Seconds as milliseconds within the audio; a window is padded to 30 s, and timestamps may lie in the padding.
     fn millis(&self, start: f64, end: f64) -> (u64, u64) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time within the audio")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a time within the audio"
+        )]
         let millis = |seconds: f64| ((seconds * 1000.0).round() as u64).min(self.duration_ms);
         let start = millis(start);
         (start, millis(end).max(start))
@@ -249,7 +258,8 @@ impl Job<'_> {
 
     fn checkpoint(&self) -> Result<Checkpoint, EngineError> {
         let state = serde_json::to_value(&self.position).map_err(|error| {
-            EngineError::new(FailureKind::Internal, "the transcription could not be saved half-way").with_source(error)
+            EngineError::new(FailureKind::Internal, "the transcription could not be saved half-way")
+                .with_source(error)
         })?;
         Ok(Checkpoint {
             revision: revision(self.model),
@@ -276,5 +286,6 @@ impl Job<'_> {
 
 /// The samples cannot be read.
 fn unreadable(error: PortError) -> EngineError {
-    EngineError::new(FailureKind::StorageUnavailable, "the decoded audio could not be read").with_source(error)
+    EngineError::new(FailureKind::StorageUnavailable, "the decoded audio could not be read")
+        .with_source(error)
 }

@@ -108,3 +108,44 @@ impl Vocabulary {
 
 /// Most tokens of earlier text in a prompt: half of the decoder's 448, less one for the token that announces them.
 pub(crate) const MAX_CONTEXT: usize = 448 / 2 - 1;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The vocabulary of a model that `verbatim models pull` fetched.
+    pub(crate) fn vocabulary(model: &str) -> Vocabulary {
+        let models = std::env::var_os("VERBATIM_MODELS_DIR")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models"), PathBuf::from);
+        Vocabulary::load(&models.join(model)).expect("run `verbatim models pull`, or set VERBATIM_MODELS_DIR")
+    }
+
+    #[test]
+    fn special_tokens_are_found() {
+        let (english, multilingual) = (vocabulary("tiny.en"), vocabulary("base"));
+        assert_eq!((english.end_of_text, english.timestamp_begin), (50_256, 50_363));
+        assert_eq!((multilingual.end_of_text, multilingual.timestamp_begin), (50_257, 50_364));
+    }
+
+    #[test]
+    fn prompts_are_what_the_models_were_trained_on() {
+        let base = vocabulary("base");
+        let german = Language::parse("de").unwrap();
+        let start = base.start_sequence(Some((german, Task::Translate)));
+        assert_eq!(start, [50_258, 50_261, 50_358]);
+        assert_eq!(base.prompt(&[], &start), start);
+        let previous: Vec<TokenId> = (0..300).collect();
+        let prompt = base.prompt(&previous, &start);
+        assert_eq!(prompt[..2], [50_361, 77]);
+        assert_eq!(prompt.len(), 1 + 223 + 3);
+        assert_eq!(vocabulary("tiny.en").start_sequence(None), [50_257]);
+    }
+
+    #[test]
+    fn special_tokens_have_no_text() {
+        let base = vocabulary("base");
+        assert_eq!(base.decode(&[50_364, 2425, 11, 1002, 50_414, 50_257]), " Hello, world");
+    }
+}

@@ -111,7 +111,13 @@ fn align(
         let probabilities = aligned.text_token_probs.get(first..token).unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "a few tokens")]
         let probability = probabilities.iter().sum::<f32>() / probabilities.len().max(1) as f32;
-        TimedWord { text: word.text, start: begin(first), end: begin(token), probability, tokens: word.tokens }
+        TimedWord {
+            text: word.text,
+            start: begin(first),
+            end: begin(token),
+            probability,
+            tokens: word.tokens,
+        }
     });
     Ok(timed.collect())
 }
@@ -131,7 +137,8 @@ fn hand_out(model: &Model, window: Window, pieces: &mut [Piece], words: Vec<Time
         {
             given += word.tokens.len();
             if !word.text.is_empty() {
-                let (start, end) = (hundredths(window.offset() + word.start), hundredths(window.offset() + word.end));
+                let (start, end) =
+                    (hundredths(window.offset() + word.start), hundredths(window.offset() + word.end));
                 piece.words.push(TimedWord { start, end, ..word });
             }
         }
@@ -151,7 +158,8 @@ struct Pace {
 
 impl Pace {
     fn of(words: &[TimedWord]) -> Self {
-        let mut durations: Vec<f64> = words.iter().map(TimedWord::duration).filter(|&length| length != 0.0).collect();
+        let mut durations: Vec<f64> =
+            words.iter().map(TimedWord::duration).filter(|&length| length != 0.0).collect();
         durations.sort_by(f64::total_cmp);
         let middle = durations.len() / 2;
         let median = match durations.len() {
@@ -248,4 +256,61 @@ fn merge_punctuation(words: &mut [TimedWord]) {
 
 fn take(word: &mut TimedWord) -> (String, Vec<TokenId>) {
     (std::mem::take(&mut word.text), std::mem::take(&mut word.tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(text: &str, start: f64, end: f64) -> TimedWord {
+        TimedWord { text: text.into(), start, end, probability: 1.0, tokens: vec![1] }
+    }
+
+    fn texts(words: &[TimedWord]) -> Vec<&str> {
+        words.iter().map(|word| word.text.as_str()).collect()
+    }
+
+    #[test]
+    fn punctuation_joins_the_word_it_belongs_to() {
+        let mut words: Vec<TimedWord> =
+            [" said", " \"", "Hello", ",\"", " (", "yes", ")", "!"].map(|text| word(text, 0.0, 1.0)).to_vec();
+        merge_punctuation(&mut words);
+        // `,"` is none of the marks, which are looked for as they stand in the list.
+        assert_eq!(texts(&words), [" said", "", " \"Hello", ",\"", "", " (yes)!", "", ""]);
+        assert_eq!(words[5].tokens.len(), 4);
+    }
+
+    #[test]
+    fn words_around_the_end_of_a_sentence_are_cut_to_size() {
+        let mut words = vec![
+            word(" one", 0.0, 0.4),
+            word(" two", 0.4, 0.8),
+            word(".", 0.8, 3.0),
+            word(" three", 3.0, 6.0),
+            word(" four", 6.0, 6.4),
+        ];
+        let pace = Pace::of(&words);
+        assert!((pace.median - 0.4).abs() < 1e-9);
+        pace.shorten_around_sentence_ends(&mut words);
+        assert!((words[2].end - 1.6).abs() < 1e-9 && (words[3].start - 5.2).abs() < 1e-9, "{words:?}");
+    }
+
+    #[test]
+    fn a_first_word_that_reaches_into_the_pause_before_it_is_cut() {
+        let pace = Pace { median: 0.3, longest: 0.6 };
+        let words = vec![word(" one", 2.0, 9.0), word(" two", 9.0, 9.3)];
+        let mut piece = Piece { start: 2.0, end: 9.4, tokens: Vec::new(), words };
+        pace.fit(&mut piece, 0.0);
+        assert!((piece.words[0].start - 8.4).abs() < 1e-9, "{piece:?}");
+        assert!((piece.start - 8.4).abs() < 1e-9 && (piece.end - 9.3).abs() < 1e-9, "{piece:?}");
+    }
+
+    #[test]
+    fn a_last_word_longer_than_its_segment_ends_with_it() {
+        let pace = Pace { median: 0.3, longest: 0.6 };
+        let words = vec![word(" one", 1.0, 1.3), word(" two", 1.3, 4.0)];
+        let mut piece = Piece { start: 1.0, end: 2.0, tokens: Vec::new(), words };
+        pace.fit(&mut piece, 0.9);
+        assert!((piece.words[1].end - 2.0).abs() < 1e-9 && (piece.end - 2.0).abs() < 1e-9, "{piece:?}");
+    }
 }

@@ -16,14 +16,18 @@ fn options() -> TranscribeOptions {
 async fn read_aloud_books_become_text() -> anyhow::Result<()> {
     let engine = engine(&["tiny.en"])?;
     let said = [
-        ("0870", "and mister john dashwood had then leisure to consider how much there might be prudently in his power"),
+        (
+            "0870",
+            "and mister john dashwood had then leisure to consider how much there might be prudently in his power",
+        ),
         ("0890", "unless to be rather cold hearted and rather selfish is to be ill disposed"),
         ("0930", "he might even have been made amiable himself"),
     ];
     for (number, said) in said {
         let transcript = transcribe(&engine, request(librivox(number)?, options())).await?;
         let heard = plain(&transcript.text()).replace("mr ", "mister ");
-        let missed: Vec<&str> = said.split(' ').filter(|word| !heard.split(' ').any(|other| other == *word)).collect();
+        let missed: Vec<&str> =
+            said.split(' ').filter(|word| !heard.split(' ').any(|other| other == *word)).collect();
         assert!(missed.len() <= 1, "{number}: missed {missed:?} in {heard:?}");
         assert_eq!(transcript.language.code(), "en");
         assert_eq!((transcript.engine.as_str(), transcript.model.as_str()), ("whisper", "tiny.en"));
@@ -47,8 +51,10 @@ async fn long_speech_is_heard_to_its_end_in_order_of_time() -> anyhow::Result<()
     }
     let transcript = transcribe(&engine, request(audio, options())).await?;
     let text = plain(&transcript.text());
-    let places: Vec<Option<usize>> =
-        ["quiet", "truck", "newspaper", "teacher", "stone bridge"].iter().map(|word| text.find(word)).collect();
+    let places: Vec<Option<usize>> = ["quiet", "truck", "newspaper", "teacher", "stone bridge"]
+        .iter()
+        .map(|word| text.find(word))
+        .collect();
     assert!(places.is_sorted() && places[0].is_some(), "{places:?} in {text:?}");
     assert!(transcript.segments.windows(2).all(|pair| pair[0].end_ms <= pair[1].start_ms));
     assert!(transcript.segments.iter().all(|s| s.start_ms < s.end_ms && s.end_ms <= transcript.duration_ms));
@@ -61,7 +67,8 @@ async fn long_speech_is_heard_to_its_end_in_order_of_time() -> anyhow::Result<()
 #[tokio::test]
 async fn only_the_stretches_of_speech_are_heard_and_times_are_those_of_the_whole() -> anyhow::Result<()> {
     let engine = engine(&["tiny.en"])?;
-    let (first, second) = (say("The harbour was quiet this morning.")?, say("The bridge is made of old wood.")?);
+    let (first, second) =
+        (say("The harbour was quiet this morning.")?, say("The bridge is finished at last.")?);
     let first_end = 5.0 + first.len() as f64 / 16_000.0;
     let second_start = first_end + 20.0;
     let second_end = second_start + second.len() as f64 / 16_000.0;
@@ -71,19 +78,22 @@ async fn only_the_stretches_of_speech_are_heard_and_times_are_those_of_the_whole
     for options in [options(), words] {
         let transcript = transcribe(&engine, request_speech(audio.clone(), options, &spans)).await?;
         let text = plain(&transcript.text());
-        assert!(text.contains("quiet this morning") && text.contains("old wood"), "{text:?}");
+        assert!(text.contains("quiet this morning") && text.contains("finished at last"), "{text:?}");
         let first = transcript.segments.first().unwrap();
         let last = transcript.segments.last().unwrap();
         assert!((4_800..6_000).contains(&first.start_ms), "{first:?}");
         let second_start = (second_start * 1000.0) as u64;
-        assert!(last.end_ms > second_start + 1_000 && last.end_ms <= (second_end * 1000.0) as u64 + 300, "{last:?}");
+        assert!(
+            last.end_ms > second_start + 1_000 && last.end_ms <= (second_end * 1000.0) as u64 + 300,
+            "{last:?}"
+        );
         assert!(transcript.duration_ms > last.end_ms);
         let late = transcript.words().filter(|word| word.start_ms > first.end_ms.max(15_000)).count();
-        assert!(late == 0 || late == 7, "{late} words of the second sentence");
+        assert!(late == 0 || late == 6, "{late} words of the second sentence");
     }
     // What is not marked as speech is not heard.
     let transcript = transcribe(&engine, request_speech(audio, options(), &spans[..1])).await?;
-    assert!(!plain(&transcript.text()).contains("wood"));
+    assert!(!plain(&transcript.text()).contains("bridge"));
     Ok(())
 }
 

@@ -17,7 +17,9 @@ fn options() -> TranscribeOptions {
 /// Three windows with a sentence in each.
 fn three_windows() -> anyhow::Result<Vec<f32>> {
     let mut audio = Vec::new();
-    for sentence in ["The harbour was quiet.", "The road to the city is long.", "The bridge was finished at last."] {
+    for sentence in
+        ["The harbour was quiet.", "The road to the city is long.", "The bridge was finished at last."]
+    {
         audio.extend(say(sentence)?);
         audio.resize(audio.len().next_multiple_of(30 * 16_000), 0.0);
     }
@@ -46,7 +48,8 @@ async fn another_worker_goes_on_from_a_checkpoint() -> anyhow::Result<()> {
     let first = engine(&["tiny.en"])?;
     let audio = three_windows()?;
     let notes = Arc::new(Notes::default());
-    let whole = first.transcribe(request(audio.clone(), options()), notes.clone(), CancellationToken::new()).await?;
+    let whole =
+        first.transcribe(request(audio.clone(), options()), notes.clone(), CancellationToken::new()).await?;
     let checkpoint = notes.checkpoints.lock().unwrap()[0].clone();
     assert!(!checkpoint.segments.is_empty() && checkpoint.segments.len() < whole.segments.len());
     // It survives being stored.
@@ -61,7 +64,10 @@ async fn another_worker_goes_on_from_a_checkpoint() -> anyhow::Result<()> {
     assert_eq!(transcript.segments.len(), whole.segments.len());
     // What was decoded before is not reported again.
     let reported = segments(&notes);
-    assert!(!reported.is_empty() && reported[..] == transcript.segments[transcript.segments.len() - reported.len()..]);
+    assert!(
+        !reported.is_empty()
+            && reported[..] == transcript.segments[transcript.segments.len() - reported.len()..]
+    );
     assert!(reported.len() < transcript.segments.len());
     Ok(())
 }
@@ -71,14 +77,17 @@ async fn a_checkpoint_of_other_work_is_not_believed() -> anyhow::Result<()> {
     let engine = engine(&["tiny.en"])?;
     let audio = three_windows()?;
     let notes = Arc::new(Notes::default());
-    let whole = engine.transcribe(request(audio.clone(), options()), notes.clone(), CancellationToken::new()).await?;
+    let whole =
+        engine.transcribe(request(audio.clone(), options()), notes.clone(), CancellationToken::new()).await?;
     let checkpoint = notes.checkpoints.lock().unwrap()[1].clone();
-    let older = verbatim_core::ports::engine::Checkpoint { revision: "whisper/v0".into(), ..checkpoint.clone() };
+    let older =
+        verbatim_core::ports::engine::Checkpoint { revision: "whisper/v0".into(), ..checkpoint.clone() };
     let resumed = EngineRequest { resume: Some(older), ..request(audio.clone(), options()) };
     assert_eq!(transcribe(&engine, resumed).await?.segments.len(), whole.segments.len());
     // Made without voice activity, used with: positions mean something else.
     let span = verbatim_core::audio::SpeechSpan { start: 0, end: 60 * 16_000 };
-    let resumed = EngineRequest { resume: Some(checkpoint), speech: Some(vec![span]), ..request(audio, options()) };
+    let resumed =
+        EngineRequest { resume: Some(checkpoint), speech: Some(vec![span]), ..request(audio, options()) };
     let notes = Arc::new(Notes::default());
     let transcript = engine.transcribe(resumed, notes.clone(), CancellationToken::new()).await?;
     assert_eq!(segments(&notes), transcript.segments);
@@ -90,7 +99,8 @@ async fn cancelling_ends_a_job_at_the_next_window() -> anyhow::Result<()> {
     let engine = engine(&["tiny.en"])?;
     let notes = Arc::new(Notes::default());
     let cancel = notes.first_window.clone();
-    let error = engine.transcribe(request(three_windows()?, options()), notes.clone(), cancel).await.unwrap_err();
+    let error =
+        engine.transcribe(request(three_windows()?, options()), notes.clone(), cancel).await.unwrap_err();
     assert_eq!(error.kind, FailureKind::Cancelled);
     assert_eq!(notes.windows.lock().unwrap().len(), 1);
     Ok(())
@@ -128,7 +138,8 @@ async fn a_job_that_waits_for_a_replica_can_be_cancelled() -> anyhow::Result<()>
 async fn a_job_that_nobody_awaits_gives_its_replica_back() -> anyhow::Result<()> {
     let engine = engine(&["tiny.en"])?;
     let notes = Arc::new(Notes::default());
-    let job = engine.transcribe(request(three_windows()?, options()), notes.clone(), CancellationToken::new());
+    let job =
+        engine.transcribe(request(three_windows()?, options()), notes.clone(), CancellationToken::new());
     tokio::select! {
         biased;
         _ = job => anyhow::bail!("the job ended before its first window did"),

@@ -45,7 +45,10 @@ pub(crate) fn wav(path: &Path) -> anyhow::Result<Vec<f32>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(bytes.len() > 44 && bytes[24..28] == 16_000_u32.to_le_bytes(), "not 16 kHz: {}", path.display());
     let start = bytes.windows(4).position(|four| four == b"data").context("no samples")? + 8;
-    Ok(bytes[start..].chunks_exact(2).map(|two| f32::from(i16::from_le_bytes([two[0], two[1]])) / 32_768.0).collect())
+    Ok(bytes[start..]
+        .chunks_exact(2)
+        .map(|two| f32::from(i16::from_le_bytes([two[0], two[1]])) / 32_768.0)
+        .collect())
 }
 
 /// One of the LibriVox utterances of Debian's pocketsphinx-testdata.
@@ -64,11 +67,12 @@ pub(crate) fn say(text: &str) -> anyhow::Result<Vec<f32>> {
     wav(&file)
 }
 
-/// Synthesised German.
-pub(crate) fn say_in_german(text: &str) -> anyhow::Result<Vec<f32>> {
+/// Synthesised Spanish.
+pub(crate) fn say_in_spanish(text: &str) -> anyhow::Result<Vec<f32>> {
     let folder = tempfile::tempdir()?;
     let (spoken, file) = (folder.path().join("spoken.wav"), folder.path().join("speech.wav"));
-    let status = Command::new("espeak-ng").args(["-v", "de", "-s", "140", "-w"]).arg(&spoken).arg(text).status();
+    let status =
+        Command::new("espeak-ng").args(["-v", "es", "-s", "140", "-w"]).arg(&spoken).arg(text).status();
     ensure!(status.context("install Debian's espeak-ng")?.success(), "espeak-ng failed");
     let convert = ["-v", "error", "-ar", "16000", "-ac", "1", "-c:a", "pcm_s16le"];
     let status = Command::new("ffmpeg").arg("-i").arg(&spoken).args(convert).arg(&file).status();
@@ -126,14 +130,22 @@ pub(crate) fn request(audio: Vec<f32>, options: TranscribeOptions) -> EngineRequ
 }
 
 /// A request for some stretches of the audio, in seconds.
-pub(crate) fn request_speech(audio: Vec<f32>, options: TranscribeOptions, speech: &[(f64, f64)]) -> EngineRequest {
-    let span = |&(start, end): &(f64, f64)| SpeechSpan { start: samples(start) as u64, end: samples(end) as u64 };
+pub(crate) fn request_speech(
+    audio: Vec<f32>,
+    options: TranscribeOptions,
+    speech: &[(f64, f64)],
+) -> EngineRequest {
+    let span =
+        |&(start, end): &(f64, f64)| SpeechSpan { start: samples(start) as u64, end: samples(end) as u64 };
     let spans = speech.iter().map(span).collect();
     EngineRequest { speech: Some(spans), ..request(audio, options) }
 }
 
 /// Transcribes without caring for progress.
-pub(crate) async fn transcribe(engine: &WhisperEngine, request: EngineRequest) -> Result<Transcript, EngineError> {
+pub(crate) async fn transcribe(
+    engine: &WhisperEngine,
+    request: EngineRequest,
+) -> Result<Transcript, EngineError> {
     engine.transcribe(request, Arc::new(Notes::default()), CancellationToken::new()).await
 }
 

@@ -24,7 +24,9 @@ async fn words_are_where_they_were_said() -> anyhow::Result<()> {
     assert!(about(words[0].start_ms, 1_500), "{:?}", words[0]);
     assert!(about(words[2].end_ms, first_end), "{:?}, speech ends at {first_end}", words[2]);
     assert!(about(words[3].start_ms, second_start), "{:?}, speech begins at {second_start}", words[3]);
-    assert!(words.windows(2).all(|pair| pair[0].start_ms <= pair[0].end_ms && pair[0].end_ms <= pair[1].start_ms));
+    assert!(
+        words.windows(2).all(|pair| pair[0].start_ms <= pair[0].end_ms && pair[0].end_ms <= pair[1].start_ms)
+    );
     assert!(words.iter().all(|word| word.probability > 0.0 && word.probability <= 1.0));
     Ok(())
 }
@@ -41,7 +43,11 @@ async fn segments_are_made_of_their_words() -> anyhow::Result<()> {
         assert_eq!(segment.start_ms, segment.words[0].start_ms);
         assert_eq!(segment.end_ms, segment.words.last().unwrap().end_ms);
         // Punctuation belongs to a word.
-        assert!(segment.words.iter().all(|word| word.text.chars().any(char::is_alphanumeric)), "{:?}", segment.words);
+        assert!(
+            segment.words.iter().all(|word| word.text.chars().any(char::is_alphanumeric)),
+            "{:?}",
+            segment.words
+        );
     }
     Ok(())
 }
