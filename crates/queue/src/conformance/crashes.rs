@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::{JobState, Lease, SubmissionStatus};
+use verbatim_core::options::Priority;
 use verbatim_core::ports::JobLeases;
 use verbatim_core::ports::jobs::{Finish, Renewal};
 
@@ -118,14 +119,21 @@ pub async fn a_suspect_runs_alone<H: Harness>(harness: &H) -> Verdict {
     world.claim_one().await?;
     world.pass(LEASE).await?;
     world.pass(world.policy.retry.base_delay).await?;
-    for number in 0..3 {
+    for number in 0..5 {
         world.ticket(&format!("harmless {number}")).await?;
     }
+    world.submit_at("urgent", Priority::High).await?;
+    let two = world.claim(&world.worker(), 2).await?;
+    ensure_eq!(
+        works(&two),
+        vec!["urgent", "harmless 0"],
+        "what goes together, though the suspect came first"
+    );
     let busy = world.worker();
     let one = world.store.claim(world.request(&busy, 1, false)).await?;
-    ensure_eq!(works(&one), vec!["harmless 0"], "what a worker gets that says it is busy");
+    ensure_eq!(works(&one), vec!["harmless 1"], "what a worker gets that says it is busy");
     let more = world.store.claim(world.request(&busy, 1, true)).await?;
-    ensure_eq!(works(&more), vec!["harmless 1"], "what a worker gets that is busy whatever it says");
+    ensure_eq!(works(&more), vec!["harmless 2"], "what a worker gets that is busy whatever it says");
     let idle = world.worker();
     let alone = world.claim(&idle, 10).await?;
     ensure_eq!(works(&alone), vec!["suspect"], "what an idle worker gets");

@@ -28,7 +28,9 @@ pub(super) enum End {
 pub(super) fn append(step: &mut Step<'_>, job: &mut Job, kind: &EventKind) -> StoreResult<()> {
     if matches!(kind, EventKind::Progress { .. }) {
         step.conn
-            .prepare_cached("DELETE FROM events WHERE job_id = ?1 AND kind = 'progress'")?
+            .prepare_cached(
+                "DELETE FROM events INDEXED BY events_progress WHERE job_id = ?1 AND kind = 'progress'",
+            )?
             .execute([job.id.as_str()])?;
     }
     job.last_seq += 1;

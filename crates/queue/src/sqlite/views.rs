@@ -26,7 +26,7 @@ pub(super) fn list(conn: &Connection, tenant: &TenantId, query: &ListQuery) -> S
     let page = job::ids(
         conn,
         "SELECT s.id FROM submissions s JOIN jobs j ON j.id = s.job_id
-         WHERE s.tenant = ?1 AND (?2 IS NULL OR s.id < ?2)
+         WHERE s.tenant = ?1 AND s.id < coalesce(?2, '~')
            AND (?3 IS NULL OR ?3 = CASE
                 WHEN s.ended = 'cancelled' THEN 'cancelled'
                 WHEN s.ended = 'expired' THEN 'failed'

@@ -49,9 +49,9 @@ CREATE TABLE jobs (
 CREATE UNIQUE INDEX jobs_live_work ON jobs (dedupe_key)
     WHERE state IN ('queued','delayed','running') AND cancel_requested = 0;
 CREATE INDEX jobs_finished_work ON jobs (dedupe_key, finished_at) WHERE state = 'completed';
-CREATE INDEX jobs_queue ON jobs (suspect, tier, position) WHERE state = 'queued';
+-- `state` makes it cover the counting of places.
+CREATE INDEX jobs_queue ON jobs (suspect, tier, position, state) WHERE state = 'queued';
 CREATE INDEX jobs_waiting ON jobs (tier, queued_at) WHERE state = 'queued';
-CREATE INDEX jobs_suspects ON jobs (queued_at) WHERE state = 'queued' AND suspect = 1;
 CREATE INDEX jobs_due ON jobs (run_at) WHERE state = 'delayed';
 CREATE INDEX jobs_leases ON jobs (lease_ends_at) WHERE state = 'running';
 CREATE INDEX jobs_workers ON jobs (worker) WHERE state = 'running';
