@@ -73,7 +73,7 @@ impl ApiError {
 
     /// The same error as OpenAI's API gives it: an unknown model is a 404 there.
     #[must_use]
-    pub(crate) fn as_openai(mut self) -> Self {
+    pub(crate) fn into_openai(mut self) -> Self {
         if self.code == MODEL_NOT_FOUND {
             self.status = StatusCode::NOT_FOUND;
         }

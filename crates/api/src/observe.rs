@@ -95,7 +95,6 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 /// The answer of a handler that panicked. The panic hook has logged where.
-#[expect(clippy::needless_pass_by_value, reason = "the signature that tower-http asks for")]
 pub(crate) fn panicked(_payload: Box<dyn std::any::Any + Send>) -> Response {
     tracing::error!("a handler panicked");
     ApiError::internal().into_response()

@@ -90,7 +90,7 @@ impl JobRequest {
         task: Task,
         words: bool,
     ) -> Result<Self, ApiError> {
-        let (mut options, model) = common(fields, models, task).map_err(ApiError::as_openai)?;
+        let (mut options, model) = common(fields, models, task).map_err(ApiError::into_openai)?;
         options.words = words;
         Ok(Self { options, model, priority: Priority::High, metadata: BTreeMap::new(), deadline: None })
     }

@@ -1,5 +1,6 @@
 //! Every route on one screen.
 
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, header};
 use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -47,6 +48,8 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(fallback::method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(nosniff)
+        // `observe` bounds every body; axum's own limit of 2 MB would cut uploads.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(state.clone(), observe))
         .with_state(state)
 }

@@ -170,7 +170,7 @@ async fn answer(state: ApiState, caller: Caller, request: Request, task: Task) -
             Ok(Ticket::new(state, outcome.submission))
         }
     };
-    let ticket = state.see_through(work).await?;
+    let mut ticket = state.see_through(work).await?;
     if answer.stream {
         return Ok(audio_stream::respond(state, ticket));
     }
@@ -178,6 +178,7 @@ async fn answer(state: ApiState, caller: Caller, request: Request, task: Task) -
         submission = watch::ended(&state, &ticket.tenant, &ticket.id) => submission?,
         () = state.shutdown.cancelled() => return Err(ApiError::stopping()),
     };
+    ticket.settle();
     let transcript = finished(&state, &submission).await?;
     Ok(respond(&transcript, answer))
 }
@@ -221,11 +222,16 @@ impl Ticket {
         let ended = submission.status.is_terminal();
         Self { state, tenant: submission.tenant, id: submission.id, ended }
     }
+
+    /// The submission has ended: nothing is left to cancel.
+    pub(crate) fn settle(&mut self) {
+        self.ended = true;
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.ended {
+        if self.ended || self.state.shutdown.is_cancelled() {
             return;
         }
         let (state, tenant, id) = (self.state.clone(), self.tenant.clone(), self.id.clone());

@@ -66,6 +66,7 @@ impl Telling {
             Some(EventKind::Segment { segment, .. }) => self.ready.extend(self.deltas.of(&segment)),
             Some(kind) if !kind.is_terminal() => {}
             _ => {
+                self.ticket.settle();
                 let submission = watch::current(&self.state, &self.ticket.tenant, &self.ticket.id).await?;
                 let transcript = finished(&self.state, &submission).await?;
                 self.ready.extend(self.deltas.rest(&transcript));

@@ -77,6 +77,6 @@ pub(crate) async fn get(
 ) -> Result<Json<Model>, ApiError> {
     // A name that is not UTF-8 is no model's name either.
     let name = name.map_or_else(|_| "?".to_owned(), |Path(name)| name);
-    let model = state.models.resolve(Some(&name)).map_err(|error| ApiError::from(error).as_openai())?;
+    let model = state.models.resolve(Some(&name)).map_err(|error| ApiError::from(error).into_openai())?;
     Ok(Json(describe(model, &state)))
 }

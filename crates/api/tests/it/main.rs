@@ -1,0 +1,9 @@
+//! The router over ports in memory: one request, one answer.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not there")]
+
+mod answers;
+mod openai;
+mod openapi;
+mod support;
+mod uploads;

@@ -1,0 +1,228 @@
+//! A job store in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream;
+use tokio::sync::watch;
+use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage};
+use verbatim_core::failure::JobFailure;
+use verbatim_core::ids::{SubmissionId, TenantId};
+use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, SubmitOutcome};
+use verbatim_core::language::Language;
+use verbatim_core::options::{ENGINE_AUTO, Task};
+use verbatim_core::ports::jobs::{DeleteOutcome, EventStream, ListQuery, QueueStats, TickReport};
+use verbatim_core::ports::{BlobKey, JobClient, JobUpkeep};
+use verbatim_core::time::Clock;
+use verbatim_core::transcript::Transcript;
+use verbatim_core::{ErrorKind, PortError};
+
+use super::blobs::Blobs;
+use super::{Noon, segment};
+
+/// One submission and its events.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) submission: Submission,
+    pub(crate) events: watch::Sender<Vec<JobEvent>>,
+}
+
+/// A job store without jobs of its own: every submission is its own work, unless told otherwise.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    pub(crate) entries: Mutex<BTreeMap<SubmissionId, Entry>>,
+    /// The next submissions find their work done already.
+    pub(crate) attach: AtomicBool,
+    /// The next submissions are refused so.
+    pub(crate) refuse: Mutex<Option<ErrorKind>>,
+    pub(crate) panic: AtomicBool,
+    pub(crate) cancelled: AtomicUsize,
+}
+
+impl Jobs {
+    pub(crate) fn only(&self) -> Submission {
+        let entries = self.entries.lock().unwrap();
+        assert_eq!(entries.len(), 1);
+        entries.values().next().unwrap().submission.clone()
+    }
+
+    pub(crate) fn tell(&self, id: &SubmissionId, kind: EventKind) {
+        let mut entries = self.entries.lock().unwrap();
+        let entry = entries.get_mut(id).unwrap();
+        match &kind {
+            EventKind::Completed => entry.submission.status = SubmissionStatus::Completed,
+            EventKind::Failed { failure } => {
+                entry.submission.status = SubmissionStatus::Failed;
+                entry.submission.failure = Some(failure.clone());
+            }
+            EventKind::Cancelled => entry.submission.status = SubmissionStatus::Cancelled,
+            _ => {}
+        }
+        entry.events.send_modify(|events| {
+            let seq = EventSeq(events.len() as u64 + 1);
+            events.push(JobEvent { seq, at: Noon.now(), kind });
+        });
+    }
+
+    pub(crate) fn fail(&self, id: &SubmissionId, failure: JobFailure) {
+        self.tell(id, EventKind::Failed { failure });
+    }
+
+    /// Stores a transcript of these segments and completes the job.
+    pub(crate) fn complete(&self, blobs: &Blobs, id: &SubmissionId, texts: &[&str]) {
+        let key = BlobKey::parse(&format!("results/work/{}", id.as_str())).unwrap();
+        let transcript = Transcript {
+            task: Task::Transcribe,
+            language: Language::ENGLISH,
+            language_probability: 1.0,
+            duration_ms: 1_500,
+            engine: "whisper".into(),
+            model: "tiny.en".into(),
+            segments: texts.iter().zip(0..).map(|(text, index)| segment(index, text)).collect(),
+        };
+        blobs.blobs.lock().unwrap().insert(key.clone(), serde_json::to_vec(&transcript).unwrap());
+        self.entries.lock().unwrap().get_mut(id).unwrap().submission.result = Some(key);
+        self.tell(id, EventKind::Completed);
+    }
+
+    /// Waits until somebody watches the only submission.
+    pub(crate) async fn watched(&self) -> SubmissionId {
+        loop {
+            let entry = self.entries.lock().unwrap().values().next().cloned();
+            match entry {
+                Some(entry) if entry.events.receiver_count() > 0 => return entry.submission.id,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    }
+}
+
+fn submission(new: NewSubmission, attached: bool) -> Submission {
+    Submission {
+        id: new.id,
+        job_id: new.job_id,
+        tenant: new.tenant,
+        status: SubmissionStatus::Queued,
+        progress: 0.0,
+        stage: Stage::Queued,
+        created_at: Noon.now(),
+        started_at: None,
+        finished_at: None,
+        queue_position: Some(0),
+        attempt: 0,
+        engine: ENGINE_AUTO.into(),
+        options: new.options,
+        priority: new.priority,
+        audio: new.audio,
+        cached: false,
+        deduplicated: attached,
+        failure: None,
+        result: None,
+        metadata: new.metadata,
+    }
+}
+
+#[async_trait]
+impl JobClient for Jobs {
+    async fn submit(&self, new: NewSubmission) -> Result<SubmitOutcome, PortError> {
+        assert!(!self.panic.load(Ordering::Relaxed), "a store that panics");
+        if let Some(kind) = *self.refuse.lock().unwrap() {
+            return Err(PortError::new(kind, "the store says no, and why is secret"));
+        }
+        let attached = self.attach.load(Ordering::Relaxed);
+        let submission = submission(new, attached);
+        let entry = Entry { submission: submission.clone(), events: watch::Sender::default() };
+        self.entries.lock().unwrap().insert(submission.id.clone(), entry);
+        Ok(SubmitOutcome { submission, blob_adopted: !attached, replayed: false })
+    }
+
+    async fn find_idempotent(
+        &self,
+        _: &TenantId,
+        _: &str,
+    ) -> Result<Option<(Submission, String)>, PortError> {
+        Ok(None)
+    }
+
+    async fn get(&self, _: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
+        Ok(self.entries.lock().unwrap().get(id).map(|entry| entry.submission.clone()))
+    }
+
+    async fn list(&self, _: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
+        let entries = self.entries.lock().unwrap();
+        let newest_first = entries.values().rev().map(|entry| entry.submission.clone());
+        Ok(newest_first
+            .filter(|s| query.status.is_none_or(|status| s.status == status))
+            .filter(|s| query.before.as_ref().is_none_or(|before| s.id < *before))
+            .take(query.limit)
+            .collect())
+    }
+
+    async fn delete(&self, _: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError> {
+        let status = self.entries.lock().unwrap().get(id).map(|entry| entry.submission.status);
+        Ok(match status {
+            None => None,
+            Some(status) if status.is_terminal() => {
+                self.entries.lock().unwrap().remove(id);
+                Some(DeleteOutcome::Removed)
+            }
+            Some(_) => {
+                self.tell(id, EventKind::Cancelled);
+                Some(DeleteOutcome::Cancelled)
+            }
+        })
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
+        self.cancelled.fetch_add(1, Ordering::Relaxed);
+        self.tell(id, EventKind::Cancelled);
+        self.get(tenant, id).await
+    }
+
+    async fn events(
+        &self,
+        _: &TenantId,
+        id: &SubmissionId,
+        after: Option<EventSeq>,
+    ) -> Result<Option<EventStream>, PortError> {
+        let entries = self.entries.lock().unwrap();
+        let Some(entry) = entries.get(id) else { return Ok(None) };
+        let at = after.map_or(0, |EventSeq(seq)| usize::try_from(seq).unwrap());
+        let stream = stream::unfold((entry.events.subscribe(), at), |(mut events, at)| async move {
+            if at > 0 && events.borrow().get(at - 1)?.kind.is_terminal() {
+                return None;
+            }
+            let event = events.wait_for(|events| events.len() > at).await.ok()?[at].clone();
+            Some((Ok(event), (events, at + 1)))
+        });
+        Ok(Some(stream.boxed()))
+    }
+}
+
+#[async_trait]
+impl JobUpkeep for Jobs {
+    async fn tick(&self) -> Result<TickReport, PortError> {
+        Ok(TickReport::default())
+    }
+    async fn orphaned_blobs(&self) -> Result<Vec<BlobKey>, PortError> {
+        Ok(Vec::new())
+    }
+    async fn blobs_deleted(&self, _: &[BlobKey]) -> Result<(), PortError> {
+        Ok(())
+    }
+    async fn is_referenced(&self, _: &BlobKey) -> Result<bool, PortError> {
+        Ok(true)
+    }
+    async fn stats(&self) -> Result<QueueStats, PortError> {
+        match *self.refuse.lock().unwrap() {
+            Some(kind) => Err(PortError::new(kind, "no figures")),
+            None => Ok(QueueStats { workers: 3, ..QueueStats::default() }),
+        }
+    }
+    async fn ping(&self) -> Result<(), PortError> {
+        self.stats().await.map(|_| ())
+    }
+}
