@@ -60,8 +60,8 @@ pub fn decode<S: Read + Seek + Send + Sync>(
     let seekable = format == AudioFormat::M4a;
     let source = GuardedSource::new(source, base, total, seekable, cancel).map_err(reading)?;
     let fault = source.fault();
-    let outcome = open(source, format, total - base)
-        .and_then(|(packets, track)| run(packets, track, Samples::new(limits, scratch_dir), cancel))
+    let outcome = open(source, format, total - base, cancel)
+        .and_then(|(packets, track)| run(packets, track, Samples::new(limits, scratch_dir)))
         .and_then(|samples| samples.finish(format));
     // What a demuxer takes for a damaged file may have been a failed read.
     fault.check()?;
@@ -101,6 +101,7 @@ fn open<'s, S: Read + Seek + Send + Sync + 's>(
     mut source: GuardedSource<S>,
     format: AudioFormat,
     total: u64,
+    cancel: &CancellationToken,
 ) -> Result<(Packets<'s>, AudioTrack), AudioError> {
     let mut edit = None;
     if format == AudioFormat::M4a {
@@ -109,6 +110,8 @@ fn open<'s, S: Read + Seek + Send + Sync + 's>(
         edit = mp4::first_audio_edit(&mut source, total);
         // The reader drops a last box that is cut off; for all that it can tell, this one is not.
         source.pretend_len(stated_len);
+        let silent_tracks = mp4::silent_tracks(&mut source, total);
+        source.pretend_free(silent_tracks);
         source.seek(SeekFrom::Start(0)).map_err(|error| AudioError::io("reading the audio failed", error))?;
     }
     let stream = MediaSourceStream::new(Box::new(source), MediaSourceStreamOptions::default());
@@ -117,7 +120,7 @@ fn open<'s, S: Read + Seek + Send + Sync + 's>(
     if let Some(edit) = edit {
         track.edit = edit;
     }
-    Ok((Packets::new(demuxer, &track, total, format), track))
+    Ok((Packets::new(demuxer, &track, total, format, cancel), track))
 }
 
 /// Decodes packet after packet into `samples`.
@@ -125,14 +128,10 @@ fn run<'a>(
     mut packets: Packets<'_>,
     track: AudioTrack,
     mut samples: Samples<'a>,
-    cancel: &CancellationToken,
 ) -> Result<Samples<'a>, AudioError> {
     let mut link = Link::new(&track, samples.limits())?;
     let mut decoded = 0_u64;
     let end = loop {
-        if cancel.is_cancelled() {
-            return Err(AudioError::Cancelled);
-        }
         match packets.next()? {
             Step::Packet(packet, is_last) => match link.decode(&packet, is_last, &mut samples)? {
                 Ok(()) => decoded += 1,

@@ -28,6 +28,23 @@ pub(crate) fn stated_len(source: &mut (impl Read + Seek), total: u64) -> Option<
     index.map(|_| if end == u64::MAX { total } else { end.max(total) })
 }
 
+/// Where the kinds of the boxes are written that describe tracks without sound, in a file that is not fragmented.
+///
+/// Symphonia reads every track in order of time and searches each one's table of times from its start for every
+/// packet, which takes hours for a long film of uneven frames. A fragmented file has no such table.
+pub(crate) fn silent_tracks(source: &mut (impl Read + Seek), total: u64) -> Vec<u64> {
+    let mut file = Boxes { source };
+    let Some(moov) = file.find(0..total, b"moov") else { return Vec::new() };
+    let boxes = file.children(moov);
+    if boxes.iter().any(|(kind, _)| kind == b"mvex") {
+        return Vec::new();
+    }
+    let tracks = boxes.into_iter().filter(|(kind, _)| kind == b"trak").map(|(_, body)| body);
+    let silent = tracks.filter(|track| file.is_sound(track.clone()) == Some(false));
+    // The kind is the last four bytes of a header of the usual size.
+    silent.map(|track| track.start - 4).collect()
+}
+
 /// Reads the edit list of the first audio track, where it has one that describes priming.
 pub(crate) fn first_audio_edit(source: &mut (impl Read + Seek), total: u64) -> Option<Edit> {
     let mut file = Boxes { source };

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use symphonia::core::errors::Error;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::Duration;
+use verbatim_core::CancellationToken;
 use verbatim_core::audio::AudioFormat;
 
 use crate::container::{AudioTrack, Demuxer, refusal, shielded};
@@ -38,13 +39,29 @@ pub(crate) struct Packets<'s> {
     /// Packets in a row that say they end in padding.
     padded: usize,
     format: AudioFormat,
+    cancel: CancellationToken,
 }
 
 impl<'s> Packets<'s> {
-    /// The packets of `track` in a file of `total` bytes of `format`.
-    pub(crate) fn new(demuxer: Demuxer<'s>, track: &AudioTrack, total: u64, format: AudioFormat) -> Self {
-        let budget = total.saturating_add(SMALLEST_BUDGET);
-        Self { demuxer, track: track.id, ahead: VecDeque::new(), then: None, budget, padded: 0, format }
+    /// The packets of `track` in a file of `total` bytes of `format`, until `cancel` ends them.
+    pub(crate) fn new(
+        demuxer: Demuxer<'s>,
+        track: &AudioTrack,
+        total: u64,
+        format: AudioFormat,
+        cancel: &CancellationToken,
+    ) -> Self {
+        let (budget, cancel) = (total.saturating_add(SMALLEST_BUDGET), cancel.clone());
+        Self {
+            demuxer,
+            track: track.id,
+            ahead: VecDeque::new(),
+            then: None,
+            budget,
+            padded: 0,
+            format,
+            cancel,
+        }
     }
 
     /// The track that begins after [`Step::NextLink`].
@@ -84,6 +101,9 @@ impl<'s> Packets<'s> {
     fn look_ahead(&mut self) -> Result<(), AudioError> {
         let mut resyncs = 0;
         loop {
+            if self.cancel.is_cancelled() {
+                return Err(AudioError::Cancelled);
+            }
             // A table of a few bytes can promise billions of empty packets.
             self.budget =
                 self.budget.checked_sub(1).ok_or_else(|| AudioError::malformed("it has too many packets"))?;

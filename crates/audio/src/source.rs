@@ -51,6 +51,8 @@ pub(crate) struct GuardedSource<S> {
     len: u64,
     seekable: bool,
     budget: u64,
+    /// Where boxes of MP4 are made to look unused, in order.
+    free: Vec<u64>,
     cancel: CancellationToken,
     fault: ReadFault,
 }
@@ -67,8 +69,16 @@ impl<S: Read + Seek> GuardedSource<S> {
     ) -> io::Result<Self> {
         let len = total.saturating_sub(base);
         let budget = len.saturating_mul(READS_PER_BYTE).saturating_add(SMALLEST_BUDGET);
-        let mut source =
-            Self { inner, base, len, seekable, budget, cancel: cancel.clone(), fault: ReadFault::default() };
+        let mut source = Self {
+            inner,
+            base,
+            len,
+            seekable,
+            budget,
+            free: Vec::new(),
+            cancel: cancel.clone(),
+            fault: ReadFault::default(),
+        };
         source.inner.seek(SeekFrom::Start(base))?;
         Ok(source)
     }
@@ -78,13 +88,30 @@ impl<S: Read + Seek> GuardedSource<S> {
         self.len = len;
     }
 
+    /// Reads the four bytes at each of these places as `free`, the kind of an MP4 box that is not used.
+    pub(crate) fn pretend_free(&mut self, places: Vec<u64>) {
+        self.free = places;
+    }
+
     /// Where to ask why reads failed.
     pub(crate) fn fault(&self) -> ReadFault {
         self.fault.clone()
     }
+
+    /// Changes what has been read from `start` on.
+    fn free_boxes(&self, start: u64, read: &mut [u8]) {
+        for place in &self.free {
+            for (at, byte) in (*place..).zip(b"free") {
+                let at = at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
+                if let Some(changed) = at.and_then(|at| read.get_mut(at)) {
+                    *changed = *byte;
+                }
+            }
+        }
+    }
 }
 
-impl<S: Read> Read for GuardedSource<S> {
+impl<S: Read + Seek> Read for GuardedSource<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.cancel.is_cancelled() {
             return Err(self.fault.raise(Fault::Cancelled));
@@ -100,6 +127,10 @@ impl<S: Read> Read for GuardedSource<S> {
         self.budget = self.budget.saturating_sub(count.max(64) as u64);
         if self.budget == 0 {
             return Err(self.fault.raise(Fault::TooMuchWork));
+        }
+        if !self.free.is_empty() {
+            let end = self.inner.stream_position()?.saturating_sub(self.base);
+            self.free_boxes(end - count as u64, &mut buffer[..count]);
         }
         Ok(count)
     }
