@@ -109,7 +109,10 @@ impl<'s> Packets<'s> {
                 self.budget.checked_sub(1).ok_or_else(|| AudioError::malformed("it has too many packets"))?;
             match shielded(|| self.demuxer.next_packet())? {
                 Ok(Some(packet)) if packet.track_id != self.track => {}
-                Ok(Some(packet)) => return Ok(self.ahead.push_back(packet)),
+                Ok(Some(packet)) => {
+                    self.ahead.push_back(packet);
+                    return Ok(());
+                }
                 Err(Error::DecodeError(_)) if self.resyncs() && resyncs < MOST_RESYNCS => resyncs += 1,
                 outcome => {
                     self.then = Some(match outcome {

@@ -100,24 +100,26 @@ fn recordings(dir: &Path) -> Result<Vec<Speech>> {
     Ok(recordings)
 }
 
-/// The conditions of a recording: how loud the speech is in dBFS, and how far below it what noise.
-const CONDITIONS: &[(&str, f32, Option<(&str, f32)>)] = &[
-    ("as loud as usual", -20.0, None),
-    ("faint", -40.0, None),
-    ("very faint", -65.0, None),
-    ("white noise, 10 dB below", -25.0, Some(("white", 10.0))),
-    ("white noise, 5 dB below", -25.0, Some(("white", 5.0))),
-    ("pink noise, 5 dB below", -25.0, Some(("pink", 5.0))),
-    ("brown noise, 5 dB below", -25.0, Some(("brown", 5.0))),
-    ("pink noise, as loud", -25.0, Some(("pink", 0.0))),
-    ("faint, and pink noise 5 dB below", -45.0, Some(("pink", 5.0))),
+/// How loud speech is, in dBFS, and the noise on top of it: its color and how far below the speech it is, in dB.
+struct Condition(&'static str, f32, Option<(&'static str, f32)>);
+
+const CONDITIONS: &[Condition] = &[
+    Condition("as loud as usual", -20.0, None),
+    Condition("faint", -40.0, None),
+    Condition("very faint", -65.0, None),
+    Condition("white noise, 10 dB below", -25.0, Some(("white", 10.0))),
+    Condition("white noise, 5 dB below", -25.0, Some(("white", 5.0))),
+    Condition("pink noise, 5 dB below", -25.0, Some(("pink", 5.0))),
+    Condition("brown noise, 5 dB below", -25.0, Some(("brown", 5.0))),
+    Condition("pink noise, as loud", -25.0, Some(("pink", 0.0))),
+    Condition("faint, and pink noise 5 dB below", -45.0, Some(("pink", 5.0))),
 ];
 
 #[test]
 fn no_speech_is_lost() -> Result<()> {
     let dir = TempDir::new()?;
     let recordings = recordings(dir.path())?;
-    for (condition, loudness, noise) in CONDITIONS {
+    for Condition(condition, loudness, noise) in CONDITIONS {
         let (mut worst, mut total) = (1.0_f64, 0.0);
         for speech in &recordings {
             let voiced = speech.voiced.iter().filter(|voiced| **voiced).count() * FRAME;
