@@ -31,21 +31,15 @@ pub(crate) struct Claimer {
 }
 
 impl Claimer {
-    /// The next job, however long it takes. `None` when the session ends first; no lease is left behind then.
+    /// The next job, however long it takes; also one that a claim under way gave after the session had ended. `None` when
+    /// the session ends first; no lease is left behind then.
     pub(crate) async fn next(&self, session: &Session) -> Option<Held> {
         let mut idle = Backoff::new(&self.ports.ids, AFTER_HINT, self.poll);
         loop {
             let slot = unless(&session.soft, self.slots.take()).await?;
             let request = self.request(&slot);
             match self.ask(request, &session.hard).await? {
-                Some(lease) => {
-                    let held = self.hold(lease, slot).await;
-                    if !session.soft.is_cancelled() {
-                        return Some(held);
-                    }
-                    self.release(held, session).await;
-                    return None;
-                }
+                Some(lease) => return Some(self.hold(lease, slot).await),
                 None => drop(slot),
             }
             unless(&session.soft, self.pause(&mut idle)).await?;

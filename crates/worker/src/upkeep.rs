@@ -41,7 +41,8 @@ pub struct Upkeep {
 impl Upkeep {
     /// Keeps order until `stop` fires. Errors are logged, and what failed is tried again in the next round.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut next_sweep = Instant::now() + self.config.sweep_interval;
+        // The first one soon: a process that is started afresh every hour would never sweep.
+        let mut next_sweep = Instant::now();
         let work = async {
             loop {
                 self.note("tick", self.run_once().await);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::engines::{HANG, LIE, OddEngine, PANIC, WAIT};
+use crate::support::engines::{HANG, LIE, OddEngine, PANIC, QUIET, WAIT};
 use crate::support::{World, config};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::FailureKind;
-use verbatim_core::job::{JobState, Lease};
+use verbatim_core::job::{JobState, Lease, Report};
 use verbatim_core::ports::blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter};
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::transcript::Segment;
@@ -88,6 +88,18 @@ async fn a_resumed_job_reports_the_segments_of_the_checkpoint_first() -> Result<
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_segments_of_an_engine_that_reports_nothing_are_reported_at_the_end() -> Result<()> {
+    let world = World::new()?;
+    let id = world.submit_with(25, prompt(QUIET)).await?;
+    world.worker(OddEngine::default(), config(1))?.run_once().await?;
+    let job = world.leases.job(&id);
+    let reported: Vec<u32> =
+        job.reports.iter().flat_map(|report| &report.segments).map(|segment| segment.index).collect();
+    assert_eq!((job.state, reported), (JobState::Completed, vec![0, 1, 2]));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_is_a_failure_that_is_tried_again_until_the_attempts_run_out() -> Result<()> {
     let world = World::new()?;
     let id = world.submit_with(1, prompt(PANIC)).await?;
@@ -130,7 +142,10 @@ async fn who_lost_the_lease_stops_and_publishes_nothing() -> Result<()> {
     let engine = OddEngine::default();
     let worker = world.worker(engine.clone(), config(1))?;
     let take_away = async {
-        engine.until(|gate| gate.arrived == 1).await;
+        // When the engine is at work there is nothing more to report, and only the renewal can tell.
+        let at_work =
+            |report: &Report| report.progress.is_some_and(|(_, stage)| stage == Stage::Transcribing);
+        world.leases.until(|state| state.jobs[&id].reports.iter().any(at_work)).await;
         world.leases.take_away(&id);
     };
     let (step, ()) = tokio::join!(worker.run_once(), take_away);

@@ -95,7 +95,8 @@ async fn a_round_ends_when_the_store_is_in_order_and_orphans_are_gone() -> Resul
     let store = Arc::new(FakeUpkeep::default());
     *lock(&store.due) = vec![1, 256, 256];
     for name in ["audio/a", "audio/b", "results/work_1/1-x"] {
-        lock(&store.orphans).push(blob(&world, name).await?);
+        let orphan = blob(&world, name).await?;
+        lock(&store.orphans).push(orphan);
     }
     lock(&store.orphans).push(BlobKey::parse("audio/gone-already")?);
     let kept = blob(&world, "audio/kept").await?;
@@ -131,7 +132,7 @@ async fn the_upkeep_goes_on_after_an_outage_and_stops_when_told() -> Result<()> 
     let world = World::new()?;
     let store = Arc::new(FakeUpkeep::default());
     store.down.send_replace(true);
-    blob(&world, "audio/lost").await?;
+    blob(&world, "audio/lost-before").await?;
     let stop = CancellationToken::new();
     let (keeper, token) = (upkeep(&world, &store, 25), stop.clone());
     let running = tokio::spawn(async move { keeper.run(token).await });
@@ -139,7 +140,9 @@ async fn the_upkeep_goes_on_after_an_outage_and_stops_when_told() -> Result<()> 
     assert!(world.metric("verbatim_store_errors_total{operation=\"tick\"}")? >= 3.0);
     store.down.send_replace(false);
     *lock(&store.due) = vec![7];
-    // An hour of rounds, until the sweep has come by.
+    assert_eq!(world.blobs.list("", None, 9).await?, []);
+    blob(&world, "audio/lost-since").await?;
+    // An hour of rounds, until the next sweep has come by.
     store.ticks.subscribe().wait_for(|ticks| *ticks > 3700).await?;
     assert!(lock(&store.due).is_empty());
     assert_eq!(world.blobs.list("", None, 9).await?, []);

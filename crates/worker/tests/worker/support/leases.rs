@@ -5,6 +5,8 @@ use std::collections::{HashMap, VecDeque};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+
+use super::PATIENCE;
 use verbatim_core::failure::JobFailure;
 use verbatim_core::ids::{Fence, JobId};
 use verbatim_core::job::{Completion, JobState, Lease, LeaseToken, Report};
@@ -92,13 +94,8 @@ impl State {
 }
 
 /// The store.
+#[derive(Default)]
 pub(crate) struct FakeLeases(watch::Sender<State>);
-
-impl Default for FakeLeases {
-    fn default() -> Self {
-        Self(watch::Sender::default())
-    }
-}
 
 impl FakeLeases {
     pub(crate) fn queue(&self, lease: Lease) {
@@ -126,7 +123,9 @@ impl FakeLeases {
 
     /// Waits until the state is such.
     pub(crate) async fn until(&self, such: impl FnMut(&State) -> bool) -> State {
-        self.0.subscribe().wait_for(such).await.expect("the store lives").clone()
+        let mut state = self.0.subscribe();
+        let waited = tokio::time::timeout(PATIENCE, state.wait_for(such)).await;
+        waited.expect("it comes to this").expect("the store lives").clone()
     }
 
     pub(crate) fn job(&self, id: &JobId) -> Job {

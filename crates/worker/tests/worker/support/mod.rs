@@ -26,6 +26,9 @@ use verbatim_worker_lib::{Pipeline, PipelineConfig, Worker, WorkerConfig, Worker
 
 use leases::FakeLeases;
 
+/// How long tests wait for what must come, in time that is paused: they fail then instead of hanging.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(12 * 3600);
+
 /// Ids that count, and no jitter.
 #[derive(Default)]
 pub(crate) struct CountingIds(AtomicU64);
