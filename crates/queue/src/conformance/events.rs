@@ -1,7 +1,5 @@
 //! Invariant 10: a stream, snapshot plus tail, shows what counts in order and always the end.
 
-use std::time::Duration;
-
 use futures::{StreamExt, join};
 use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage};
 use verbatim_core::failure::FailureKind;
@@ -10,7 +8,7 @@ use verbatim_core::ports::JobLeases;
 use verbatim_core::ports::jobs::EventStream;
 use verbatim_core::transcript::Segment;
 
-use super::virtual_world::{drain, names};
+use super::virtual_world::{drain, names, patiently};
 use super::{Harness, Verdict, Violation, World, ensure, ensure_eq};
 
 /// A segment with this index.
@@ -36,7 +34,8 @@ async fn report<H: Harness>(world: &World<'_, H>, lease: &Lease, progress: f32, 
 }
 
 async fn next(stream: &mut EventStream) -> Verdict<JobEvent> {
-    let event = stream.next().await.ok_or_else(|| Violation::new("the stream ended too early"))?;
+    let event =
+        patiently(stream.next()).await?.ok_or_else(|| Violation::new("the stream ended too early"))?;
     Ok(event?)
 }
 
@@ -73,23 +72,17 @@ pub async fn a_waiting_watcher_is_woken_by_each_event<H: Harness>(harness: &H) -
     let id = world.ticket("talk").await?;
     let mut stream = world.watch(&id, None).await?;
     ensure_eq!(next(&mut stream).await?.kind.name(), "queued", "the first event");
-    let (started, lease) = join!(woken(&mut stream), world.claim_one());
+    let (started, lease) = join!(next(&mut stream), world.claim_one());
     let lease = lease?;
     ensure_eq!(started?.kind.name(), "started", "the event of the claim");
-    let (segment, reported) = join!(woken(&mut stream), report(&world, &lease, 0.5, &[0]));
+    let (segment, reported) = join!(next(&mut stream), report(&world, &lease, 0.5, &[0]));
     reported?;
     ensure_eq!(segment?.kind.name(), "segment", "the event of the report");
-    ensure_eq!(woken(&mut stream).await?.kind.name(), "progress", "the other event of the report");
-    let (cancelled, ended) = join!(woken(&mut stream), world.cancel(&id));
+    ensure_eq!(next(&mut stream).await?.kind.name(), "progress", "the other event of the report");
+    let (cancelled, ended) = join!(next(&mut stream), world.cancel(&id));
     ended?;
     ensure_eq!(cancelled?.kind.name(), "cancelled", "the event of the cancellation");
     world.audit().await
-}
-
-/// The next event; the limit only keeps a store that forgets its watchers from hanging the test.
-async fn woken(stream: &mut EventStream) -> Verdict<JobEvent> {
-    let event = tokio::time::timeout(Duration::from_secs(20), next(stream)).await;
-    event.unwrap_or_else(|_| Err(Violation::new("the watcher was not woken")))
 }
 
 /// Who comes late sees every segment, the last progress only, and the end.

@@ -287,9 +287,15 @@ impl<'a, H: Harness> World<'a, H> {
     }
 }
 
+/// Waits for what must come; the limit only keeps a store that forgets its watchers from hanging the suite.
+pub(super) async fn patiently<T>(coming: impl Future<Output = T>) -> Verdict<T> {
+    let come = tokio::time::timeout(Duration::from_secs(20), coming).await;
+    come.map_err(|_| Violation::new("a watcher waited for an event that never came"))
+}
+
 /// The events up to the end of the stream.
 pub(super) async fn drain(stream: EventStream) -> Verdict<Vec<JobEvent>> {
-    let events: Vec<_> = stream.collect().await;
+    let events: Vec<_> = patiently(stream.collect()).await?;
     Ok(events.into_iter().collect::<Result<_, _>>()?)
 }
 
