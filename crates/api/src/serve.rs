@@ -18,7 +18,8 @@ use verbatim_core::CancellationToken;
 pub struct ServeOptions {
     /// Connections open at the same time; more wait in the kernel's queue.
     pub max_connections: usize,
-    /// A request's head must be complete after so long.
+    /// A request's head must be complete after so long, counted from the end of the request before it: idle
+    /// connections end then, too.
     pub head_timeout: Duration,
     /// How long requests in flight may take to end after `shutdown` has fired.
     pub grace: Duration,
@@ -26,7 +27,9 @@ pub struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { max_connections: 4096, head_timeout: Duration::from_secs(30), grace: Duration::from_secs(20) }
+        // Longer than proxies keep idle connections (nginx: 60 s): when both ends may close one, a request can be
+        // lost in between, so it should be the proxy.
+        Self { max_connections: 4096, head_timeout: Duration::from_secs(75), grace: Duration::from_secs(20) }
     }
 }
 

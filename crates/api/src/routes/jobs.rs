@@ -181,9 +181,10 @@ pub(crate) async fn delete(
     match state.jobs.delete(&caller.tenant, &id).await? {
         None => Err(ApiError::no_such_job()),
         Some(DeleteOutcome::Removed) => Ok(StatusCode::NO_CONTENT.into_response()),
-        Some(DeleteOutcome::Cancelled) => {
-            let job = Job::from(watch::current(&state, &caller.tenant, &id).await?);
-            Ok((StatusCode::ACCEPTED, Json(job)).into_response())
-        }
+        Some(DeleteOutcome::Cancelled) => Ok(match state.jobs.get(&caller.tenant, &id).await? {
+            Some(submission) => (StatusCode::ACCEPTED, Json(Job::from(submission))).into_response(),
+            // Somebody else removed it in the meantime.
+            None => StatusCode::NO_CONTENT.into_response(),
+        }),
     }
 }

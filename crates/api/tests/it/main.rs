@@ -4,6 +4,5 @@
 
 mod answers;
 mod openai;
-mod openapi;
 mod support;
 mod uploads;

@@ -3,6 +3,7 @@
 mod bad_inputs;
 mod command_line;
 mod durability;
+mod http;
 mod intake;
 mod openai_sdk;
 #[path = "../support/mod.rs"]

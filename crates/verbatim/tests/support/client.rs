@@ -20,7 +20,11 @@ impl Client {
     }
 
     /// Uploads `audio` as a job and returns status and body.
-    pub(crate) async fn upload(&self, audio: Vec<u8>, fields: &[(&str, &str)]) -> Result<(StatusCode, Value)> {
+    pub(crate) async fn upload(
+        &self,
+        audio: Vec<u8>,
+        fields: &[(&str, &str)],
+    ) -> Result<(StatusCode, Value)> {
         let mut form = Form::new();
         for (name, value) in fields {
             form = form.text((*name).to_owned(), (*value).to_owned());
