@@ -141,6 +141,7 @@ async fn who_lost_the_lease_stops_and_publishes_nothing() -> Result<()> {
     let id = world.submit_with(1, prompt(WAIT)).await?;
     let engine = OddEngine::default();
     let worker = world.worker(engine.clone(), config(1))?;
+    let begun = tokio::time::Instant::now();
     let take_away = async {
         // When the engine is at work there is nothing more to report, and only the renewal can tell.
         let at_work =
@@ -150,6 +151,8 @@ async fn who_lost_the_lease_stops_and_publishes_nothing() -> Result<()> {
     };
     let (step, ()) = tokio::join!(worker.run_once(), take_away);
     assert_eq!(step?, Step::Ended(JobOutcome::Stale));
+    // At the next renewal, a third of 30 s later.
+    assert!(begun.elapsed().as_secs() <= 10, "{:?}", begun.elapsed());
     let job = world.leases.job(&id);
     assert_eq!((job.state, job.failures.len(), job.releases), (JobState::Running, 0, 0));
     assert_eq!(engine.until(|_| true).await.cancelled, 1);
