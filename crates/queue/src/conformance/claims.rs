@@ -79,6 +79,13 @@ pub async fn the_place_in_the_queue_counts_those_ahead<H: Harness>(harness: &H) 
     ensure_eq!(first.status, SubmissionStatus::Processing, "the first by now");
     ensure_eq!(first.queue_position, None, "the place of one that is worked on");
     ensure_eq!(world.get(&second.id).await?.queue_position, Some(0), "the place at last");
+    // In a long queue, too, each has a place of its own.
+    let works: Vec<_> = (0..600).map(|number| format!("talk {number}")).collect();
+    let tickets = try_join_all(works.iter().map(|work| world.ticket(work))).await?;
+    let queued = try_join_all(tickets.iter().map(|ticket| world.get(ticket))).await?;
+    let mut places: Vec<_> = queued.iter().filter_map(|submission| submission.queue_position).collect();
+    places.sort_unstable();
+    ensure_eq!(places, (1..=600).collect::<Vec<u64>>(), "the places in a long queue");
     world.audit().await
 }
 
