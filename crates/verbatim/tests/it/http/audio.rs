@@ -32,10 +32,13 @@ async fn subtitles_are_plain_bodies() -> Result<()> {
     Ok(())
 }
 
+/// Fields, and the status, `param` and `code` that they lead to.
+type Case<'a> = (&'a [(&'a str, &'a str)], u16, &'a str, &'a str);
+
 #[tokio::test]
 async fn errors_have_openais_shape_and_nothing_else() -> Result<()> {
     let service = Service::reach().await?;
-    let cases: [(&[(&str, &str)], u16, &str, &str); 5] = [
+    let cases: [Case<'_>; 5] = [
         (&[("model", "gpt-99")], 404, "model", "model_not_found"),
         (&[("model", "tiny.en"), ("language", "de")], 400, "language", "model_cannot_hear"),
         (&[("response_format", "docx")], 400, "response_format", "invalid_option"),
