@@ -5,7 +5,8 @@
 pub struct Damage {
     /// Packets that could not be decoded.
     pub lost_packets: u64,
-    /// Whether the container broke off before its end, as in a cut download.
+    /// Whether the container broke off before its end, as in a cut download. Only Ogg and MP4 tell where that is; wav,
+    /// flac, mp3, ADTS and Matroska that are cut just end earlier.
     pub ended_early: bool,
 }
 
