@@ -1,6 +1,6 @@
 //! Lets `bench/accuracy` drive the engine: reads a JSON request per line, answers with a JSON line.
 //!
-//! `bench_engine MODEL_NAME MODEL_FOLDER REPLICAS THREADS`, then lines like
+//! `bench_engine MODEL_NAME MODEL_FOLDER REPLICAS THREADS MAX_BATCH`, then lines like
 //! `{"audio": "x.f32", "words": true, "speech": [[0, 16000]], "times": 1}`, where the audio is raw 32-bit floats at
 //! 16 kHz, `speech` is a list of spans in samples or null, and `times` is how many such jobs run at once. The answer has
 //! the seconds that took, the transcript, and with `"features": "y.f32"` the seconds that those took, which go there.
@@ -46,12 +46,13 @@ fn samples(path: &str) -> anyhow::Result<Vec<f32>> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [name, folder, replicas, threads] = arguments.as_slice() else {
-        anyhow::bail!("usage: bench_engine MODEL_NAME MODEL_FOLDER REPLICAS THREADS");
+    let [name, folder, replicas, threads, batch] = arguments.as_slice() else {
+        anyhow::bail!("usage: bench_engine MODEL_NAME MODEL_FOLDER REPLICAS THREADS MAX_BATCH");
     };
     let config = WhisperConfig {
         replicas: NonZeroUsize::new(replicas.parse()?),
         threads_per_replica: NonZeroUsize::new(threads.parse()?),
+        max_batch: NonZeroUsize::new(batch.parse()?),
         ..WhisperConfig::new(vec![ModelSource { name: name.clone(), folder: folder.into() }])
     };
     let engine = WhisperEngine::load(&config)?;

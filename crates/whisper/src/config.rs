@@ -60,11 +60,14 @@ pub struct WhisperConfig {
     pub device: Device,
     /// Their arithmetic.
     pub compute_type: ComputeType,
-    /// Copies of each model, each of which works on one job at a time; chosen by cores and memory when absent.
+    /// Copies of each model, each of which hears one batch at a time; chosen by cores and memory when absent.
     pub replicas: Option<NonZeroUsize>,
     /// Threads that each copy computes with; when absent, the cores shared among the copies. One thread and several
     /// copies transcribe more per second than several threads and one copy.
     pub threads_per_replica: Option<NonZeroUsize>,
+    /// Most windows, each of another job, in a batch; when absent, 2 on a processor and 8 on a CUDA device. As many jobs run
+    /// at once as fill the batches of all copies.
+    pub max_batch: Option<NonZeroUsize>,
     /// Least time between two checkpoints of a job.
     pub checkpoint_every: Duration,
 }
@@ -78,6 +81,7 @@ impl WhisperConfig {
             compute_type: ComputeType::default(),
             replicas: None,
             threads_per_replica: None,
+            max_batch: None,
             checkpoint_every: Duration::from_secs(30),
         }
     }

@@ -3,9 +3,10 @@
 
 use std::io::Write;
 
-use ct2rs::sys::{StorageView, WhisperOptions};
+use ct2rs::sys::{StorageView, WhisperGenerationResult, WhisperOptions};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
+use verbatim_core::CancellationToken;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ports::EngineError;
 
@@ -43,7 +44,8 @@ impl Decoded {
         self.compression_ratio > MAX_COMPRESSION_RATIO
     }
 
-    fn needs_fallback(&self) -> bool {
+    /// The text repeats itself or is unlikely, and silence does not explain that.
+    pub(crate) fn needs_fallback(&self) -> bool {
         let unlikely = self.avg_logprob < MIN_AVG_LOGPROB;
         let silent = unlikely && self.no_speech_prob > MAX_NO_SPEECH_PROB;
         (self.is_repetitive() || unlikely) && !silent
@@ -55,47 +57,50 @@ pub(crate) fn temperatures(asked: f32) -> Vec<f32> {
     if asked > 0.0 { vec![asked] } else { TEMPERATURES.to_vec() }
 }
 
-/// Decodes a window, at each temperature until one will do. When none does, takes the likeliest text, of those that do
-/// not repeat themselves if there are any.
+/// Decodes a window again, at each of `temperatures` until one will do. When none does, takes the likeliest text, of those
+/// that do not repeat themselves if there are any; `first` is what did not do.
 ///
 /// # Errors
-/// `EngineFailed` when CTranslate2 fails; `Cancelled` as soon as `cancelled` says so.
-pub(crate) fn decode(
+/// `EngineFailed` when CTranslate2 fails; `Cancelled` soon after `cancel` fires.
+pub(crate) fn fall_back(
     model: &Model,
     encoded: &StorageView,
     prompt: &[TokenId],
+    first: Decoded,
     temperatures: &[f32],
-    cancelled: &dyn Fn() -> bool,
+    cancel: &CancellationToken,
 ) -> Result<Decoded, EngineError> {
-    let mut tried: Vec<Decoded> = Vec::new();
+    let prompts = [prompt.to_vec()];
+    let mut last = first.temperature;
+    let mut best = first;
     for &temperature in temperatures {
-        if cancelled() {
+        if cancel.is_cancelled() {
             return Err(cancelled_error());
         }
-        let decoded = decode_at(model, encoded, prompt, temperature)?;
+        let decoded = decode_at(model, encoded, &prompts, temperature)?.swap_remove(0);
         if !decoded.needs_fallback() {
             return Ok(decoded);
         }
-        tried.push(decoded);
+        last = temperature;
+        let rank = |decoded: &Decoded| (!decoded.is_repetitive(), decoded.avg_logprob);
+        if rank(&decoded) > rank(&best) {
+            best = decoded;
+        }
     }
-    let last = tried.last().map_or(0.0, |decoded| decoded.temperature);
-    let sound = tried.iter().any(|decoded| !decoded.is_repetitive());
-    let best = tried
-        .into_iter()
-        .filter(|decoded| !sound || !decoded.is_repetitive())
-        .rev()
-        .max_by(|a, b| a.avg_logprob.total_cmp(&b.avg_logprob))
-        .ok_or_else(|| EngineError::new(FailureKind::Internal, "no temperature to decode at"))?;
     // The last temperature, so that such a text does not prompt the next window.
     Ok(Decoded { temperature: last, ..best })
 }
 
-fn decode_at(
+/// Decodes windows at one temperature, a text for each prompt.
+///
+/// # Errors
+/// `EngineFailed` when CTranslate2 fails.
+pub(crate) fn decode_at(
     model: &Model,
     encoded: &StorageView,
-    prompt: &[TokenId],
+    prompts: &[Vec<TokenId>],
     temperature: f32,
-) -> Result<Decoded, EngineError> {
+) -> Result<Vec<Decoded>, EngineError> {
     let common = WhisperOptions {
         return_scores: true,
         return_no_speech_prob: true,
@@ -113,17 +118,25 @@ fn decode_at(
     } else {
         common
     };
-    let prompt: Vec<&str> = prompt.iter().map(|&id| model.vocabulary.written(id)).collect();
-    let mut results = model.whisper.generate(encoded, &[prompt], &options).map_err(failed)?;
-    let result = results.pop().filter(|result| result.num_sequences() > 0 && result.has_scores());
-    let result = result.ok_or_else(|| failed("CTranslate2 returned nothing"))?;
+    let written = |prompt: &Vec<TokenId>| prompt.iter().map(|&id| model.vocabulary.written(id)).collect();
+    let written: Vec<Vec<&str>> = prompts.iter().map(written).collect();
+    let results = model.whisper.generate(encoded, &written, &options).map_err(failed)?;
+    let decoded: Option<Vec<Decoded>> =
+        results.into_iter().map(|result| decoded(model, result, temperature)).collect();
+    decoded
+        .filter(|decoded| decoded.len() == prompts.len())
+        .ok_or_else(|| failed("CTranslate2 returned no text for a window"))
+}
+
+fn decoded(model: &Model, result: WhisperGenerationResult, temperature: f32) -> Option<Decoded> {
+    let ids = result.sequences_ids.into_iter().next()?;
     let tokens: Vec<TokenId> =
-        result.sequences_ids[0].iter().map(|&id| TokenId::try_from(id).unwrap_or(TokenId::MAX)).collect();
+        ids.into_iter().map(|id| TokenId::try_from(id).unwrap_or(TokenId::MAX)).collect();
     // The score is the mean over the tokens; Whisper counts the end of the text as one more.
     #[expect(clippy::cast_precision_loss, reason = "at most 448 tokens")]
-    let avg_logprob = result.scores[0] * tokens.len() as f32 / (tokens.len() + 1) as f32;
+    let avg_logprob = result.scores.first()? * tokens.len() as f32 / (tokens.len() + 1) as f32;
     let text = model.vocabulary.decode(&tokens);
-    Ok(Decoded {
+    Some(Decoded {
         compression_ratio: compression_ratio(text.trim()),
         tokens,
         temperature,

@@ -1,6 +1,5 @@
-//! The engine: models in memory, a thread for each replica, and the port in front of them.
+//! The engine: models in memory, a thread for each job that may run, and the port in front of them.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,16 +19,17 @@ use crate::decode::cancelled_error;
 use crate::error::LoadError;
 use crate::machine::Machine;
 use crate::model::{self, ENGINE, Model};
+use crate::pool::{Pool, panicked};
 use crate::transcribe::{self, Watch};
 
-/// A job on its way to a replica.
+/// A job on its way to a thread.
 struct Work {
     model: Arc<Model>,
     request: EngineRequest,
     observer: Arc<dyn EngineObserver>,
     cancel: CancellationToken,
     reply: oneshot::Sender<Result<Transcript, EngineError>>,
-    /// The right to a replica, given back when the work is done.
+    /// The right to a thread, given back when the work is done.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -37,7 +37,8 @@ struct Work {
 /// and a job that nobody awaits is cancelled.
 pub struct WhisperEngine {
     models: Vec<Arc<Model>>,
-    replicas: usize,
+    /// Jobs that may run at once: as many as fill every replica's batches.
+    jobs: usize,
     free: Arc<Semaphore>,
     queue: Option<mpsc::Sender<Work>>,
     threads: Vec<JoinHandle<()>>,
@@ -66,26 +67,22 @@ impl WhisperEngine {
             );
             models.push(Arc::new(model));
         }
+        let jobs = placement.replicas * placement.max_batch;
+        let pool = Arc::new(Pool::new(placement.replicas, placement.max_batch));
         // Permits keep the queue from ever being full.
-        let (queue, work) = mpsc::channel(placement.replicas);
+        let (queue, work) = mpsc::channel(jobs);
         let work = Arc::new(Mutex::new(work));
         let checkpoint_every = config.checkpoint_every;
-        let threads = (0..placement.replicas)
+        let threads = (0..jobs)
             .map(|index| {
-                let work = Arc::clone(&work);
+                let (work, pool) = (Arc::clone(&work), Arc::clone(&pool));
                 std::thread::Builder::new()
                     .name(format!("whisper-{index}"))
-                    .spawn(move || serve(&work, checkpoint_every))
+                    .spawn(move || serve(&work, &pool, checkpoint_every))
             })
             .collect::<Result<_, _>>()
             .map_err(LoadError::NoThread)?;
-        Ok(Self {
-            models,
-            replicas: placement.replicas,
-            free: Arc::new(Semaphore::new(placement.replicas)),
-            queue: Some(queue),
-            threads,
-        })
+        Ok(Self { models, jobs, free: Arc::new(Semaphore::new(jobs)), queue: Some(queue), threads })
     }
 
     fn model_for(&self, request: &EngineRequest) -> Result<Arc<Model>, EngineError> {
@@ -121,7 +118,7 @@ impl SpeechEngine for WhisperEngine {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             models: self.models.iter().map(|model| model.info.clone()).collect(),
-            concurrency: self.replicas,
+            concurrency: self.jobs,
             max_duration: None,
             diarization: false,
         }
@@ -150,28 +147,18 @@ impl SpeechEngine for WhisperEngine {
     }
 }
 
-/// A replica's thread: one job after the other until the engine goes.
-fn serve(queue: &Mutex<mpsc::Receiver<Work>>, checkpoint_every: Duration) {
+/// A job thread: one job after the other until the engine goes.
+fn serve(queue: &Mutex<mpsc::Receiver<Work>>, pool: &Pool, checkpoint_every: Duration) {
     loop {
         // Waiting with the lock held is right: whoever holds it takes the next job, and then lets the next one wait.
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some(Work { model, request, observer, cancel, reply, _permit }) = next else { return };
-        let cancelled = || cancel.is_cancelled();
-        let watch = Watch { observer: observer.as_ref(), cancelled: &cancelled, checkpoint_every };
-        let result = catch_unwind(AssertUnwindSafe(|| transcribe::run(&model, &request, &watch)))
+        let watch = Watch { observer: observer.as_ref(), cancel: &cancel, checkpoint_every };
+        let result = catch_unwind(AssertUnwindSafe(|| transcribe::run(&model, pool, &request, &watch)))
             .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
         // Nobody waits for a cancelled job.
         let _ = reply.send(result);
     }
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> EngineError {
-    let message = panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
-    EngineError::new(FailureKind::Panicked, "the engine hit a bug on this audio").with_source(message)
 }
 
 /// Where the copies go.
@@ -179,7 +166,12 @@ struct Placement {
     device: sys::Device,
     replicas: usize,
     threads: usize,
+    max_batch: usize,
 }
+
+/// Windows in a batch when nobody says: what a processor gains from; a GPU has room for more.
+const MAX_BATCH_ON_CPU: usize = 2;
+const MAX_BATCH_ON_CUDA: usize = 8;
 
 impl Placement {
     fn of(config: &WhisperConfig) -> Result<Self, LoadError> {
@@ -194,7 +186,8 @@ impl Placement {
         };
         if device == sys::Device::CUDA {
             // One copy on each device.
-            return Ok(Self { device, replicas: cuda, threads: 1 });
+            let max_batch = config.max_batch.map_or(MAX_BATCH_ON_CUDA, usize::from);
+            return Ok(Self { device, replicas: cuda, threads: 1, max_batch });
         }
         let machine = Machine::detect();
         let weights = config
@@ -204,7 +197,8 @@ impl Placement {
             .sum::<Result<u64, LoadError>>()?;
         let replicas = config.replicas.map_or_else(|| machine.replicas(weights), usize::from);
         let threads = config.threads_per_replica.map_or_else(|| machine.threads(replicas), usize::from);
-        Ok(Self { device, replicas, threads })
+        let max_batch = config.max_batch.map_or(MAX_BATCH_ON_CPU, usize::from);
+        Ok(Self { device, replicas, threads, max_batch })
     }
 
     fn config(&self, compute_type: ComputeType) -> sys::Config {

@@ -1,26 +1,27 @@
-//! One job on one replica: window after window, each told what was said before it.
+//! One job: window after window, each told what was said before it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ct2rs::sys::{Device, StorageView};
 use serde::{Deserialize, Serialize};
-use verbatim_core::PortError;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::language::Language;
 use verbatim_core::options::TranscribeOptions;
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::{EngineError, EngineObserver, EngineRequest};
 use verbatim_core::transcript::{Decoding, Segment, Transcript, Word};
+use verbatim_core::{CancellationToken, PortError};
 
 use crate::bpe;
-use crate::decode::{self, Decoded, cancelled_error, failed};
+use crate::decode::{Decoded, cancelled_error};
 use crate::features::{Features, WINDOW_FRAMES};
+use crate::hear::{Heard, Unheard};
 use crate::model::{ENGINE, Model};
+use crate::pool::{Member, Pool};
 use crate::segments::{self, Piece, Window};
 use crate::timeline::Timeline;
 use crate::vocabulary::{MAX_CONTEXT, TokenId};
-use crate::words::{self, Spoken};
+use crate::words;
 
 /// Text decoded at a higher temperature does not prompt the next window: it may be wrong.
 const MAX_PROMPTING_TEMPERATURE: f32 = 0.5;
@@ -43,36 +44,38 @@ struct Position {
 /// Who watches a job, and who may end it.
 pub(crate) struct Watch<'a> {
     pub(crate) observer: &'a dyn EngineObserver,
-    pub(crate) cancelled: &'a dyn Fn() -> bool,
+    pub(crate) cancel: &'a CancellationToken,
     /// Least time between two checkpoints.
     pub(crate) checkpoint_every: Duration,
 }
 
-/// Transcribes a job from its beginning or its checkpoint.
+/// Transcribes a job from its beginning or its checkpoint, on the replicas of `pool`.
 ///
 /// # Errors
 /// Those of [`verbatim_core::ports::SpeechEngine::transcribe`].
 pub(crate) fn run(
-    model: &Model,
+    model: &Arc<Model>,
+    pool: &Pool,
     request: &EngineRequest,
     watch: &Watch<'_>,
 ) -> Result<Transcript, EngineError> {
-    let Watch { observer, cancelled, checkpoint_every } = *watch;
+    let Watch { observer, cancel, checkpoint_every } = *watch;
     let timeline = Timeline::new(Arc::clone(&request.audio), request.speech.as_deref());
     let features = Features::new(&timeline, &model.mel).map_err(unreadable)?;
     let (position, segments) = resume(model, request, &timeline);
     let mut job = Job {
         model,
+        member: pool.join(),
         options: &request.options,
         timeline: &timeline,
         duration_ms: request.audio.duration_ms(),
         position,
         segments,
-        cancelled,
+        cancel,
     };
     let mut last_checkpoint = Instant::now();
     while job.position.next < features.frames() {
-        if cancelled() {
+        if cancel.is_cancelled() {
             return Err(cancelled_error());
         }
         let before = job.segments.len();
@@ -111,19 +114,26 @@ fn beginning(model: &Model, options: &TranscribeOptions, timeline: &Timeline) ->
     }
 }
 
+/// As many of the last tokens as fit into a prompt.
+fn latest(mut tokens: Vec<TokenId>) -> Vec<TokenId> {
+    tokens.drain(..tokens.len().saturating_sub(MAX_CONTEXT));
+    tokens
+}
+
 /// What checkpoints of this model are marked with.
 fn revision(model: &Model) -> String {
     format!("{ENGINE}/{}/{}", model.info.name, model.info.revision)
 }
 
 struct Job<'a> {
-    model: &'a Model,
+    model: &'a Arc<Model>,
+    member: Member<'a>,
     options: &'a TranscribeOptions,
     timeline: &'a Timeline,
     duration_ms: u64,
     position: Position,
     segments: Vec<Segment>,
-    cancelled: &'a dyn Fn() -> bool,
+    cancel: &'a CancellationToken,
 }
 
 impl Job<'_> {
@@ -131,31 +141,32 @@ impl Job<'_> {
     fn hear_window(&mut self, features: &Features<'_>) -> Result<(), EngineError> {
         let start = self.position.next;
         let window = Window { start, frames: WINDOW_FRAMES.min(features.frames() - start) };
-        let Some(mut values) = features.window(window.start, window.frames).map_err(unreadable)? else {
-            self.position.next = window.start + window.frames;
+        let end_of_window = window.start + window.frames;
+        let Some(values) = features.window(window.start, window.frames).map_err(unreadable)? else {
+            self.position.next = end_of_window;
             return Ok(());
         };
-        let shape = [1, self.model.mel.bins(), WINDOW_FRAMES];
-        let input = StorageView::new(&shape, &mut values, Device::CPU).map_err(failed)?;
-        let encoded = self.model.whisper.encode(&input, false).map_err(failed)?;
-
-        let language = self.language(&encoded)?;
-        let told = self.model.info.multilingual.then_some((language, self.options.task));
-        let start_sequence = self.model.vocabulary.start_sequence(told);
-        let prompt = self.model.vocabulary.prompt(&self.position.context, &start_sequence);
-        let temperatures = decode::temperatures(self.options.temperature);
-        let decoded = decode::decode(self.model, &encoded, &prompt, &temperatures, self.cancelled)?;
+        let heard = self.member.hear(Unheard {
+            model: Arc::clone(self.model),
+            features: values,
+            window,
+            context: self.position.context.clone(),
+            language: self.position.language.map(|(language, _)| language),
+            task: self.options.task,
+            temperature: self.options.temperature,
+            words: self.options.words,
+            cancel: self.cancel.clone(),
+        })?;
+        let Heard { decoded, split, alignment, .. } = heard;
+        let (language, _) = *self.position.language.get_or_insert(heard.language);
         if decoded.is_silence() {
-            self.position.next = window.start + window.frames;
+            self.position.next = end_of_window;
             return Ok(());
         }
-
-        let split = segments::split(&self.model.vocabulary, &decoded.tokens, window);
         let (mut pieces, mut next) = (split.pieces, split.next);
-        if self.options.words {
-            let spoken = Spoken { language, start_sequence: &start_sequence };
+        if let Some(alignment) = alignment {
             let last_speech_end = self.position.last_speech_end;
-            words::add_times(self.model, &encoded, window, &spoken, &mut pieces, last_speech_end)?;
+            words::add_times(self.model, language, &alignment, window, &mut pieces, last_speech_end);
             let last_word = pieces.iter().flat_map(|piece| &piece.words).next_back().map(|word| word.end);
             if let Some(end) = last_word {
                 if !split.ends_in_silence && end > window.offset() {
@@ -166,23 +177,8 @@ impl Job<'_> {
         }
         self.keep(pieces, window, &decoded);
         // Always forward, whatever the timestamps say.
-        self.position.next = if next > window.start { next } else { window.start + window.frames };
+        self.position.next = if next > window.start { next } else { end_of_window };
         Ok(())
-    }
-
-    /// The language of the job, heard in its first window when nobody said it.
-    fn language(&mut self, encoded: &StorageView) -> Result<Language, EngineError> {
-        if let Some((language, _)) = self.position.language {
-            return Ok(language);
-        }
-        let detected = self.model.whisper.detect_language(encoded).map_err(failed)?;
-        let best = detected.first().and_then(|ranking| ranking.first()).and_then(|best| {
-            let code = best.language.strip_prefix("<|")?.strip_suffix("|>")?;
-            Some((Language::parse(code).ok()?, best.probability))
-        });
-        let (language, probability) = best.ok_or_else(|| failed("CTranslate2 detected no language"))?;
-        self.position.language = Some((language, probability));
-        Ok(language)
     }
 
     /// Turns pieces into segments and remembers their tokens.
@@ -198,11 +194,10 @@ impl Job<'_> {
             let segment = self.segment(text, piece, window, decoded);
             self.segments.push(segment);
         }
-        let context = &mut self.position.context;
-        if decoded.temperature > MAX_PROMPTING_TEMPERATURE {
-            context.clear();
+        let context = std::mem::take(&mut self.position.context);
+        if decoded.temperature <= MAX_PROMPTING_TEMPERATURE {
+            self.position.context = latest(context);
         }
-        context.drain(..context.len().saturating_sub(MAX_CONTEXT));
     }
 
     fn segment(&self, text: String, piece: Piece, window: Window, decoded: &Decoded) -> Segment {

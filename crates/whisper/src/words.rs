@@ -8,7 +8,7 @@ use verbatim_core::ports::EngineError;
 use crate::decode::failed;
 use crate::model::Model;
 use crate::segments::{Piece, Window};
-use crate::split;
+use crate::split::{self, TokenWord};
 use crate::vocabulary::TokenId;
 
 /// Punctuation that belongs to the word after it.
@@ -38,77 +38,77 @@ impl TimedWord {
     }
 }
 
-/// What the decoder was told, without which the alignment would be another.
-pub(crate) struct Spoken<'a> {
-    pub(crate) language: Language,
-    pub(crate) start_sequence: &'a [TokenId],
+/// When each token of a text was said, in seconds from the start of its window.
+#[derive(Debug)]
+pub(crate) struct Alignment {
+    /// When each token begins, and at last when the text ends; empty when the window is too short to tell.
+    begins: Vec<f64>,
+    /// How likely each token was.
+    probabilities: Vec<f32>,
 }
 
-/// Gives the words of a window's pieces their times, and moves the pieces' own times to those of their words.
+/// Aligns the texts of windows that were encoded together and started with the same tokens.
 ///
 /// # Errors
 /// `EngineFailed` when CTranslate2 fails.
-pub(crate) fn add_times(
+pub(crate) fn align(
     model: &Model,
     encoded: &StorageView,
+    start_sequence: &[TokenId],
+    texts: &[Vec<TokenId>],
+    frames: &[usize],
+) -> Result<Vec<Alignment>, EngineError> {
+    let wide = |ids: &[TokenId]| ids.iter().map(|&id| id as usize).collect::<Vec<usize>>();
+    let texts: Vec<Vec<usize>> = texts.iter().map(|text| wide(text)).collect();
+    let aligned =
+        model.whisper.align(encoded, &wide(start_sequence), &texts, frames, MEDIAN_FILTER).map_err(failed)?;
+    let alignment = |aligned: ct2rs::sys::WhisperAlignmentResult| {
+        let mut begins: Vec<f64> = Vec::new();
+        let mut previous = None;
+        for step in &aligned.alignments {
+            if previous != Some(step.token_x) {
+                #[expect(clippy::cast_precision_loss, reason = "at most 1500 frames")]
+                begins.push(step.frame_x as f64 / ATTENTION_PER_SECOND);
+                previous = Some(step.token_x);
+            }
+        }
+        Alignment { begins, probabilities: aligned.text_token_probs }
+    };
+    Ok(aligned.into_iter().map(alignment).collect())
+}
+
+/// Gives the words of a window's pieces their times, and moves the pieces' own times to those of their words.
+pub(crate) fn add_times(
+    model: &Model,
+    language: Language,
+    alignment: &Alignment,
     window: Window,
-    spoken: &Spoken<'_>,
     pieces: &mut [Piece],
-    last_speech_end: f64,
-) -> Result<(), EngineError> {
-    let mut words = align(model, encoded, window, spoken, pieces)?;
+    mut last_speech_end: f64,
+) {
+    let text = text_tokens(model, pieces);
+    let mut words = timed(split::words(&model.vocabulary, language, &text), alignment);
     let pace = Pace::of(&words);
     pace.shorten_around_sentence_ends(&mut words);
     merge_punctuation(&mut words);
     hand_out(model, window, pieces, words);
-    let mut last_speech_end = last_speech_end;
     for piece in pieces {
         pace.fit(piece, last_speech_end);
         if !piece.words.is_empty() {
             last_speech_end = piece.end;
         }
     }
-    Ok(())
 }
 
-/// Times from the start of the window.
-fn align(
-    model: &Model,
-    encoded: &StorageView,
-    window: Window,
-    spoken: &Spoken<'_>,
-    pieces: &[Piece],
-) -> Result<Vec<TimedWord>, EngineError> {
-    let text: Vec<TokenId> = pieces.iter().flat_map(|piece| text_tokens(model, piece)).collect();
-    let words = split::words(&model.vocabulary, spoken.language, &text);
-    if words.is_empty() {
-        return Ok(Vec::new());
-    }
-    let start_sequence: Vec<usize> = spoken.start_sequence.iter().map(|&id| id as usize).collect();
-    let tokens = vec![text.iter().map(|&id| id as usize).collect::<Vec<_>>()];
-    let aligned = model
-        .whisper
-        .align(encoded, &start_sequence, &tokens, &[window.frames], MEDIAN_FILTER)
-        .map_err(failed)?
-        .pop()
-        .ok_or_else(|| failed("CTranslate2 aligned nothing"))?;
-    // The frame at which each token begins; the last is that of the end of the text.
-    let mut begins: Vec<f64> = Vec::with_capacity(text.len() + 1);
-    let mut previous = None;
-    for step in &aligned.alignments {
-        if previous != Some(step.token_x) {
-            #[expect(clippy::cast_precision_loss, reason = "at most 1500 frames")]
-            begins.push(step.frame_x as f64 / ATTENTION_PER_SECOND);
-            previous = Some(step.token_x);
-        }
-    }
-    let Some(&last) = begins.last() else { return Ok(Vec::new()) };
-    let begin = |token: usize| begins.get(token).copied().unwrap_or(last);
+/// Words with times from the start of the window.
+fn timed(words: Vec<TokenWord>, alignment: &Alignment) -> Vec<TimedWord> {
+    let Some(&last) = alignment.begins.last() else { return Vec::new() };
+    let begin = |token: usize| alignment.begins.get(token).copied().unwrap_or(last);
     let mut token = 0;
     let timed = words.into_iter().map(|word| {
         let first = token;
         token += word.tokens.len();
-        let probabilities = aligned.text_token_probs.get(first..token).unwrap_or_default();
+        let probabilities = alignment.probabilities.get(first..token).unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "a few tokens")]
         let probability = probabilities.iter().sum::<f32>() / probabilities.len().max(1) as f32;
         TimedWord {
@@ -119,18 +119,20 @@ fn align(
             tokens: word.tokens,
         }
     });
-    Ok(timed.collect())
+    timed.collect()
 }
 
-fn text_tokens(model: &Model, piece: &Piece) -> impl Iterator<Item = TokenId> {
-    piece.tokens.iter().copied().filter(|&token| token < model.vocabulary.end_of_text)
+/// The text tokens of some pieces, without timestamps.
+pub(crate) fn text_tokens(model: &Model, pieces: &[Piece]) -> Vec<TokenId> {
+    let tokens = pieces.iter().flat_map(|piece| &piece.tokens).copied();
+    tokens.filter(|&token| token < model.vocabulary.end_of_text).collect()
 }
 
 /// Gives each piece the words that its tokens are in, in seconds of the cut audio.
 fn hand_out(model: &Model, window: Window, pieces: &mut [Piece], words: Vec<TimedWord>) {
     let mut words = words.into_iter().peekable();
     for piece in pieces {
-        let wanted = text_tokens(model, piece).count();
+        let wanted = text_tokens(model, std::slice::from_ref(piece)).len();
         let mut given = 0;
         while given < wanted
             && let Some(word) = words.next()

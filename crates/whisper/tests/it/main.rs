@@ -1,5 +1,6 @@
 //! The engine with real models on real and synthesised speech.
 
+mod batching;
 mod hearing;
 mod loading;
 mod multilingual;

@@ -28,12 +28,18 @@ pub(crate) fn model(name: &str) -> anyhow::Result<ModelSource> {
     Ok(ModelSource { name: name.to_owned(), folder })
 }
 
-/// One copy of each of these models, with a checkpoint after every window.
+/// One copy of each of these models, one job at a time, with a checkpoint after every window.
 pub(crate) fn engine(names: &[&str]) -> anyhow::Result<WhisperEngine> {
+    batching_engine(names, 1)
+}
+
+/// One copy of each of these models, and so many jobs at a time.
+pub(crate) fn batching_engine(names: &[&str], jobs: usize) -> anyhow::Result<WhisperEngine> {
     let models = names.iter().map(|name| model(name)).collect::<anyhow::Result<_>>()?;
     let config = WhisperConfig {
         replicas: NonZeroUsize::new(1),
         threads_per_replica: NonZeroUsize::new(1),
+        max_batch: NonZeroUsize::new(jobs),
         checkpoint_every: Duration::ZERO,
         ..WhisperConfig::new(models)
     };
