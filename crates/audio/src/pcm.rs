@@ -188,7 +188,8 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_apart() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let mut writer = PcmWriter { spool: Some((full, 0)), ..PcmWriter::new(Path::new("/nonexistent"), 3600) };
+        let mut writer =
+            PcmWriter { spool: Some((full, 0)), ..PcmWriter::new(Path::new("/nonexistent"), 3600) };
         let error = writer.take(&mut vec![0.0; 10 * PIECE]).unwrap_err();
         assert!(error.is_out_of_space(), "{error:?}");
     }
