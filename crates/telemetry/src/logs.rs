@@ -18,7 +18,9 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter does not parse.
-    #[error("log filter `{filter}` is not valid: {reason}; use for example `info` or `verbatim_queue=debug,info`")]
+    #[error(
+        "log filter `{filter}` is not valid: {reason}; use for example `info` or `verbatim_queue=debug,info`"
+    )]
     Filter {
         /// What was given.
         filter: String,

@@ -1,14 +1,15 @@
 //! Every metric of Verbatim: names, help, units, buckets. Labels come from closed sets.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ports::jobs::QueueStats;
 
 /// Seconds from a millisecond to a minute: for requests.
-const REQUEST_BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
+const REQUEST_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
 /// Seconds from a tenth to hours: for jobs.
 const JOB_BUCKETS: [f64; 12] = [0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0];
 /// Processing time over audio time.
@@ -130,13 +131,18 @@ impl Metrics {
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let r = &registry;
-        let counters = |name, help, labels: &[&str]| register(r, IntCounterVec::new(opts(name, help), labels));
+        let counters =
+            |name, help, labels: &[&str]| register(r, IntCounterVec::new(opts(name, help), labels));
         let gauges = |name, help, labels: &[&str]| register(r, IntGaugeVec::new(opts(name, help), labels));
         let histograms = |name, help, buckets: &[f64], labels: &[&str]| {
             register(r, HistogramVec::new(histogram(name, help, buckets), labels))
         };
         Ok(Self {
-            http_requests: counters("http_requests_total", "HTTP requests answered.", &["route", "method", "status"])?,
+            http_requests: counters(
+                "http_requests_total",
+                "HTTP requests answered.",
+                &["route", "method", "status"],
+            )?,
             http_seconds: histograms(
                 "http_request_duration_seconds",
                 "Time until the response's head.",
@@ -151,7 +157,11 @@ impl Metrics {
                 r,
                 IntGauge::with_opts(opts("uploads_in_flight", "Uploads being received.")),
             )?,
-            submissions: counters("submissions_total", "Submissions by where their answer came from.", &["outcome"])?,
+            submissions: counters(
+                "submissions_total",
+                "Submissions by where their answer came from.",
+                &["outcome"],
+            )?,
             attempts: counters("job_attempts_total", "Attempts by how they ended.", &["outcome"])?,
             failures: counters("job_failures_total", "Failed attempts by kind.", &["kind"])?,
             queue_seconds: register(
@@ -181,7 +191,10 @@ impl Metrics {
                     &["engine"],
                 ),
             )?,
-            leases_held: register(r, IntGauge::with_opts(opts("leases_held", "Leases held by this process.")))?,
+            leases_held: register(
+                r,
+                IntGauge::with_opts(opts("leases_held", "Leases held by this process.")),
+            )?,
             store_errors: counters(
                 "store_errors_total",
                 "Errors of the job store met by this process.",
@@ -190,7 +203,10 @@ impl Metrics {
             queue_depth: gauges("queue_depth", "Jobs waiting.", &["tier"])?,
             queue_oldest_seconds: register(
                 r,
-                GaugeVec::new(opts("queue_oldest_age_seconds", "How long the oldest job has waited."), &["tier"]),
+                GaugeVec::new(
+                    opts("queue_oldest_age_seconds", "How long the oldest job has waited."),
+                    &["tier"],
+                ),
             )?,
             jobs: gauges("jobs", "Jobs remembered, by state.", &["state"])?,
             workers: register(
