@@ -32,17 +32,19 @@ async fn a_submission_that_waits_for_its_result_is_200() {
     assert_eq!((answer.0, &answer.1["status"]), (200, &json!("completed")));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn stopping_ends_waits_and_event_streams() {
     let world = World::new();
     let id = world.submit().await;
     let (path, events) = (format!("/v1/jobs/{id}?wait=60"), format!("/v1/jobs/{id}/events"));
+    let asked = tokio::time::Instant::now();
     let (answer, _, ()) =
         tokio::join!(world.json(get(&path)), async { bytes(world.call(get(&events)).await).await }, async {
             world.jobs.watched().await;
             world.shutdown.cancel();
         });
     assert_eq!((answer.0, &answer.1["status"]), (200, &json!("queued")));
+    assert_eq!(asked.elapsed(), std::time::Duration::ZERO, "on the virtual clock, nobody waited");
     assert_eq!(world.json(get("/readyz")).await.0, 503);
     assert_eq!(world.json(get("/healthz")).await.0, 200);
 }
