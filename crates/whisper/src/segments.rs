@@ -118,7 +118,10 @@ mod tests {
     }
     use Token::{Text, Time};
 
-    fn cut(tokens: &[Token]) -> (Vec<(f64, f64, Vec<TokenId>)>, usize, bool) {
+    /// Start and end in seconds, and the text.
+    type Cut = (f64, f64, Vec<TokenId>);
+
+    fn cut(tokens: &[Token]) -> (Vec<Cut>, usize, bool) {
         let vocabulary = vocabulary("tiny.en");
         let tokens: Vec<TokenId> = tokens
             .iter()

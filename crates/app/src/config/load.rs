@@ -97,7 +97,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         (config.queue.max_attempts == 0, "queue.max_attempts must be at least 1"),
         (config.queue.max_crashes == 0, "queue.max_crashes must be at least 1"),
         (config.limits.max_upload_mb == 0, "limits.max_upload_mb must be at least 1"),
-        (!(config.fake.real_time_factor >= 0.0), "fake.real_time_factor must not be negative"),
+        (
+            config.fake.real_time_factor.is_nan() || config.fake.real_time_factor < 0.0,
+            "fake.real_time_factor must not be negative",
+        ),
         (
             config.queue.result_retention_secs < config.queue.dedupe_ttl_secs,
             "queue.result_retention_secs must not be shorter than queue.dedupe_ttl_secs",

@@ -27,7 +27,13 @@ fn three_windows() -> anyhow::Result<Vec<f32>> {
 }
 
 fn segments(notes: &Notes) -> Vec<Segment> {
-    notes.windows.lock().unwrap().iter().flat_map(|(_, segments)| segments.clone()).collect()
+    notes
+        .windows
+        .lock()
+        .expect("nobody panicked with it")
+        .iter()
+        .flat_map(|(_, segments)| segments.clone())
+        .collect()
 }
 
 #[tokio::test]
