@@ -65,7 +65,7 @@ pub struct WhisperConfig {
     /// Threads that each copy computes with; when absent, the cores shared among the copies. One thread and several
     /// copies transcribe more per second than several threads and one copy.
     pub threads_per_replica: Option<NonZeroUsize>,
-    /// Most windows, each of another job, in a batch; when absent, 2 on a processor and 8 on a CUDA device. As many jobs run
+    /// Most windows, each of another job, in a batch; when absent, 4 on a processor and 8 on a CUDA device. As many jobs run
     /// at once as fill the batches of all copies.
     pub max_batch: Option<NonZeroUsize>,
     /// Least time between two checkpoints of a job.

@@ -170,7 +170,7 @@ struct Placement {
 }
 
 /// Windows in a batch when nobody says: what a processor gains from; a GPU has room for more.
-const MAX_BATCH_ON_CPU: usize = 2;
+const MAX_BATCH_ON_CPU: usize = 4;
 const MAX_BATCH_ON_CUDA: usize = 8;
 
 impl Placement {

@@ -87,12 +87,13 @@ impl Member<'_> {
                 state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
+            let limit = state.limit(*replicas, *max_batch);
             let left = deadline.saturating_duration_since(Instant::now());
-            if !left.is_zero() && state.may_grow(*max_batch) {
+            if !left.is_zero() && state.may_grow(limit) {
                 (state, _) = changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let (ids, batch) = state.take(*max_batch);
+            let (ids, batch) = state.take(limit);
             drop(state);
             let results = hear_all(&batch);
             state = self.pool.lock();
@@ -105,6 +106,12 @@ impl Member<'_> {
 }
 
 impl State {
+    /// How large the next batch may be: windows are spread over free replicas before they share one.
+    fn limit(&self, replicas: usize, max_batch: usize) -> usize {
+        let free = replicas - self.batches;
+        if free > 1 { self.waiting.len().div_ceil(free).min(max_batch) } else { max_batch }
+    }
+
     /// Whether the next batch has room, and a job that neither waits nor is being heard may soon bring a window.
     fn may_grow(&self, max_batch: usize) -> bool {
         let Some((_, oldest)) = self.waiting.front() else { return false };
