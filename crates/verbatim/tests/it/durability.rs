@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use serde_json::Value;
 
-use crate::support::sound::{hello, hello_times, wav};
+use crate::support::sound::{hello, hello_times, shared_words, story, wav, words};
 use crate::support::{Client, Server};
 
 /// Waits until the first segment of a job is decoded, so that the job is in the middle of its work.
@@ -29,21 +29,28 @@ async fn jobs_survive_kill_9_wherever_they_are() -> Result<()> {
     let one_at_a_time = [("VERBATIM__WORKER__CONCURRENCY", "1")];
     let mut server = Server::start_in(folder.path(), &one_at_a_time).await?;
     let client = Client::new(server.url());
-    let finished = client.accepted(hello_times(1), &[]).await?;
-    client.ended(&finished).await?;
-    let running = client.accepted(hello_times(12), &[]).await?;
-    let waiting = client.accepted(hello_times(2), &[]).await?;
-    first_segment(&client, &running).await?;
+    let stories = [story(2, folder.path())?, story(20, folder.path())?, story(4, folder.path())?];
+    let mut jobs = Vec::new();
+    for (_, audio) in &stories {
+        jobs.push(client.accepted(audio.clone(), &[]).await?);
+        if jobs.len() == 1 {
+            client.ended(&jobs[0]).await?;
+        }
+    }
+    // The first has finished, the second is in the middle, the third waits.
+    first_segment(&client, &jobs[1]).await?;
     server.kill().await?;
 
     let server = Server::start_in(folder.path(), &one_at_a_time).await?;
     let client = Client::new(server.url());
-    for (id, repetitions) in [(&finished, 1), (&running, 12), (&waiting, 2)] {
+    for (id, (spoken, _)) in jobs.iter().zip(&stories) {
         let job = client.ended(id).await?;
         ensure!(job["status"] == "completed", "{job}");
-        let text = client.text(id).await?.to_lowercase();
-        let spoken = text.matches("spoken by a computer").count();
-        ensure!(spoken == repetitions, "heard {spoken} of {repetitions} repetitions: {text}");
+        let heard = words(&client.text(id).await?);
+        let shared = shared_words(spoken, &heard);
+        // Nothing of it is missing and nothing is there twice, but for what a small model mishears.
+        let (fewest, most) = (spoken.len() * 9 / 10, spoken.len() * 11 / 10);
+        ensure!(shared >= fewest && heard.len() <= most, "{shared} of {} words: {heard:?}", spoken.len());
     }
     Ok(())
 }
@@ -127,7 +134,7 @@ async fn sigterm_finishes_what_is_at_hand_and_keeps_the_rest() -> Result<()> {
     let settings = [("VERBATIM__WORKER__CONCURRENCY", "1")];
     let mut server = Server::start_in(folder.path(), &settings).await?;
     let client = Client::new(server.url());
-    let running = client.accepted(hello_times(4), &[]).await?;
+    let running = client.accepted(story(8, folder.path())?.1, &[]).await?;
     let waiting = client.accepted(hello_times(1), &[]).await?;
     first_segment(&client, &running).await?;
     let status = server.terminate().await?;

@@ -34,6 +34,37 @@ pub(crate) fn hello_times(times: usize) -> Vec<u8> {
     wav(16_000, &once.repeat(times))
 }
 
+/// The first `sentences` of `bench/speech.txt`: the words in lower case without punctuation, and a voice that speaks them.
+/// Unlike a sentence said over and over, which Whisper takes for a decoder gone round in circles.
+pub(crate) fn story(sentences: usize, folder: &Path) -> Result<(Vec<String>, Vec<u8>)> {
+    let text = std::fs::read_to_string(super::repository().join("bench/speech.txt"))?;
+    let text: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).take(sentences).collect();
+    let text = text.join(" ");
+    let audio = made_by("flite", &["-voice", "slt", "-t", &text, "-o"], &folder.join("story.wav"))?;
+    Ok((words(&text), audio))
+}
+
+/// The words of a text in lower case, without punctuation.
+pub(crate) fn words(text: &str) -> Vec<String> {
+    let letters =
+        |word: &str| word.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
+    text.split_whitespace().map(letters).filter(|word| !word.is_empty()).collect()
+}
+
+/// How many words two texts share in the same order (the longest common subsequence).
+pub(crate) fn shared_words(one: &[String], other: &[String]) -> usize {
+    let mut row = vec![0; other.len() + 1];
+    for word in one {
+        let mut diagonal = 0;
+        for (index, candidate) in other.iter().enumerate() {
+            let above = row[index + 1];
+            row[index + 1] = if word == candidate { diagonal + 1 } else { above.max(row[index]) };
+            diagonal = above;
+        }
+    }
+    row[other.len()]
+}
+
 /// Runs a tool of `scripts/setup test` that writes a file, and returns the file's bytes.
 pub(crate) fn made_by(program: &str, arguments: &[&str], file: &Path) -> Result<Vec<u8>> {
     let status = Command::new(program)
