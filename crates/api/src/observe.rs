@@ -112,6 +112,10 @@ mod tests {
         fn fraction(&self) -> f64 {
             0.5
         }
+
+        fn secret(&self) -> [u8; 32] {
+            [7; 32]
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use verbatim_core::dedupe::DedupeKey;
-use verbatim_core::ids::{JobId, SubmissionId, TenantId};
-use verbatim_core::job::{Idempotency, NewSubmission, SubmitOutcome};
+use verbatim_core::ids::{SubmissionId, TenantId};
+use verbatim_core::job::{Idempotency, NewSubmission, SubmitOutcome, TenantCaps};
 use verbatim_core::ports::BlobKey;
 use verbatim_core::{ErrorKind, PortError};
 use verbatim_telemetry::metrics::DedupeOutcome;
@@ -32,7 +32,7 @@ pub(crate) async fn submit(
     audio: StagedAudio,
     idempotency_key: Option<String>,
 ) -> Result<SubmitOutcome, ApiError> {
-    let StagedAudio { key, writer, info } = audio;
+    let StagedAudio { job_id, key, writer, info } = audio;
     let estimated_secs =
         info.duration_ms.map_or(info.bytes / GUESSED_BYTES_PER_SEC, |millis| millis.div_ceil(1000)).max(1);
     let idempotency = match idempotency_key {
@@ -41,7 +41,7 @@ pub(crate) async fn submit(
     };
     let submission = NewSubmission {
         id: SubmissionId::generate(state.ids.as_ref()),
-        job_id: JobId::generate(state.ids.as_ref()),
+        job_id,
         dedupe_key: DedupeKey::new(&tenant, &info.sha256, &request.options, &request.model),
         idempotency,
         tenant,
@@ -51,6 +51,7 @@ pub(crate) async fn submit(
         priority: request.priority,
         deadline: request.deadline.map(|after| state.clock.now().plus(after)),
         estimated_secs,
+        caps: TenantCaps::default(),
         metadata: request.metadata,
     };
     writer.finish().await?;
@@ -63,7 +64,9 @@ pub(crate) async fn submit(
             Ok(outcome)
         }
         Err(error) => {
-            if is_definite(error.kind()) {
+            // When it is unknown whether the store took the submission, a job may own the upload by now: it stays, and
+            // the upkeep removes it if it is nobody's.
+            if error.is_definite() {
                 delete(&state, &key).await;
             }
             Err(refused(error))
@@ -75,7 +78,7 @@ pub(crate) async fn submit(
 async fn submit_repeatedly(state: &ApiState, submission: NewSubmission) -> Result<SubmitOutcome, PortError> {
     for pause in REPEAT_AFTER {
         match state.jobs.submit(submission.clone()).await {
-            Err(error) if error.kind() == ErrorKind::Unavailable => {
+            Err(error) if error.kind() == ErrorKind::Unavailable && !error.is_definite() => {
                 tracing::warn!(error = %chain(&error), "a submission is repeated");
                 tokio::time::sleep(pause).await;
             }
@@ -83,12 +86,6 @@ async fn submit_repeatedly(state: &ApiState, submission: NewSubmission) -> Resul
         }
     }
     state.jobs.submit(submission).await
-}
-
-/// Whether the store certainly did not take the submission. When that is unknown, a job may own the upload by now:
-/// it stays, and the upkeep removes it if it is nobody's.
-fn is_definite(kind: ErrorKind) -> bool {
-    !matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
 }
 
 fn refused(error: PortError) -> ApiError {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use verbatim_audio::HEAD_BYTES;
 use verbatim_core::audio::{AudioFormat, AudioInfo};
+use verbatim_core::ids::JobId;
 use verbatim_core::ports::{BlobKey, BlobWriter};
 use verbatim_telemetry::Metrics;
 
@@ -17,6 +18,8 @@ use crate::state::ApiState;
 
 /// Audio that is written but not yet visible. Dropping it leaves nothing behind.
 pub(crate) struct StagedAudio {
+    /// The job that it is for, unless its submission attaches to another.
+    pub(crate) job_id: JobId,
     /// Where it will lie.
     pub(crate) key: BlobKey,
     /// Makes it visible.
@@ -36,7 +39,8 @@ impl StagedAudio {
         broken: impl Fn() -> ApiError,
     ) -> Result<Self, ApiError> {
         let _in_flight = InFlight::enter(&state.metrics);
-        let key = BlobKey::for_upload(state.ids.as_ref());
+        let job_id = JobId::generate(state.ids.as_ref());
+        let key = BlobKey::for_upload(&job_id);
         let mut writer = state.blobs.put_stream(&key).await?;
         let mut intake = Intake::new(state.limits.max_upload_bytes);
         while let Some(piece) = field.chunk().await.map_err(|_| broken())? {
@@ -46,7 +50,7 @@ impl StagedAudio {
                 writer.write(piece).await?;
             }
         }
-        Ok(Self { key, writer, info: intake.finish()? })
+        Ok(Self { job_id, key, writer, info: intake.finish()? })
     }
 }
 

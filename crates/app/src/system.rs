@@ -38,6 +38,11 @@ impl IdSource for SystemIds {
     fn fraction(&self) -> f64 {
         rand::rng().random()
     }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the adapter behind `IdSource`")]
+    fn secret(&self) -> [u8; 32] {
+        rand::rng().random()
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use verbatim_core::ErrorKind;
-use verbatim_core::ids::IdSource;
+use verbatim_core::ids::{IdSource, JobId};
 use verbatim_core::ports::blobs::{BlobKey, BlobMeta, BlobStore, get_bytes, put_bytes};
 
 /// Larger than any buffer of an adapter, and not a multiple of one.
@@ -28,7 +28,7 @@ pub async fn check_all(store: &dyn BlobStore, ids: &dyn IdSource) {
 }
 
 fn upload_key(ids: &dyn IdSource) -> BlobKey {
-    BlobKey::for_upload(ids)
+    BlobKey::for_upload(&JobId::generate(ids))
 }
 
 fn result_key(job: &str, name: &str) -> BlobKey {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use verbatim_blobs::{FolderStore, conformance};
 use verbatim_core::ErrorKind;
-use verbatim_core::ids::IdSource;
+use verbatim_core::ids::{IdSource, JobId};
 use verbatim_core::ports::blobs::{BlobKey, BlobStore, get_bytes, put_bytes};
 
 #[derive(Default)]
@@ -21,10 +21,14 @@ impl IdSource for CountingIds {
     fn fraction(&self) -> f64 {
         0.5
     }
+
+    fn secret(&self) -> [u8; 32] {
+        [7; 32]
+    }
 }
 
 fn key() -> BlobKey {
-    BlobKey::for_upload(&CountingIds::default())
+    BlobKey::for_upload(&JobId::generate(&CountingIds::default()))
 }
 
 /// Every file under `dir` that belongs to a blob, whole or half-written.

@@ -31,6 +31,7 @@ pub struct PortError {
     kind: ErrorKind,
     message: String,
     retry_after: Option<Duration>,
+    refused: bool,
     #[source]
     source: Option<Source>,
 }
@@ -38,7 +39,7 @@ pub struct PortError {
 impl PortError {
     /// An error of `kind` with a message that reads alone.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, source: None }
+        Self { kind, message: message.into(), retry_after: None, refused: false, source: None }
     }
 
     /// The same error with the error that caused it.
@@ -53,6 +54,18 @@ impl PortError {
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
+    }
+
+    /// The same error, known to have been a refusal: nothing was done, although its kind alone would leave that open.
+    #[must_use]
+    pub fn refused(mut self) -> Self {
+        self.refused = true;
+        self
+    }
+
+    /// Whether it is certain that nothing was done. After any other error the call may have taken effect.
+    pub fn is_definite(&self) -> bool {
+        self.refused || !matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Internal)
     }
 
     /// What the caller should make of it.

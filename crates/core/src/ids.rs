@@ -11,6 +11,9 @@ pub trait IdSource: Send + Sync {
 
     /// A number drawn evenly from `[0, 1)`.
     fn fraction(&self) -> f64;
+
+    /// 256 bits that nobody can guess, for credentials.
+    fn secret(&self) -> [u8; 32];
 }
 
 /// Why a text is not an identifier of the wanted kind.
@@ -49,6 +52,16 @@ macro_rules! prefixed_id {
             /// As text.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// The 26 characters behind the prefix.
+            pub fn ulid(&self) -> &str {
+                &self.0[$prefix.len()..]
+            }
+
+            /// The identifier with these 26 characters behind the prefix.
+            pub fn from_ulid(ulid: &str) -> Result<Self, ParseIdError> {
+                Self::parse(&format!(concat!($prefix, "{}"), ulid))
             }
         }
 
@@ -90,6 +103,13 @@ prefixed_id!(
     WorkerId,
     "worker_",
     "a worker id (worker_ and 26 characters)"
+);
+
+prefixed_id!(
+    /// The public half of an API key: what lists show and revocations name.
+    KeyId,
+    "key_",
+    "a key id (key_ and 26 characters)"
 );
 
 /// Who owns a submission. Embedded mode without keys has one tenant, [`TenantId::default`].

@@ -120,6 +120,15 @@ pub struct Idempotency {
     pub body_digest: String,
 }
 
+/// How much of the service one tenant may take up. The caps of the newest submission stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TenantCaps {
+    /// Jobs of the tenant that may run at once; `None` for no cap.
+    pub max_running: Option<u64>,
+    /// Jobs of the tenant that may wait (queued and delayed) before new work is throttled; `None` for no cap.
+    pub max_queued: Option<u64>,
+}
+
 /// A submission on its way into the store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewSubmission {
@@ -143,6 +152,8 @@ pub struct NewSubmission {
     pub deadline: Option<Timestamp>,
     /// Seconds of audio that fairness charges until the job is settled.
     pub estimated_secs: u64,
+    /// What the tenant may take up.
+    pub caps: TenantCaps,
     /// The client's own notes.
     pub metadata: BTreeMap<String, String>,
     /// The client's name for this request.

@@ -1,6 +1,7 @@
 //! The domain of Verbatim: what a job, a transcript and an engine are, and the ports through which the rest of
 //! the house reaches storage, engines and time. Nothing here does I/O or needs a runtime.
 
+pub mod api_key;
 pub mod audio;
 pub mod dedupe;
 pub mod error;

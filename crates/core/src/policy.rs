@@ -21,8 +21,8 @@ pub struct StorePolicy {
     pub max_age: Duration,
     /// The most jobs that wait (queued and delayed) before submissions are throttled; `None` for no limit.
     pub max_waiting: Option<u64>,
-    /// How long a job that must run alone waits for an idle worker by chance. After that, busy workers get no new
-    /// jobs until one of them has become idle and taken it.
+    /// How long a job that must run alone waits for an idle worker by chance. After that, the next busy worker that asks
+    /// is kept for it: for as long again it gets nothing until it is idle and takes the job. The other workers go on.
     pub alone_patience: Duration,
 }
 

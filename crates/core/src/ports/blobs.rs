@@ -9,11 +9,11 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PortError;
-use crate::ids::IdSource;
+use crate::ids::JobId;
 use crate::job::LeaseToken;
 use crate::time::Timestamp;
 
-/// The name of a blob: `audio/<random>` or `results/<job>/<fence>-<nonce>`. Lower- and upper-case letters, digits, `-`,
+/// The name of a blob: `audio/<job>` or `results/<job>/<fence>-<nonce>`. Lower- and upper-case letters, digits, `-`,
 /// `_` and `/`, so that it is a safe path and a safe object name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -30,9 +30,10 @@ pub const AUDIO_PREFIX: &str = "audio/";
 pub const RESULTS_PREFIX: &str = "results/";
 
 impl BlobKey {
-    /// A fresh name for an upload.
-    pub fn for_upload(ids: &dyn IdSource) -> Self {
-        Self(format!("{AUDIO_PREFIX}{}", ids.ulid()))
+    /// The only name under which the upload for this job is written, so that a store can tell from the name alone whose
+    /// it is. A submission that attaches to another job deletes its own upload, which no job ever owned.
+    pub fn for_upload(job: &JobId) -> Self {
+        Self(format!("{AUDIO_PREFIX}{}", job.ulid()))
     }
 
     /// The only name under which the holder of this lease writes a result.

@@ -1,43 +1,35 @@
-//! Who may come in: API keys, tenants and their caps.
+//! Who may come in: API keys and what their holders may do.
 
 use async_trait::async_trait;
 
+use crate::api_key::{KeyRecord, NewKey};
 use crate::error::PortError;
-use crate::ids::TenantId;
-use crate::options::Priority;
+use crate::ids::{KeyId, TenantId};
 
-/// What a key lets its holder do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// Submit, cancel and read jobs.
-    Jobs,
-    /// Read jobs only.
-    Read,
-    /// Everything, and the admin routes.
-    Admin,
-}
-
-/// Who is calling.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Principal {
-    /// Whose work it is.
-    pub tenant: TenantId,
-    /// What the key allows.
-    pub scopes: Vec<Scope>,
-    /// The strongest tier the key may ask for.
-    pub max_priority: Priority,
-    /// Jobs of the tenant that may run at once; `None` for no cap.
-    pub max_running: Option<u64>,
-    /// Jobs of the tenant that may wait; `None` for no cap.
-    pub max_queued: Option<u64>,
-}
-
-/// Knows keys and tenants.
+/// Knows keys. Never sees the secret half of one: [`crate::api_key::authenticate`] compares, the directory only finds.
 #[async_trait]
 pub trait Directory: Send + Sync {
-    /// Who holds this key, compared in constant time with what is kept hashed; `None` for an unknown or revoked key.
+    /// Keeps a new key. Adding the same one again changes nothing.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn add(&self, key: NewKey) -> Result<(), PortError>;
+
+    /// The key of this id, revoked or not.
     ///
     /// # Errors
     /// Only `Unavailable` and `Internal`.
-    async fn authenticate(&self, key: &str) -> Result<Option<Principal>, PortError>;
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, PortError>;
+
+    /// Every key, or every key of one tenant, the oldest first; revoked ones too.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn list(&self, tenant: Option<&TenantId>) -> Result<Vec<KeyRecord>, PortError>;
+
+    /// From now on the key opens nothing. `false` when there is no such key; revoking again changes nothing.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn revoke(&self, id: &KeyId) -> Result<bool, PortError>;
 }

@@ -6,15 +6,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
+use crate::audio::AudioInfo;
 use crate::error::PortError;
 use crate::event::{EventSeq, JobEvent};
 use crate::failure::JobFailure;
-use crate::ids::{ClaimNonce, SubmissionId, TenantId, WorkerId};
+use crate::ids::{ClaimNonce, JobId, SubmissionId, TenantId, WorkerId};
 use crate::job::{
     Completion, JobState, Lease, LeaseToken, NewSubmission, Report, Submission, SubmissionStatus,
     SubmitOutcome,
 };
-use crate::options::Priority;
+use crate::options::{Priority, TranscribeOptions};
 use crate::ports::blobs::BlobKey;
 use crate::time::Timestamp;
 
@@ -50,7 +51,8 @@ pub trait JobClient: Send + Sync {
     /// Adds a submission: makes a job, attaches to a live one with the same dedupe key, or answers from a finished one.
     ///
     /// # Errors
-    /// `Conflict` when the idempotency key was used with another body; `Throttled` over the tenant's cap; `OutOfSpace`
+    /// `Conflict` when the idempotency key was used with another body; `Throttled` over the tenant's cap or that of the
+    /// whole queue, where work that is there already can still be attached to; `OutOfSpace`, or a definite `Unavailable`,
     /// when the store is full.
     async fn submit(&self, submission: NewSubmission) -> Result<SubmitOutcome, PortError>;
 
@@ -225,6 +227,69 @@ pub struct TierStats {
     pub depth: u64,
     /// How long the oldest has waited.
     pub oldest_age: Duration,
+}
+
+/// A job that failed for good, as operators see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// The job.
+    pub job_id: JobId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The submissions that wait for it or were told that it failed; at most [`MAX_JOBS_PER_CALL`] of them.
+    pub submissions: Vec<SubmissionId>,
+    /// Why it failed.
+    pub failure: JobFailure,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Crashes of workers while they held only this job.
+    pub crashes: u32,
+    /// When the job was made.
+    pub created_at: Timestamp,
+    /// When it failed.
+    pub failed_at: Timestamp,
+    /// When it will be forgotten, its audio with it.
+    pub expires_at: Timestamp,
+    /// What was asked for.
+    pub options: TranscribeOptions,
+    /// What was uploaded.
+    pub audio: AudioInfo,
+}
+
+/// Which dead letters to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeadLetterQuery {
+    /// Only those of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Only those that failed before this one (the last of the page before).
+    pub before: Option<JobId>,
+    /// At most so many; capped at [`MAX_JOBS_PER_CALL`].
+    pub limit: usize,
+}
+
+/// For operators.
+#[async_trait]
+pub trait JobAdmin: Send + Sync {
+    /// Dead letters, the latest failure first.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, PortError>;
+
+    /// Queues a dead letter afresh: attempts and crashes start from nothing and its greatest age counts from now, but
+    /// one that was given up for crashes still runs alone. Its watchers' story starts over. `false`, and nothing
+    /// changed, when there is no such dead letter (any more).
+    ///
+    /// # Errors
+    /// `Conflict` when the same work is under way or done in another job, or nobody waits for it any more; else
+    /// `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn redrive(&self, id: &JobId) -> Result<bool, PortError>;
+
+    /// Forgets a dead letter with its submissions and lists its audio for deletion. `false` when there is none.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn discard_dead_letter(&self, id: &JobId) -> Result<bool, PortError>;
 }
 
 /// For those who keep the store in order.

@@ -8,8 +8,11 @@ pub mod engine;
 pub mod jobs;
 pub mod ledger;
 pub mod limiter;
+pub mod registry;
 pub mod tokens;
 
 pub use blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter};
+pub use directory::Directory;
 pub use engine::{EngineError, EngineObserver, EngineRequest, SpeechEngine};
-pub use jobs::{JobClient, JobLeases, JobUpkeep};
+pub use jobs::{JobAdmin, JobClient, JobLeases, JobUpkeep};
+pub use registry::EngineRegistry;

@@ -13,6 +13,7 @@ use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{ClaimNonce, IdSource, JobId, SubmissionId, TenantId, WorkerId};
 use verbatim_core::job::{
     Completion, JobState, Lease, LeaseToken, NewSubmission, Submission, SubmissionStatus, SubmitOutcome,
+    TenantCaps,
 };
 use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::policy::StorePolicy;
@@ -65,6 +66,10 @@ impl IdSource for SeededIds {
 
     fn fraction(&self) -> f64 {
         0.5
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        [7; 32]
     }
 }
 
@@ -124,9 +129,11 @@ impl<'a, H: Harness> World<'a, H> {
 
     /// A submission of the work called `work`, on its way.
     pub fn upload(&self, work: &str) -> NewSubmission {
+        let job_id = JobId::generate(&*self.ids);
+        let blob = BlobKey::for_upload(&job_id);
         NewSubmission {
             id: SubmissionId::generate(&*self.ids),
-            job_id: JobId::generate(&*self.ids),
+            job_id,
             tenant: self.tenant(),
             options: TranscribeOptions::for_model("tiny.en"),
             dedupe_key: DedupeKey::from_stored(work),
@@ -136,10 +143,11 @@ impl<'a, H: Harness> World<'a, H> {
                 format: AudioFormat::Wav,
                 duration_ms: None,
             },
-            blob: BlobKey::for_upload(&*self.ids),
+            blob,
             priority: Priority::Normal,
             deadline: None,
             estimated_secs: 10,
+            caps: TenantCaps::default(),
             metadata: BTreeMap::new(),
             idempotency: None,
         }

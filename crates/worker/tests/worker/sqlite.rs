@@ -15,7 +15,7 @@ use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::event::{EventKind, JobEvent};
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
-use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus};
+use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, TenantCaps};
 use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::JobClient;
@@ -82,11 +82,12 @@ impl Embedded {
     /// Submits `secs` seconds of noise.
     async fn submit(&self, secs: u32, prompt: Option<&str>) -> Result<SubmissionId> {
         let audio = noise_wav(secs);
-        let blob = BlobKey::for_upload(self.ids.as_ref());
+        let job_id = JobId::generate(self.ids.as_ref());
+        let blob = BlobKey::for_upload(&job_id);
         put_bytes(self.world.blobs.as_ref(), &blob, Bytes::from(audio.clone())).await?;
         let submission = NewSubmission {
             id: SubmissionId::generate(self.ids.as_ref()),
-            job_id: JobId::generate(self.ids.as_ref()),
+            job_id,
             tenant: TenantId::default(),
             options: TranscribeOptions {
                 vad: false,
@@ -104,6 +105,7 @@ impl Embedded {
             priority: Priority::Normal,
             deadline: None,
             estimated_secs: 1,
+            caps: TenantCaps::default(),
             metadata: BTreeMap::new(),
             idempotency: None,
         };

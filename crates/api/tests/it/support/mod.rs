@@ -165,4 +165,8 @@ impl IdSource for Counting {
     fn fraction(&self) -> f64 {
         0.5
     }
+
+    fn secret(&self) -> [u8; 32] {
+        [7; 32]
+    }
 }

@@ -41,6 +41,10 @@ impl IdSource for CountingIds {
     fn fraction(&self) -> f64 {
         0.5
     }
+
+    fn secret(&self) -> [u8; 32] {
+        [7; 32]
+    }
 }
 
 /// A clock that stands still.
@@ -108,9 +112,9 @@ impl World {
     /// The same, with a lease that was changed.
     pub(crate) async fn submit_with(&self, secs: u32, change: impl FnOnce(&mut Lease)) -> Result<JobId> {
         let audio = noise_wav(secs);
-        let blob = BlobKey::for_upload(self.ids.as_ref());
-        put_bytes(self.blobs.as_ref(), &blob, Bytes::from(audio.clone())).await?;
         let job_id = JobId::generate(self.ids.as_ref());
+        let blob = BlobKey::for_upload(&job_id);
+        put_bytes(self.blobs.as_ref(), &blob, Bytes::from(audio.clone())).await?;
         let mut lease = Lease {
             token: LeaseToken {
                 job_id: job_id.clone(),

@@ -1,0 +1,41 @@
+//! What the workers of a cluster can do: they announce it, and nodes that take requests in learn it from there.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::PortError;
+use crate::ids::WorkerId;
+use crate::model::ModelInfo;
+use crate::time::Timestamp;
+
+/// What one worker can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineOffer {
+    /// Who.
+    pub worker: WorkerId,
+    /// The version of the program that it runs.
+    pub version: String,
+    /// The models of all its engines, the default first.
+    pub models: Vec<ModelInfo>,
+    /// Whether it tells speakers apart.
+    pub diarization: bool,
+    /// When it was announced last.
+    pub announced_at: Timestamp,
+}
+
+/// Where workers announce themselves.
+#[async_trait]
+pub trait EngineRegistry: Send + Sync {
+    /// Replaces what this worker announced before. Repeated every minute, so that offers tell who is there.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn announce(&self, offer: EngineOffer) -> Result<(), PortError>;
+
+    /// The offers of the last day, the newest first: also of workers that have gone, so that a cluster whose workers are
+    /// all starting afresh goes on taking work in.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn offers(&self) -> Result<Vec<EngineOffer>, PortError>;
+}
