@@ -1,0 +1,142 @@
+//! Where Redis is: one server, a master that sentinels know, or a cluster.
+
+use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisResult, TlsMode};
+use verbatim_core::{ErrorKind, PortError};
+
+/// What a Redis URL looks like, for those who wrote one that does not.
+const FORMS: &str = "write redis://[user:password@]host:port/db, rediss://… for TLS, \
+    redis+sentinel://[user:password@]host:port,host:port/master-name or redis+cluster://[user:password@]host:port,host:port \
+    (rediss+… for TLS)";
+
+/// Where Redis is.
+#[derive(Clone)]
+pub(super) enum Address {
+    /// One server.
+    Server(ConnectionInfo),
+    /// Ask one of the sentinels for the master.
+    Sentinel(Sentinels),
+    /// Ask one of the nodes for the others.
+    Cluster(Vec<ConnectionInfo>),
+}
+
+/// Sentinels, and how to reach the master that they name.
+#[derive(Clone)]
+pub(super) struct Sentinels {
+    /// Asked without a login.
+    pub(super) sentinels: Vec<ConnectionInfo>,
+    /// The name under which they know the master.
+    pub(super) master: String,
+    /// Login of the master.
+    pub(super) login: RedisConnectionInfo,
+    /// Whether the master speaks TLS.
+    pub(super) tls: bool,
+}
+
+impl Address {
+    /// The address that a URL names.
+    ///
+    /// # Errors
+    /// `Invalid` with what a URL looks like.
+    pub(super) fn parse(url: &str) -> Result<Self, PortError> {
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid("it has no scheme"))?;
+        let (plain, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
+        if !matches!(plain, "redis" | "rediss") {
+            return Err(invalid(&format!("the scheme `{scheme}` is not known")));
+        }
+        match kind {
+            "" => Ok(Self::Server(info(url)?)),
+            "cluster" => Ok(Self::Cluster(nodes(plain, rest.trim_end_matches('/'))?)),
+            "sentinel" => sentinel(plain, rest).map(Self::Sentinel),
+            _ => Err(invalid(&format!("the scheme `{scheme}` is not known"))),
+        }
+    }
+
+    /// A client of one server that hears what is published: the server, the master, or any node of the cluster.
+    ///
+    /// # Errors
+    /// When no sentinel answers.
+    pub(super) async fn subscriber(&self) -> RedisResult<Client> {
+        match self {
+            Self::Server(info) => Client::open(info.clone()),
+            Self::Cluster(nodes) => {
+                let none = || (redis::ErrorKind::InvalidClientConfig, "no node is named");
+                Client::open(nodes.first().cloned().ok_or_else(none)?)
+            }
+            Self::Sentinel(known) => {
+                let mut client = SentinelClient::build(
+                    known.sentinels.clone(),
+                    known.master.clone(),
+                    Some(known.node()),
+                    SentinelServerType::Master,
+                )?;
+                client.async_get_client().await
+            }
+        }
+    }
+}
+
+impl Sentinels {
+    fn node(&self) -> SentinelNodeConnectionInfo {
+        let node = SentinelNodeConnectionInfo::default().set_redis_connection_info(self.login.clone());
+        if self.tls { node.set_tls_mode(TlsMode::Secure) } else { node }
+    }
+}
+
+fn sentinel(plain: &str, rest: &str) -> Result<Sentinels, PortError> {
+    let (hosts, master) = rest
+        .rsplit_once('/')
+        .filter(|(_, master)| !master.is_empty())
+        .ok_or_else(|| invalid("the name of the master is missing"))?;
+    let nodes = nodes(plain, hosts)?;
+    let login = nodes.first().ok_or_else(|| invalid("no sentinel is named"))?.redis_settings().clone();
+    let sentinels =
+        nodes.into_iter().map(|node| node.set_redis_settings(RedisConnectionInfo::default())).collect();
+    Ok(Sentinels { sentinels, master: master.to_owned(), login, tls: plain == "rediss" })
+}
+
+/// One URL per host; what stands before `@` is everyone's login.
+fn nodes(scheme: &str, hosts: &str) -> Result<Vec<ConnectionInfo>, PortError> {
+    let (login, hosts) =
+        hosts.rsplit_once('@').map_or((String::new(), hosts), |(login, hosts)| (format!("{login}@"), hosts));
+    hosts.split(',').map(|host| info(&format!("{scheme}://{login}{host}"))).collect()
+}
+
+fn info(url: &str) -> Result<ConnectionInfo, PortError> {
+    url.into_connection_info().map_err(|error| invalid(&error.to_string()))
+}
+
+fn invalid(why: &str) -> PortError {
+    PortError::new(ErrorKind::Invalid, format!("redis.url cannot be used: {why}; {FORMS}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_cannot_be_used_is_refused_with_what_one_looks_like() {
+        for bad in ["", "localhost:6379", "http://x", "redis+sentinel://a:1,b:2", "redis+sentinel://a:1/"] {
+            let refusal = Address::parse(bad).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(refusal.contains("redis+sentinel://"), "{bad}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn every_form_is_understood() {
+        for url in ["redis://h", "rediss://u:p@h:1/3", "redis://:p@127.0.0.1:6379"] {
+            assert!(matches!(Address::parse(url), Ok(Address::Server(_))), "{url}");
+        }
+        let cluster = Address::parse("rediss+cluster://:p@a:1,b:2");
+        assert!(matches!(cluster, Ok(Address::Cluster(nodes)) if nodes.len() == 2));
+    }
+
+    #[test]
+    fn the_login_is_the_masters_and_no_sentinels() {
+        let Ok(Address::Sentinel(known)) = Address::parse("redis+sentinel://u:p@a:1,b:2/main") else {
+            panic!("sentinels are understood");
+        };
+        assert_eq!((known.master.as_str(), known.login.username()), ("main", Some("u")));
+        assert!(known.sentinels.iter().all(|node| node.redis_settings().username().is_none()));
+    }
+}

@@ -1,0 +1,59 @@
+//! For operators.
+
+use async_trait::async_trait;
+use verbatim_core::PortError;
+use verbatim_core::ids::JobId;
+use verbatim_core::ports::JobAdmin;
+use verbatim_core::ports::jobs::{DeadLetter, DeadLetterQuery, MAX_JOBS_PER_CALL};
+
+use super::error::corrupt;
+use super::record::{self, DeadLetterRow};
+use super::{RedisStore, millis, scripts};
+use crate::not_redriven;
+
+/// Dead letters that one call looks at for a page of one tenant's.
+const LOOK_AT: usize = 1024;
+
+#[async_trait]
+impl JobAdmin for RedisStore {
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, PortError> {
+        let most = query.limit.min(MAX_JOBS_PER_CALL);
+        let tenant = query.tenant.as_ref().map_or("", |tenant| tenant.as_str());
+        let mut before = query.before.as_ref().map_or("", |id| id.ulid()).to_owned();
+        let mut page = Vec::new();
+        while page.len() < most {
+            let mut call = self.0.call(&scripts::DEAD_LETTERS);
+            call.arg(tenant).arg(&before).arg(most - page.len()).arg(LOOK_AT);
+            let (next, found): (String, Vec<DeadLetterRow>) = self.0.link.run(&call).await?;
+            for row in found {
+                page.push(record::dead_letter(row)?);
+            }
+            if next.is_empty() {
+                break;
+            }
+            before = next;
+        }
+        Ok(page)
+    }
+
+    async fn redrive(&self, id: &JobId) -> Result<bool, PortError> {
+        let mut call = self.0.call(&scripts::REDRIVE);
+        call.arg(id.ulid()).arg(millis(self.0.policy.dedupe_ttl)).arg(millis(self.0.policy.max_age));
+        let done: String = self.0.link.run(&call).await?;
+        match done.as_str() {
+            "queued" => Ok(true),
+            "none" => Ok(false),
+            "live" => Err(not_redriven("the same work is under way in another job")),
+            "done" => Err(not_redriven("the same work has been completed by another job")),
+            "unwanted" => Err(not_redriven("nobody waits for it any more")),
+            other => Err(corrupt(format!("answer `{other}`"))),
+        }
+    }
+
+    async fn discard_dead_letter(&self, id: &JobId) -> Result<bool, PortError> {
+        let mut call = self.0.call(&scripts::DISCARD);
+        call.arg(id.ulid());
+        let done: u8 = self.0.link.run(&call).await?;
+        Ok(done == 1)
+    }
+}

@@ -1,0 +1,163 @@
+//! For those who submit and watch.
+
+use async_trait::async_trait;
+use verbatim_core::event::EventSeq;
+use verbatim_core::ids::{SubmissionId, TenantId};
+use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, SubmitOutcome};
+use verbatim_core::ports::jobs::{DeleteOutcome, EventStream, ListQuery, MAX_JOBS_PER_CALL};
+use verbatim_core::ports::{BlobKey, JobClient};
+use verbatim_core::{ErrorKind, PortError};
+
+use super::record::{self, Unmoving, View, tier_number};
+use super::{RedisStore, events, json, millis, scripts};
+use crate::BACKLOG_RETRY;
+
+/// Submissions that one call looks at for a page of those with some status.
+const LOOK_AT: usize = 1024;
+
+#[async_trait]
+impl JobClient for RedisStore {
+    async fn submit(&self, submission: NewSubmission) -> Result<SubmitOutcome, PortError> {
+        let call = self.submission(&submission)?;
+        let answer: redis::Value = self.0.link.run(&call).await?;
+        match read::<(String, u8, View)>(&answer) {
+            Some((how, adopted, view)) => Ok(SubmitOutcome {
+                submission: record::submission(view)?,
+                blob_adopted: adopted == 1,
+                replayed: how == "replayed",
+            }),
+            None => Err(refusal(&read::<(String,)>(&answer).map(|(why,)| why).unwrap_or_default())),
+        }
+    }
+
+    async fn find_idempotent(
+        &self,
+        tenant: &TenantId,
+        key: &str,
+    ) -> Result<Option<(Submission, String)>, PortError> {
+        let mut call = self.0.call(&scripts::FIND_IDEMPOTENT);
+        call.arg(tenant.as_str()).arg(key);
+        let found: Option<(String, View)> = self.0.link.run(&call).await?;
+        found.map(|(digest, view)| Ok((record::submission(view)?, digest))).transpose()
+    }
+
+    async fn get(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
+        let mut call = self.0.call(&scripts::GET);
+        call.arg(tenant.as_str()).arg(id.ulid());
+        let found: Option<View> = self.0.link.run(&call).await?;
+        found.map(record::submission).transpose()
+    }
+
+    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
+        let most = query.limit.min(MAX_JOBS_PER_CALL);
+        let mut before = query.before.as_ref().map_or("", |id| id.ulid()).to_owned();
+        let status = query.status.map_or("", SubmissionStatus::as_str);
+        let mut page = Vec::new();
+        while page.len() < most {
+            let mut call = self.0.call(&scripts::LIST);
+            call.arg(tenant.as_str()).arg(&before).arg(status).arg(most - page.len()).arg(LOOK_AT);
+            let (next, found): (String, Vec<View>) = self.0.link.run(&call).await?;
+            for view in found {
+                page.push(record::submission(view)?);
+            }
+            if next.is_empty() {
+                break;
+            }
+            before = next;
+        }
+        Ok(page)
+    }
+
+    async fn delete(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError> {
+        let done = self.end(tenant, id, true).await?;
+        Ok(done.map(|(what, _)| match what.as_str() {
+            "cancelled" => DeleteOutcome::Cancelled,
+            _ => DeleteOutcome::Removed,
+        }))
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
+        let done = self.end(tenant, id, false).await?;
+        done.map(|(_, view)| record::submission(view)).transpose()
+    }
+
+    async fn events(
+        &self,
+        tenant: &TenantId,
+        id: &SubmissionId,
+        after: Option<EventSeq>,
+    ) -> Result<Option<EventStream>, PortError> {
+        events::open(self, tenant, id, after).await
+    }
+}
+
+impl RedisStore {
+    fn submission(&self, new: &NewSubmission) -> Result<redis::ScriptInvocation<'static>, PortError> {
+        let usual = BlobKey::for_upload(&new.job_id);
+        let unmoving = Unmoving {
+            options: new.options.clone(),
+            audio: new.audio.clone(),
+            blob: (new.blob != usual).then(|| new.blob.clone()),
+        };
+        let number = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
+        let (key, digest) = new
+            .idempotency
+            .as_ref()
+            .map_or(("", ""), |idempotency| (idempotency.key.as_str(), idempotency.body_digest.as_str()));
+        let mut call = self.0.call(&scripts::SUBMIT);
+        call.arg(new.id.ulid())
+            .arg(new.job_id.ulid())
+            .arg(new.tenant.as_str())
+            .arg(new.dedupe_key.as_str())
+            .arg(json(&unmoving)?)
+            .arg(tier_number(new.priority))
+            .arg(new.deadline.map(|deadline| deadline.as_millis().to_string()).unwrap_or_default())
+            .arg(new.estimated_secs)
+            .arg(number(new.caps.max_running))
+            .arg(number(new.caps.max_queued))
+            .arg(json(&new.metadata)?)
+            .arg(key)
+            .arg(digest)
+            .arg(new.blob.as_str())
+            .arg(new.options.engine.as_str())
+            .arg(millis(self.0.policy.dedupe_ttl))
+            .arg(millis(self.0.policy.result_retention))
+            .arg(millis(self.0.policy.idempotency_ttl))
+            .arg(millis(self.0.policy.max_age))
+            .arg(number(self.0.policy.max_waiting));
+        Ok(call)
+    }
+
+    async fn end(
+        &self,
+        tenant: &TenantId,
+        id: &SubmissionId,
+        remove: bool,
+    ) -> Result<Option<(String, View)>, PortError> {
+        let mut call = self.0.call(&scripts::CANCEL);
+        call.arg(tenant.as_str())
+            .arg(id.ulid())
+            .arg(millis(self.0.policy.result_retention))
+            .arg(u8::from(remove));
+        self.0.link.run(&call).await
+    }
+}
+
+fn read<T: redis::FromRedisValue>(answer: &redis::Value) -> Option<T> {
+    redis::from_redis_value(answer.clone()).ok()
+}
+
+/// Why a submission was not taken.
+fn refusal(why: &str) -> PortError {
+    let throttled = |message| PortError::new(ErrorKind::Throttled, message).with_retry_after(BACKLOG_RETRY);
+    match why {
+        "taken" => PortError::new(ErrorKind::Conflict, "this job id is taken"),
+        "conflict" => PortError::new(
+            ErrorKind::Conflict,
+            "this Idempotency-Key was used with another request; use a new key for a new request",
+        ),
+        "queue_full" => throttled("too many jobs are waiting already; try again later"),
+        "tenant_full" => throttled("as many of your jobs are waiting as your key allows; try again later"),
+        other => super::error::corrupt(format!("answer `{other}`")),
+    }
+}

@@ -1,0 +1,61 @@
+//! API keys: one hash, a JSON record per key.
+
+use async_trait::async_trait;
+use redis::cmd;
+use verbatim_core::PortError;
+use verbatim_core::api_key::{KeyRecord, NewKey};
+use verbatim_core::ids::{KeyId, TenantId};
+use verbatim_core::ports::Directory;
+
+use super::error::corrupt;
+use super::{RedisStore, json, scripts};
+
+#[async_trait]
+impl Directory for RedisStore {
+    async fn add(&self, key: NewKey) -> Result<(), PortError> {
+        let id = key.id.clone();
+        let record = KeyRecord { key, revoked_at: None };
+        let mut command = cmd("HSETNX");
+        command.arg(self.0.key("keys")).arg(id.ulid()).arg(json(&record)?);
+        let _: redis::Value = self.0.link.command(&command).await?;
+        Ok(())
+    }
+
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, PortError> {
+        let mut command = cmd("HMGET");
+        command.arg(self.0.key("keys")).arg(id.ulid()).arg(format!("{}:revoked", id.ulid()));
+        let (record, revoked): (Option<String>, Option<i64>) = self.0.link.command(&command).await?;
+        record.map(|record| read(&record, revoked)).transpose()
+    }
+
+    async fn list(&self, tenant: Option<&TenantId>) -> Result<Vec<KeyRecord>, PortError> {
+        let mut command = cmd("HGETALL");
+        command.arg(self.0.key("keys"));
+        let all: std::collections::HashMap<String, String> = self.0.link.command(&command).await?;
+        let mut records = Vec::new();
+        for (name, record) in &all {
+            if name.ends_with(":revoked") {
+                continue;
+            }
+            let revoked = all.get(&format!("{name}:revoked")).and_then(|at| at.parse().ok());
+            records.push(read(record, revoked)?);
+        }
+        records.retain(|record| tenant.is_none_or(|tenant| record.key.principal.tenant == *tenant));
+        records.sort_by(|a, b| (a.key.created_at, &a.key.id).cmp(&(b.key.created_at, &b.key.id)));
+        Ok(records)
+    }
+
+    async fn revoke(&self, id: &KeyId) -> Result<bool, PortError> {
+        let mut call = self.0.call(&scripts::REVOKE);
+        call.arg(id.ulid());
+        let found: u8 = self.0.link.run(&call).await?;
+        Ok(found == 1)
+    }
+}
+
+fn read(record: &str, revoked: Option<i64>) -> Result<KeyRecord, PortError> {
+    let record: KeyRecord =
+        serde_json::from_str(record).map_err(|error| corrupt("a key").with_source(error))?;
+    let revoked_at = revoked.map(verbatim_core::time::Timestamp::from_millis);
+    Ok(KeyRecord { revoked_at, ..record })
+}

@@ -1,0 +1,156 @@
+//! For those who work.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::ScriptInvocation;
+use verbatim_core::failure::JobFailure;
+use verbatim_core::job::{Completion, Lease, LeaseToken, Report};
+use verbatim_core::ports::JobLeases;
+use verbatim_core::ports::jobs::{ClaimRequest, Finish, MAX_JOBS_PER_CALL, Renewal};
+use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
+use verbatim_core::time::Timestamp;
+use verbatim_core::{ErrorKind, PortError};
+
+use super::error::corrupt;
+use super::record::{self, LeaseRow};
+use super::{RedisStore, json, millis, scripts};
+use crate::ticket;
+
+/// Segments kept of one job for those who watch: days of speech.
+const MOST_EVENTS: usize = 50_000;
+
+#[async_trait]
+impl JobLeases for RedisStore {
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lease>, PortError> {
+        let mut call = self.0.call(&scripts::CLAIM);
+        call.arg(request.worker.ulid())
+            .arg(request.nonce.as_str())
+            .arg(request.max.min(MAX_JOBS_PER_CALL))
+            .arg(u8::from(request.idle))
+            .arg(millis(request.lease))
+            .arg(millis(self.0.policy.alone_patience))
+            .arg(millis(self.0.policy.result_retention))
+            .arg(json(&ticket::too_old())?);
+        let rows: Vec<LeaseRow> = self.0.link.run(&call).await?;
+        rows.into_iter().map(record::lease).collect()
+    }
+
+    async fn work_may_be_there(&self) {
+        self.0.news.work().await;
+    }
+
+    async fn renew(&self, tokens: &[LeaseToken], lease: Duration) -> Result<Vec<Renewal>, PortError> {
+        if tokens.len() > MAX_JOBS_PER_CALL {
+            let message = format!("{} in one call; at most {MAX_JOBS_PER_CALL} are allowed", tokens.len());
+            return Err(PortError::new(ErrorKind::Invalid, message));
+        }
+        let mut call = self.0.call(&scripts::RENEW);
+        call.arg(millis(lease));
+        for token in tokens {
+            name(&mut call, token);
+        }
+        let ends: Vec<i64> = self.0.link.run(&call).await?;
+        Ok(ends
+            .into_iter()
+            .map(|end| match end {
+                -1 => Renewal::CancelRequested,
+                -2 => Renewal::Lost,
+                end => Renewal::Held { expires_at: Timestamp::from_millis(end) },
+            })
+            .collect())
+    }
+
+    async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError> {
+        let mut call = self.0.call(&scripts::REPORT);
+        name(&mut call, token);
+        let (progress, stage) = report
+            .progress
+            .map_or((String::new(), ""), |(progress, stage)| (progress.to_string(), stage.as_str()));
+        let checkpoint =
+            report.checkpoint.map(|checkpoint| json(&checkpoint)).transpose()?.unwrap_or_default();
+        call.arg(progress).arg(stage).arg(checkpoint).arg(MOST_EVENTS);
+        for segment in &report.segments {
+            call.arg(segment.index).arg(json(segment)?);
+        }
+        let held: u8 = self.0.link.run(&call).await?;
+        Ok(held == 1)
+    }
+
+    async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
+        let mut call = self.finishing("c", token);
+        call.arg(completion.result.as_str())
+            .arg(completion.duration_ms)
+            .arg(completion.engine.as_str())
+            .arg("")
+            .arg("");
+        self.finish(&call).await
+    }
+
+    async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError> {
+        let (delays, refund) = steps(&self.0.policy.retry, &failure, self.0.ids.fraction());
+        let mut call = self.finishing("f", token);
+        call.arg(json(&failure)?).arg(delays).arg(u8::from(refund)).arg("").arg("");
+        self.finish(&call).await
+    }
+
+    async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError> {
+        let mut call = self.finishing("l", token);
+        call.arg("").arg("").arg("").arg("").arg("");
+        self.finish(&call).await
+    }
+}
+
+impl RedisStore {
+    fn finishing(&self, kind: &str, token: &LeaseToken) -> ScriptInvocation<'static> {
+        let mut call = self.0.call(&scripts::FINISH);
+        call.arg(kind).arg(millis(self.0.policy.result_retention));
+        name(&mut call, token);
+        call
+    }
+
+    async fn finish(&self, call: &ScriptInvocation<'_>) -> Result<Finish, PortError> {
+        let states: Vec<String> = self.0.link.run(call).await?;
+        match states.first().map(String::as_str) {
+            Some("") => Ok(Finish::Stale),
+            Some(letter) => Ok(Finish::Done(record::state(letter)?)),
+            None => Err(corrupt("a finish without an answer")),
+        }
+    }
+}
+
+fn name(call: &mut ScriptInvocation<'_>, token: &LeaseToken) {
+    call.arg(token.job_id.ulid()).arg(token.fence.get()).arg(token.nonce.as_str());
+}
+
+/// What to do after each number of attempts, for scripts: milliseconds to wait or -1 to give up, by
+/// [`verbatim_core::retry`], whose rules are written down once. And whether the attempt is given back.
+pub(super) fn steps(policy: &RetryPolicy, failure: &JobFailure, fraction: f64) -> (String, bool) {
+    let mut refunded = false;
+    let delays: Vec<String> = (1..=policy.max_attempts.max(1))
+        .map(|attempt| match next_step(policy, attempt, failure, fraction) {
+            NextStep::GiveUp => "-1".to_owned(),
+            NextStep::Retry { delay, refund } => {
+                refunded = refund;
+                millis(delay).to_string()
+            }
+        })
+        .collect();
+    (delays.join(","), refunded)
+}
+
+#[cfg(test)]
+mod tests {
+    use verbatim_core::failure::FailureKind;
+
+    use super::*;
+
+    #[test]
+    fn scripts_get_the_retry_rules_as_a_table() {
+        let policy = RetryPolicy { max_attempts: 4, ..RetryPolicy::default() };
+        let table = |kind| steps(&policy, &JobFailure::new(kind, "x"), 0.5);
+        assert_eq!(table(FailureKind::EngineFailed), ("1000,2000,4000,-1".to_owned(), false));
+        assert_eq!(table(FailureKind::BadAudio), ("-1,-1,-1,-1".to_owned(), false));
+        assert_eq!(table(FailureKind::Throttled), ("1000,2000,4000,8000".to_owned(), true));
+    }
+}

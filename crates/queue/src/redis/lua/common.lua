@@ -1,0 +1,410 @@
+-- What every script shares. Each operation is this text followed by its own: one script, one atomic step.
+--
+-- KEYS[1] is the prefix of all keys of the queue with its hash tag, `{verbatim}:`, so that every key that a script makes
+-- of it lies in the same slot of a cluster. ARGV[1] is the time in milliseconds, empty for the server's own. Ids are
+-- the 26 characters behind their prefix. Tiers: 2 high, 1 normal, 0 low. Scripts check everything before they write.
+--
+--   j:<job>            hash   what moves of a job; every value is short, so that the hash stays compact
+--   d:<job>            string what does not move: JSON that only Rust reads
+--   e:<job>            zset   decoded segments by event number: `number|millis|json`
+--   h:<job>            string checkpoint (JSON)
+--   m:<job>            set    its submissions beyond the first, which is in the hash
+--   s:<submission>     hash   a submission
+--   i:<tenant>:<key>   string idempotency: `submission|expires|digest`
+--   ie                 zset   the same by expiry
+--   l:<tenant>         zset   submissions of a tenant by id
+--   y                  zset   submissions by deadline
+--   w                  hash   dedupe key -> job: the live one, else the completed one that may answer
+--   q:<tier>:<tenant>  zset   claimable jobs by position
+--   a:<tier>           zset   tenants that can be served, by start tag
+--   f:<tier>           zset   finish tags of the other tenants
+--   u:<tier>, uq       zset   jobs that must run alone, by position; all of them by the time since when they wait
+--   run, delayed, dlq  zset   by end of lease, by due time, by time of failure
+--   z                  zset   jobs by the time at which they end or are forgotten
+--   r:<worker>         set    what a worker holds
+--   k:<worker>         hash   its last claim
+--   workers            zset   by the time until which they count as there
+--   t:<tenant>         hash   running (r), waiting (w), caps (mr, mq)
+--   v                  hash   virtual times, shares of the tiers, ends of the queue, reservation
+--   n                  hash   counters
+--   g                  set    blobs to delete
+local P = KEYS[1]
+local call = redis.call
+local now = tonumber(ARGV[1])
+if not now then
+  local time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local counted, tenants, clocks, news, woken = {}, {}, {}, {}, false
+
+local function count(name, by)
+  counted[name] = (counted[name] or 0) + by
+end
+
+local function tenant(name)
+  local known = tenants[name]
+  if not known then
+    local stored = call('HMGET', P .. 't:' .. name, 'r', 'w', 'mr', 'mq')
+    known = { r = tonumber(stored[1]) or 0, w = tonumber(stored[2]) or 0, mr = tonumber(stored[3]), mq = tonumber(stored[4]) }
+    tenants[name] = known
+  end
+  return known
+end
+
+local function at_cap(known)
+  return known.mr ~= nil and known.r >= known.mr
+end
+
+-- A number of the hash `v`.
+local function clock(name)
+  if not clocks[name] then
+    clocks[name] = { value = tonumber(call('HGET', P .. 'v', name)) or 0 }
+  end
+  return clocks[name].value
+end
+
+local function set_clock(name, value)
+  clocks[name] = { value = value, changed = true }
+end
+
+-- Writes what was gathered, and tells who waits. The last line of every script that writes.
+local function flush()
+  for name, by in pairs(counted) do
+    if by ~= 0 then call('HINCRBY', P .. 'n', name, by) end
+  end
+  for name, known in pairs(tenants) do
+    if known.changed then
+      if known.r == 0 and known.w == 0 and not known.mr and not known.mq then
+        call('DEL', P .. 't:' .. name)
+      else
+        call('HSET', P .. 't:' .. name, 'r', known.r, 'w', known.w, 'mr', known.mr or '', 'mq', known.mq or '')
+      end
+    end
+  end
+  local changed = {}
+  for name, entry in pairs(clocks) do
+    if entry.changed then
+      changed[#changed + 1] = name
+      changed[#changed + 1] = entry.value
+    end
+  end
+  if #changed > 0 then call('HSET', P .. 'v', unpack(changed)) end
+  for id in pairs(news) do call('PUBLISH', P .. 'news', id) end
+  if woken then call('PUBLISH', P .. 'work', '1') end
+end
+
+local function table_of(flat)
+  local fields = {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  return fields
+end
+
+local function flat_of(fields)
+  local flat = {}
+  for name, value in pairs(fields) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = type(value) == 'number' and string.format('%.0f', value) or value
+  end
+  return flat
+end
+
+-- A job: its fields, and which of them have changed.
+local function load(id)
+  local flat = call('HGETALL', P .. 'j:' .. id)
+  if #flat == 0 then return nil end
+  return { id = id, f = table_of(flat), set = {}, gone = {} }
+end
+
+local function put(job, field, value)
+  if value == nil and job.f[field] == nil then return end
+  job.f[field] = value
+  job.set[field] = value
+  if value == nil then job.gone[field] = true else job.gone[field] = nil end
+end
+
+local function save(job)
+  local key, gone, set = P .. 'j:' .. job.id, {}, {}
+  for field in pairs(job.gone) do gone[#gone + 1] = field end
+  for field, value in pairs(job.set) do
+    set[#set + 1] = field
+    set[#set + 1] = value
+  end
+  if #gone > 0 then call('HDEL', key, unpack(gone)) end
+  if #set > 0 then call('HSET', key, unpack(set)) end
+  job.set, job.gone = {}, {}
+end
+
+-- The next number of the job's story. Its watchers look again.
+local function next_seq(job)
+  put(job, 'ls', tonumber(job.f.ls or 0) + 1)
+  news[job.id] = true
+  return job.f.ls
+end
+
+local function note_queued(job)
+  put(job, 'qs', next_seq(job))
+  put(job, 'qa', job.f.a)
+  put(job, 'qt', now)
+end
+
+local function blob_of(job)
+  return job.f.b or ('audio/' .. job.id)
+end
+
+-- A result under its usual name is kept by the end of that name, so that the hash stays compact.
+local function result_of(job)
+  local short = job.f.r and string.match(job.f.r, '^~(.*)')
+  return short and ('results/work_' .. job.id .. '/' .. short) or job.f.r
+end
+
+local function keep_result(job, result)
+  local usual = 'results/work_' .. job.id .. '/'
+  if string.sub(result, 1, #usual) == usual then result = '~' .. string.sub(result, #usual + 1) end
+  put(job, 'r', result)
+end
+
+-- Start-time fair queueing (Goyal, Vin and Cheng, 1996), charged in audio seconds. A tenant with claimable jobs that is
+-- below its cap stands in `a` under its start tag; every other one keeps its finish tag in `f`.
+local function activate(tier, name)
+  if at_cap(tenant(name)) or call('EXISTS', P .. 'q:' .. tier .. ':' .. name) == 0 then return end
+  if call('ZSCORE', P .. 'a:' .. tier, name) then return end
+  local finish = tonumber(call('ZSCORE', P .. 'f:' .. tier, name) or 0)
+  call('ZREM', P .. 'f:' .. tier, name)
+  call('ZADD', P .. 'a:' .. tier, math.max(clock('v' .. tier), finish), name)
+end
+
+local function deactivate(tier, name)
+  local start = call('ZSCORE', P .. 'a:' .. tier, name)
+  if not start then return end
+  call('ZREM', P .. 'a:' .. tier, name)
+  call('ZADD', P .. 'f:' .. tier, start, name)
+end
+
+-- After the running jobs or the caps of a tenant have changed.
+local function review(name)
+  for tier = 0, 2 do
+    if at_cap(tenant(name)) then deactivate(tier, name) else activate(tier, name) end
+  end
+end
+
+-- Adds to what the tenant was charged for a claim: less than nothing gives back.
+local function settle(job, actual)
+  local tier, difference = job.f.ct, actual - tonumber(job.f.cc)
+  if difference == 0 then return end
+  local virtual = clock('v' .. tier)
+  local start = call('ZSCORE', P .. 'a:' .. tier, job.f.t)
+  if start then
+    call('ZADD', P .. 'a:' .. tier, math.max(virtual, start + difference), job.f.t)
+  else
+    local finish = tonumber(call('ZSCORE', P .. 'f:' .. tier, job.f.t) or virtual)
+    call('ZADD', P .. 'f:' .. tier, math.max(virtual, finish + difference), job.f.t)
+  end
+end
+
+-- Takes the job out of the index of its state.
+local function leave(job)
+  local f = job.f
+  local known = tenant(f.t)
+  known.changed = true
+  if f.s == 'q' then
+    count('q' .. f.p, -1)
+    known.w = known.w - 1
+    if f.u then
+      call('ZREM', P .. 'u:' .. f.p, job.id)
+      call('ZREM', P .. 'uq', job.id)
+    else
+      call('ZREM', P .. 'q:' .. f.p .. ':' .. f.t, job.id)
+      if call('EXISTS', P .. 'q:' .. f.p .. ':' .. f.t) == 0 then deactivate(f.p, f.t) end
+    end
+  elseif f.s == 'd' then
+    count('d', -1)
+    known.w = known.w - 1
+    call('ZREM', P .. 'delayed', job.id)
+    put(job, 'R', nil)
+  elseif f.s == 'r' then
+    count('r', -1)
+    call('ZREM', P .. 'run', job.id)
+    call('SREM', P .. 'r:' .. f.w, job.id)
+    put(job, 'w', nil)
+    put(job, 'L', nil)
+    put(job, 'W', nil)
+    known.r = known.r - 1
+    if known.mr then review(f.t) end
+  else
+    count(f.s, -1)
+    if f.s == 'f' then call('ZREM', P .. 'dlq', job.id) end
+  end
+end
+
+-- Makes the job claimable. It must be in no index.
+local function enqueue(job)
+  local f = job.f
+  put(job, 's', 'q')
+  count('q' .. f.p, 1)
+  local known = tenant(f.t)
+  known.w, known.changed = known.w + 1, true
+  if f.u then
+    call('ZADD', P .. 'u:' .. f.p, f.o, job.id)
+    call('ZADD', P .. 'uq', f.Q, job.id)
+  else
+    call('ZADD', P .. 'q:' .. f.p .. ':' .. f.t, f.o, job.id)
+    activate(f.p, f.t)
+  end
+  woken = true
+end
+
+-- Lets the job wait again, at its old place, once `delay` is over.
+local function wait_again(job, delay)
+  leave(job)
+  put(job, 'pr', nil)
+  put(job, 'st', 'queued')
+  if delay <= 0 then
+    put(job, 'Q', now)
+    enqueue(job)
+  else
+    put(job, 's', 'd')
+    put(job, 'R', now + delay)
+    count('d', 1)
+    local known = tenant(job.f.t)
+    known.w, known.changed = known.w + 1, true
+    call('ZADD', P .. 'delayed', now + delay, job.id)
+  end
+  note_queued(job)
+end
+
+-- Makes the job answer no more submissions.
+local function forget_work(job)
+  if call('HGET', P .. 'w', job.f.k) == job.id then call('HDEL', P .. 'w', job.f.k) end
+end
+
+-- Ends the job: `c` completed, `f` failed (why in E), `x` cancelled. Audio goes at once, but for a dead letter's.
+local function finish_job(job, state, retention)
+  leave(job)
+  put(job, 's', state)
+  count(state, 1)
+  if state == 'f' then
+    call('ZADD', P .. 'dlq', now, job.id)
+  else
+    call('SADD', P .. 'g', blob_of(job))
+  end
+  if state ~= 'c' then forget_work(job) end
+  if job.f.cp then
+    call('DEL', P .. 'h:' .. job.id)
+    put(job, 'cp', nil)
+  end
+  put(job, 'st', 'done')
+  put(job, 'F', now)
+  put(job, 'X', now + retention)
+  call('ZADD', P .. 'z', job.f.X, job.id)
+  put(job, 'es', next_seq(job))
+end
+
+local function fail_job(job, failure, retention)
+  put(job, 'E', failure)
+  finish_job(job, 'f', retention)
+end
+
+local function submissions_of(job)
+  local all = call('SMEMBERS', P .. 'm:' .. job.id)
+  if job.f.s1 then table.insert(all, 1, job.f.s1) end
+  return all
+end
+
+local function load_submission(id)
+  local flat = call('HGETALL', P .. 's:' .. id)
+  if #flat == 0 then return nil end
+  local sub = table_of(flat)
+  sub.id = id
+  return sub
+end
+
+local function is_terminal(state)
+  return state == 'c' or state == 'f' or state == 'x'
+end
+
+local function has_ended(sub, job)
+  return sub.x ~= nil or is_terminal(job.f.s)
+end
+
+local function remove_submission(sub, job)
+  call('DEL', P .. 's:' .. sub.id)
+  call('ZREM', P .. 'l:' .. sub.t, sub.id)
+  if sub.d then call('ZREM', P .. 'y', sub.id) end
+  if sub.i then
+    local member = sub.t .. ':' .. sub.i
+    local stored = call('GET', P .. 'i:' .. member)
+    -- The key may have come to name a later submission.
+    if stored and string.sub(stored, 1, #sub.id + 1) == sub.id .. '|' then
+      call('DEL', P .. 'i:' .. member)
+      call('ZREM', P .. 'ie', member)
+    end
+  end
+  if job.f.s1 == sub.id then put(job, 's1', nil) else call('SREM', P .. 'm:' .. job.id, sub.id) end
+  put(job, 'nt', tonumber(job.f.nt) - 1)
+  if not sub.x then put(job, 'nl', tonumber(job.f.nl) - 1) end
+  count('subs', -1)
+  news[job.id] = true
+end
+
+-- Forgets an ended job with at most `most` submissions. Returns how many went, and whether the job did.
+local function forget(job, most)
+  local removed = 0
+  for _, id in ipairs(submissions_of(job)) do
+    if removed == most then
+      save(job)
+      return removed, false
+    end
+    local sub = load_submission(id)
+    if sub then remove_submission(sub, job) end
+    removed = removed + 1
+  end
+  if job.f.s == 'f' then call('SADD', P .. 'g', blob_of(job)) end
+  if job.f.r then call('SADD', P .. 'g', result_of(job)) end
+  forget_work(job)
+  leave(job)
+  call('ZREM', P .. 'z', job.id)
+  call('DEL', P .. 'j:' .. job.id, P .. 'd:' .. job.id, P .. 'e:' .. job.id, P .. 'm:' .. job.id)
+  return removed, true
+end
+
+-- Ends a submission that has not ended, and its job when nobody else waits for it. `how`: c cancelled, e too late.
+local function end_apart(sub, job, how, retention, missed)
+  sub.x, sub.y, sub.z = how, now, next_seq(job)
+  call('HSET', P .. 's:' .. sub.id, 'x', how, 'y', now, 'z', sub.z)
+  if sub.d then call('ZREM', P .. 'y', sub.id) end
+  put(job, 'nl', tonumber(job.f.nl) - 1)
+  if job.f.nl == 0 then
+    if how == 'e' then
+      fail_job(job, missed, retention)
+    elseif job.f.s == 'r' then
+      put(job, 'x', 1)
+      forget_work(job)
+    else
+      finish_job(job, 'x', retention)
+    end
+  end
+  save(job)
+end
+
+-- Jobs ahead of a queued one: those of stronger tiers, those before it of its own tenant, and as many of the other
+-- tenants' as they will be served in turn. Exact for one tenant.
+local function position(job)
+  if job.f.s ~= 'q' then return -1 end
+  local tier, name = tonumber(job.f.p), job.f.t
+  local depth = call('HMGET', P .. 'n', 'q0', 'q1', 'q2')
+  local ahead = 0
+  for stronger = tier + 1, 2 do ahead = ahead + (tonumber(depth[stronger + 1]) or 0) end
+  if job.f.u then return ahead + (call('ZRANK', P .. 'u:' .. tier, job.id) or 0) end
+  local own = P .. 'q:' .. tier .. ':' .. name
+  local rank = call('ZRANK', own, job.id) or 0
+  local others = math.max(0, (tonumber(depth[tier + 1]) or 0) - call('ZCARD', own))
+  local active = call('ZCARD', P .. 'a:' .. tier)
+  if call('ZSCORE', P .. 'a:' .. tier, name) then active = active - 1 end
+  return ahead + rank + math.min(others, (rank + 1) * active)
+end
+
+-- What Rust makes a submission's view of: its fields, its job's, what does not move, the place in the queue.
+local function view(sub, job, place)
+  return { flat_of(sub), flat_of(job.f), call('GET', P .. 'd:' .. job.id), place or -1, job.id }
+end

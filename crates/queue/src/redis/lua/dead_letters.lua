@@ -1,0 +1,15 @@
+-- ARGV: 2 tenant (empty: all), 3 only those before this job, 4 at most, 5 look at most at so many. The latest failure
+-- first. Answers where to go on (empty: there are no more) and the dead letters.
+local rank = ARGV[3] ~= '' and call('ZREVRANK', P .. 'dlq', ARGV[3])
+local start, most, found = rank and rank + 1 or 0, tonumber(ARGV[4]), {}
+local ids = call('ZREVRANGE', P .. 'dlq', start, start + tonumber(ARGV[5]) - 1)
+for _, id in ipairs(ids) do
+  local job = load(id)
+  if ARGV[2] == '' or job.f.t == ARGV[2] then
+    local submissions = submissions_of(job)
+    while #submissions > 256 do table.remove(submissions) end
+    found[#found + 1] = { id, flat_of(job.f), call('GET', P .. 'd:' .. id), submissions }
+    if #found == most then return { '', found } end
+  end
+end
+return { #ids == tonumber(ARGV[5]) and ids[#ids] or '', found }

@@ -1,0 +1,63 @@
+-- ARGV: 2 call (c complete, f fail, l release), 3 retention, then for each job 8 values: job, fence, nonce and
+--   complete: result, milliseconds of audio, engine, -, -
+--   fail:     failure JSON, what to do after each number of attempts (delay, or -1 to give up), refund (1 or 0), -, -
+--   release:  -
+-- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer.
+local kind, retention = ARGV[2], tonumber(ARGV[3])
+
+local act = {}
+
+function act.c(job, result, millis, engine)
+  local secs = math.max(1, math.ceil(tonumber(millis) / 1000))
+  settle(job, secs)
+  if job.f.x then
+    call('SADD', P .. 'g', result)
+    return finish_job(job, 'x', retention)
+  end
+  put(job, 'dm', millis)
+  put(job, 'e', secs)
+  put(job, 'g', engine)
+  put(job, 'pr', '1')
+  keep_result(job, result)
+  finish_job(job, 'c', retention)
+end
+
+function act.f(job, failure, steps, refund)
+  if job.f.x then return finish_job(job, 'x', retention) end
+  local delays = {}
+  for delay in string.gmatch(steps, '[^,]+') do delays[#delays + 1] = tonumber(delay) end
+  local delay = delays[math.min(#delays, math.max(1, tonumber(job.f.a)))]
+  if delay < 0 then return fail_job(job, failure, retention) end
+  put(job, 'a', math.max(0, tonumber(job.f.a) - tonumber(refund)))
+  wait_again(job, delay)
+end
+
+function act.l(job)
+  settle(job, 0)
+  if job.f.x then return finish_job(job, 'x', retention) end
+  put(job, 'a', math.max(0, tonumber(job.f.a) - 1))
+  local head = clock('head') - 1
+  set_clock('head', head)
+  put(job, 'o', head)
+  wait_again(job, 0)
+end
+
+local answers = {}
+for i = 4, #ARGV, 8 do
+  local job = load(ARGV[i])
+  local token = ARGV[i + 1] .. '|' .. ARGV[i + 2]
+  if not job then
+    answers[#answers + 1] = ''
+  elseif job.f.s == 'r' and job.f.f .. '|' .. job.f.n == token then
+    act[kind](job, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    put(job, 'P', kind .. '|' .. token .. '|' .. job.f.s)
+    save(job)
+    answers[#answers + 1] = job.f.s
+  else
+    local past = kind .. '|' .. token .. '|'
+    local same = job.f.P and string.sub(job.f.P, 1, #past) == past
+    answers[#answers + 1] = same and string.sub(job.f.P, -1) or ''
+  end
+end
+flush()
+return answers

@@ -1,0 +1,30 @@
+-- ARGV: 2 job, 3 dedupe ttl, 4 greatest age. Answers queued, none, or why not: live, done, unwanted.
+local job = load(ARGV[2])
+if not job or job.f.s ~= 'f' then return 'none' end
+if tonumber(job.f.nl) == 0 then return 'unwanted' end
+local found = call('HGET', P .. 'w', job.f.k)
+local other = found and load(found)
+if other and other.id ~= job.id then
+  if other.f.s == 'c' then
+    if tonumber(other.f.F) + tonumber(ARGV[3]) > now then return 'done' end
+  else
+    return 'live'
+  end
+end
+leave(job)
+for _, field in ipairs({ 'E', 'F', 'X', 'C', 'es', 'ss', 'ps', 'ns', 'pr' }) do put(job, field, nil) end
+call('DEL', P .. 'e:' .. job.id)
+local tail = clock('tail') + 1
+set_clock('tail', tail)
+put(job, 'o', tail)
+put(job, 'a', 0)
+put(job, 'Q', now)
+put(job, 'z', now + tonumber(ARGV[4]))
+put(job, 'st', 'queued')
+call('HSET', P .. 'w', job.f.k, job.id)
+call('ZADD', P .. 'z', job.f.z, job.id)
+enqueue(job)
+note_queued(job)
+save(job)
+flush()
+return 'queued'

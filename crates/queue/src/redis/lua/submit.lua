@@ -1,0 +1,136 @@
+-- ARGV: 2 submission, 3 job, 4 tenant, 5 dedupe key, 6 unmoving JSON, 7 tier, 8 deadline, 9 estimated seconds,
+-- 10 most running, 11 most waiting of the tenant, 12 metadata JSON, 13 idempotency key, 14 digest of the body, 15 blob,
+-- 16 engine, 17 dedupe ttl, 18 retention, 19 idempotency ttl, 20 greatest age, 21 most waiting of all. Empty: absent.
+local A = function(i) return ARGV[i] ~= '' and ARGV[i] or nil end
+local id, job_id, name, work = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local retention = tonumber(ARGV[18])
+
+local function adopted(job)
+  return blob_of(job) == ARGV[15] and 1 or 0
+end
+
+local function replay(sub)
+  local job = load(sub.j)
+  return { 'replayed', adopted(job), view(sub, job, position(job)) }
+end
+
+local known = load_submission(id)
+if known then
+  if known.t ~= name then return { 'taken' } end
+  return replay(known)
+end
+local idempotency = A(13) and (P .. 'i:' .. name .. ':' .. ARGV[13])
+if idempotency then
+  local stored = call('GET', idempotency)
+  if stored then
+    local earlier, expires, digest = string.match(stored, '^(.-)|(.-)|(.*)$')
+    if tonumber(expires) > now then
+      local sub = load_submission(earlier)
+      if sub then
+        if digest ~= ARGV[14] then return { 'conflict' } end
+        return replay(sub)
+      end
+    end
+  end
+end
+
+local job, cached, attached
+local found = call('HGET', P .. 'w', work)
+local candidate = found and load(found)
+if candidate then
+  if candidate.f.s == 'c' then
+    if tonumber(candidate.f.F) + tonumber(ARGV[17]) > now then job, cached = candidate, true end
+  elseif not is_terminal(candidate.f.s) and not candidate.f.x then
+    job, attached = candidate, true
+  end
+end
+
+local whose = tenant(name)
+if not job then
+  if A(21) then
+    local waiting = 0
+    for _, amount in ipairs(call('HMGET', P .. 'n', 'q0', 'q1', 'q2', 'd')) do
+      waiting = waiting + (tonumber(amount) or 0)
+    end
+    if waiting >= tonumber(ARGV[21]) then return { 'queue_full' } end
+  end
+  if A(11) and whose.w >= tonumber(ARGV[11]) then return { 'tenant_full' } end
+end
+
+-- From here on it writes.
+local most_running, most_waiting = tonumber(ARGV[10]), tonumber(ARGV[11])
+if whose.mr ~= most_running or whose.mq ~= most_waiting then
+  whose.mr, whose.mq, whose.changed = most_running, most_waiting, true
+  review(name)
+end
+
+local first_seq = 0
+if cached then
+  first_seq = job.f.ls
+  local until_then = math.max(tonumber(job.f.X), now + retention)
+  put(job, 'X', until_then)
+  call('ZADD', P .. 'z', until_then, job.id)
+elseif attached then
+  if tonumber(job.f.p) < tonumber(ARGV[7]) then
+    if job.f.s == 'q' then
+      leave(job)
+      put(job, 'p', ARGV[7])
+      enqueue(job)
+    else
+      put(job, 'p', ARGV[7])
+    end
+  end
+else
+  job = { id = job_id, f = {}, set = {}, gone = {} }
+  local tail = clock('tail') + 1
+  set_clock('tail', tail)
+  put(job, 't', name)
+  put(job, 'k', work)
+  put(job, 'p', ARGV[7])
+  put(job, 'o', tail)
+  put(job, 'e', ARGV[9])
+  put(job, 'c', now)
+  put(job, 'z', now + tonumber(ARGV[20]))
+  put(job, 'Q', now)
+  put(job, 'a', 0)
+  put(job, 'f', 0)
+  put(job, 'g', ARGV[16])
+  put(job, 'st', 'queued')
+  put(job, 'nl', 0)
+  put(job, 'nt', 0)
+  if ARGV[15] ~= blob_of(job) then put(job, 'b', ARGV[15]) end
+  call('SET', P .. 'd:' .. job_id, ARGV[6])
+  call('HSET', P .. 'w', work, job_id)
+  call('ZADD', P .. 'z', job.f.z, job_id)
+  enqueue(job)
+  note_queued(job)
+end
+
+local sub = { j = job.id, t = name, c = now, f = first_seq }
+if cached then sub.h = 1 end
+if attached then sub.u = 1 end
+if A(8) and not cached then
+  sub.d = ARGV[8]
+  call('ZADD', P .. 'y', ARGV[8], id)
+end
+if ARGV[12] ~= '{}' then sub.m = ARGV[12] end
+if idempotency then
+  sub.i = ARGV[13]
+  local expires = now + tonumber(ARGV[19])
+  call('SET', idempotency, string.format('%s|%.0f|%s', id, expires, ARGV[14]))
+  call('ZADD', P .. 'ie', expires, name .. ':' .. ARGV[13])
+end
+call('HSET', P .. 's:' .. id, unpack(flat_of(sub)))
+call('ZADD', P .. 'l:' .. name, 0, id)
+if job.f.s1 or call('EXISTS', P .. 'm:' .. job.id) == 1 then
+  call('SADD', P .. 'm:' .. job.id, id)
+else
+  put(job, 's1', id)
+end
+put(job, 'nl', tonumber(job.f.nl) + 1)
+put(job, 'nt', tonumber(job.f.nt) + 1)
+count('subs', 1)
+save(job)
+flush()
+sub.id = id
+return { cached and 'cached' or attached and 'attached' or 'new', adopted(job), view(sub, job, position(job)) }

@@ -1,0 +1,97 @@
+-- ARGV: 2 at most of each kind, 3 retention, 4 failure of a submission that was too late, 5 of a job that is too old, 6 of
+-- a job whose workers vanished, 7 on: for each of several draws of jitter, what to do after each number of crashes.
+-- Answers promoted, lapsed, failed, expired.
+local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
+local promoted, lapsed, failed, expired = 0, 0, 0, 0
+
+local function due(index)
+  return call('ZRANGEBYSCORE', P .. index, '-inf', now, 'LIMIT', 0, most)
+end
+
+for _, id in ipairs(due('y')) do
+  local sub = load_submission(id)
+  local job = load(sub.j)
+  if has_ended(sub, job) then
+    call('ZREM', P .. 'y', id)
+  else
+    end_apart(sub, job, 'e', retention, ARGV[4])
+    if job.f.s == 'f' then failed = failed + 1 end
+  end
+end
+
+for _, id in ipairs(due('z')) do
+  local job = load(id)
+  if is_terminal(job.f.s) then
+    local removed, gone = forget(job, most)
+    expired = expired + removed + (gone and 1 or 0)
+  elseif job.f.x then
+    finish_job(job, 'x', retention)
+    save(job)
+  else
+    fail_job(job, ARGV[5], retention)
+    save(job)
+    failed = failed + 1
+  end
+end
+
+for at, id in ipairs(due('run')) do
+  -- Loaded one by one: taking back the one before may have marked this one.
+  local job = load(id)
+  local alone = not job.f.W
+  for _, other in ipairs(call('SMEMBERS', P .. 'r:' .. job.f.w)) do
+    if other ~= id then
+      call('HSET', P .. 'j:' .. other, 'W', 1)
+      alone = false
+    end
+  end
+  if job.f.x then
+    finish_job(job, 'x', retention)
+  else
+    -- The attempt does not count, for the job did not fail. Only a crash while alone is a crash of its own.
+    put(job, 'a', math.max(0, tonumber(job.f.a) - 1))
+    put(job, 'u', 1)
+    local delay = 0
+    if alone then
+      put(job, 'C', tonumber(job.f.C or 0) + 1)
+      local delays = {}
+      for step in string.gmatch(ARGV[7 + (at - 1) % (#ARGV - 6)], '[^,]+') do delays[#delays + 1] = tonumber(step) end
+      delay = delays[math.min(#delays, job.f.C)]
+    end
+    if delay < 0 then
+      fail_job(job, ARGV[6], retention)
+      failed = failed + 1
+    else
+      wait_again(job, delay)
+    end
+  end
+  save(job)
+  lapsed = lapsed + 1
+end
+
+for _, id in ipairs(due('delayed')) do
+  local job = load(id)
+  leave(job)
+  put(job, 'Q', now)
+  enqueue(job)
+  save(job)
+  promoted = promoted + 1
+end
+
+for _, member in ipairs(due('ie')) do
+  call('DEL', P .. 'i:' .. member)
+  call('ZREM', P .. 'ie', member)
+end
+
+-- Tags that virtual time has passed say nothing any more, unless a running job may still settle.
+for tier = 0, 2 do
+  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'f:' .. tier, '-inf', clock('v' .. tier), 'LIMIT', 0, most)) do
+    if tenant(name).r == 0 then call('ZREM', P .. 'f:' .. tier, name) end
+  end
+end
+
+for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now - 600000, 'LIMIT', 0, most)) do
+  call('ZREM', P .. 'workers', worker)
+  call('DEL', P .. 'k:' .. worker)
+end
+flush()
+return { promoted, lapsed, failed, expired }

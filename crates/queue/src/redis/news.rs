@@ -1,0 +1,122 @@
+//! One subscription per process, fanned out to those who wait in it: watchers of jobs, and workers without work. What is
+//! published can be lost, so that all of them also look now and then by themselves.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::{Notify, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::address::Address;
+
+/// Before the subscription is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long a subscription may take to be made, and be silent before it is asked whether it lives.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+struct Waiting {
+    jobs: Mutex<HashMap<String, watch::Sender<()>>>,
+    work: Notify,
+}
+
+/// The subscription.
+pub(super) struct News {
+    waiting: Arc<Waiting>,
+    _listening: AbortOnDropHandle<()>,
+}
+
+impl News {
+    /// Listens until it is dropped.
+    pub(super) fn start(address: Address, prefix: &str) -> Self {
+        let waiting = Arc::new(Waiting::default());
+        let channels = Channels { news: format!("{prefix}news"), work: format!("{prefix}work") };
+        let listening = tokio::spawn(listen(address, channels, Arc::clone(&waiting)));
+        Self { waiting, _listening: AbortOnDropHandle::new(listening) }
+    }
+
+    /// News of a job from now on.
+    pub(super) fn watch(&self, job: &str) -> watch::Receiver<()> {
+        let mut jobs = self.waiting.jobs();
+        jobs.retain(|_, sender| sender.receiver_count() > 0);
+        jobs.entry(job.to_owned()).or_insert_with(|| watch::channel(()).0).subscribe()
+    }
+
+    /// Waits until work may have arrived.
+    pub(super) async fn work(&self) {
+        self.waiting.work.notified().await;
+    }
+}
+
+impl Waiting {
+    /// The map stays usable when a thread panicked while it held it: every change to it is a single call.
+    fn jobs(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn job(&self, id: &str) {
+        if let Some(sender) = self.jobs().get(id) {
+            sender.send_replace(());
+        }
+    }
+
+    /// Wakes everybody: something may have been missed.
+    fn everybody(&self) {
+        for sender in self.jobs().values() {
+            sender.send_replace(());
+        }
+        self.work.notify_one();
+    }
+}
+
+struct Channels {
+    news: String,
+    work: String,
+}
+
+async fn listen(address: Address, channels: Channels, waiting: Arc<Waiting>) {
+    let mut quiet = false;
+    loop {
+        if let Err(failure) = subscribed(&address, &channels, &waiting).await {
+            // Once per outage; what waits looks by itself meanwhile.
+            if !std::mem::replace(&mut quiet, true) {
+                tracing::warn!(error = %failure, "the subscription to news of jobs broke off; polling until it is back");
+            }
+        } else {
+            quiet = false;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Listens until the connection breaks.
+async fn subscribed(address: &Address, channels: &Channels, waiting: &Waiting) -> redis::RedisResult<()> {
+    let connecting = async {
+        let client = address.subscriber().await?;
+        let mut pubsub = client.get_async_pubsub().await?;
+        pubsub.subscribe(&[&channels.news, &channels.work]).await?;
+        Ok::<_, redis::RedisError>(pubsub)
+    };
+    let timed_out = || redis::RedisError::from((redis::ErrorKind::Io, "no subscription in time"));
+    let pubsub = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| timed_out())??;
+    let (mut sink, mut messages) = pubsub.split();
+    waiting.everybody();
+    loop {
+        match tokio::time::timeout(PATIENCE, messages.next()).await {
+            Ok(Some(message)) if message.get_channel_name() == channels.work => waiting.work.notify_one(),
+            Ok(Some(message)) => {
+                if let Ok(id) = message.get_payload::<String>() {
+                    waiting.job(&id);
+                }
+            }
+            Ok(None) => return Ok(()),
+            // A connection that was cut without a word looks like silence.
+            Err(_) => {
+                let alive = tokio::time::timeout(PATIENCE, sink.ping::<redis::Value>()).await;
+                alive.map_err(|_| timed_out())??;
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What the scripts answer, read into the domain's types. The names of the fields stand in `lua/common.lua`.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use verbatim_core::PortError;
+use verbatim_core::audio::AudioInfo;
+use verbatim_core::event::Stage;
+use verbatim_core::ids::{ClaimNonce, Fence, JobId, SubmissionId, TenantId};
+use verbatim_core::job::{JobState, Lease, LeaseToken, Submission};
+use verbatim_core::options::{Priority, TranscribeOptions};
+use verbatim_core::ports::BlobKey;
+use verbatim_core::ports::jobs::DeadLetter;
+use verbatim_core::time::Timestamp;
+
+use super::error::corrupt;
+use crate::ticket::{Ended, EndedHow, JobFacts, Ticket};
+
+/// The fields of a hash.
+#[derive(Debug, Default)]
+pub(super) struct Fields(HashMap<String, String>);
+
+impl redis::FromRedisValue for Fields {
+    fn from_redis_value(value: redis::Value) -> Result<Self, redis::ParsingError> {
+        HashMap::from_redis_value(value).map(Self)
+    }
+}
+
+impl Fields {
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    pub(super) fn needed(&self, name: &str) -> Result<&str, PortError> {
+        self.text(name).ok_or_else(|| corrupt(format!("field `{name}` is missing")))
+    }
+
+    pub(super) fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, PortError> {
+        self.text(name).map(|text| parsed(name, text)).transpose()
+    }
+
+    pub(super) fn time(&self, name: &str) -> Result<Option<Timestamp>, PortError> {
+        Ok(self.number(name)?.map(Timestamp::from_millis))
+    }
+
+    fn time_of(&self, name: &str) -> Result<Timestamp, PortError> {
+        Ok(Timestamp::from_millis(parsed(name, self.needed(name)?)?))
+    }
+}
+
+fn parsed<T: FromStr>(name: &str, text: &str) -> Result<T, PortError> {
+    text.parse().map_err(|_| corrupt(format!("field `{name}` is `{text}`")))
+}
+
+fn json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, PortError> {
+    serde_json::from_str(text).map_err(|error| corrupt("a JSON document").with_source(error))
+}
+
+/// What does not move of a job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Unmoving {
+    pub(super) options: TranscribeOptions,
+    pub(super) audio: AudioInfo,
+    /// Where the audio lies, where that is not the usual place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) blob: Option<BlobKey>,
+}
+
+impl Unmoving {
+    fn blob(&self, job: &JobId) -> BlobKey {
+        self.blob.clone().unwrap_or_else(|| BlobKey::for_upload(job))
+    }
+}
+
+/// Submission, job, what does not move of it, place in the queue (-1: none), id of the job.
+pub(super) type View = (Fields, Fields, String, i64, String);
+
+/// Job, tenant, fence, nonce, attempt, end, time of submission, alone, length of the audio, what does not move, checkpoint.
+pub(super) type LeaseRow = (String, String, u64, String, u32, i64, i64, u8, String, String, String);
+
+/// Job, its fields, what does not move, submissions.
+pub(super) type DeadLetterRow = (String, Fields, String, Vec<String>);
+
+/// The number of a tier in Redis.
+pub(super) fn tier_number(tier: Priority) -> u8 {
+    match tier {
+        Priority::Low => 0,
+        Priority::Normal => 1,
+        Priority::High => 2,
+    }
+}
+
+/// The state behind a letter.
+pub(super) fn state(letter: &str) -> Result<JobState, PortError> {
+    Ok(match letter {
+        "q" => JobState::Queued,
+        "d" => JobState::Delayed,
+        "r" => JobState::Running,
+        "c" => JobState::Completed,
+        "f" => JobState::Failed,
+        "x" => JobState::Cancelled,
+        other => return Err(corrupt(format!("state `{other}`"))),
+    })
+}
+
+pub(super) fn job_id(ulid: &str) -> Result<JobId, PortError> {
+    JobId::from_ulid(ulid).map_err(corrupt)
+}
+
+fn submission_id(ulid: &str) -> Result<SubmissionId, PortError> {
+    SubmissionId::from_ulid(ulid).map_err(corrupt)
+}
+
+fn tenant(fields: &Fields) -> Result<TenantId, PortError> {
+    TenantId::parse(fields.needed("t")?).map_err(corrupt)
+}
+
+/// The submission of a view.
+pub(super) fn ticket(fields: &Fields) -> Result<Ticket, PortError> {
+    let how = match fields.text("x") {
+        None => None,
+        Some("c") => Some(EndedHow::Cancelled),
+        Some("e") => Some(EndedHow::Expired),
+        Some(other) => return Err(corrupt(format!("a submission ended as `{other}`"))),
+    };
+    let ended = match (how, fields.time("y")?, fields.number("z")?) {
+        (Some(how), Some(at), Some(seq)) => Some(Ended { how, at, seq }),
+        _ => None,
+    };
+    Ok(Ticket {
+        id: submission_id(fields.needed("id")?)?,
+        tenant: tenant(fields)?,
+        created_at: fields.time_of("c")?,
+        metadata: fields.text("m").map(json).transpose()?.unwrap_or_default(),
+        cached: fields.text("h").is_some(),
+        deduplicated: fields.text("u").is_some(),
+        first_seq: fields.number("f")?.unwrap_or(0),
+        ended,
+    })
+}
+
+/// The job of a view.
+pub(super) fn facts(id: &str, fields: &Fields, unmoving: &str) -> Result<JobFacts, PortError> {
+    let id = job_id(id)?;
+    let Unmoving { options, mut audio, .. } = json(unmoving)?;
+    audio.duration_ms = fields.number("dm")?.or(audio.duration_ms);
+    let tier = match fields.needed("p")? {
+        "0" => Priority::Low,
+        "1" => Priority::Normal,
+        _ => Priority::High,
+    };
+    Ok(JobFacts {
+        state: state(fields.needed("s")?)?,
+        tier,
+        progress: fields.number("pr")?.unwrap_or(0.0),
+        stage: stage(fields.needed("st")?)?,
+        started_at: fields.time("S")?,
+        finished_at: fields.time("F")?,
+        attempt: fields.number("a")?.unwrap_or(0),
+        engine: fields.needed("g")?.to_owned(),
+        failure: fields.text("E").map(json).transpose()?,
+        result: fields.text("r").map(|kept| result(&id, kept)).transpose()?,
+        id,
+        options,
+        audio,
+    })
+}
+
+fn result(job: &JobId, kept: &str) -> Result<BlobKey, PortError> {
+    let whole = kept.strip_prefix('~').map(|end| format!("results/{job}/{end}"));
+    BlobKey::parse(whole.as_deref().unwrap_or(kept)).map_err(corrupt)
+}
+
+pub(super) fn stage(name: &str) -> Result<Stage, PortError> {
+    serde_json::from_value(serde_json::Value::String(name.to_owned()))
+        .map_err(|_| corrupt(format!("stage `{name}`")))
+}
+
+/// What a client sees.
+pub(super) fn submission((sub, job, unmoving, place, id): View) -> Result<Submission, PortError> {
+    let position = u64::try_from(place).ok();
+    Ok(ticket(&sub)?.view(facts(&id, &job, &unmoving)?, position))
+}
+
+/// A lease that a claim gave.
+pub(super) fn lease(row: LeaseRow) -> Result<Lease, PortError> {
+    let (id, tenant, fence, nonce, attempt, ends, created, alone, millis, unmoving, checkpoint) = row;
+    let job = job_id(&id)?;
+    let unmoving: Unmoving = json(&unmoving)?;
+    let blob = unmoving.blob(&job);
+    let Unmoving { options, mut audio, .. } = unmoving;
+    if !millis.is_empty() {
+        audio.duration_ms = Some(parsed("dm", &millis)?);
+    }
+    Ok(Lease {
+        token: LeaseToken { job_id: job, fence: Fence::new(fence), nonce: ClaimNonce::from_stored(nonce) },
+        expires_at: Timestamp::from_millis(ends),
+        attempt,
+        tenant: TenantId::parse(&tenant).map_err(corrupt)?,
+        options,
+        audio,
+        blob,
+        submitted_at: Timestamp::from_millis(created),
+        checkpoint: (!checkpoint.is_empty()).then(|| json(&checkpoint)).transpose()?,
+        alone: alone == 1,
+    })
+}
+
+/// A dead letter.
+pub(super) fn dead_letter(
+    (id, fields, unmoving, submissions): DeadLetterRow,
+) -> Result<DeadLetter, PortError> {
+    let job = facts(&id, &fields, &unmoving)?;
+    let failure = job.failure.ok_or_else(|| corrupt("a dead letter without a reason"))?;
+    Ok(DeadLetter {
+        job_id: job.id,
+        tenant: tenant(&fields)?,
+        submissions: submissions.iter().map(|id| submission_id(id)).collect::<Result<_, _>>()?,
+        failure,
+        attempts: job.attempt,
+        crashes: fields.number("C")?.unwrap_or(0),
+        created_at: fields.time_of("c")?,
+        failed_at: fields.time_of("F")?,
+        expires_at: fields.time_of("X")?,
+        options: job.options,
+        audio: job.audio,
+    })
+}

@@ -1,0 +1,64 @@
+//! What workers offer: one hash, a JSON record per worker.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::cmd;
+use verbatim_core::PortError;
+use verbatim_core::ports::registry::{EngineOffer, EngineRegistry};
+use verbatim_core::time::Timestamp;
+
+use super::{RedisStore, error, json};
+
+/// How long the offer of a worker that has gone stands.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long a worker may be silent before it counts as gone.
+const SILENCE: Duration = Duration::from_secs(300);
+
+#[async_trait]
+impl EngineRegistry for RedisStore {
+    async fn announce(&self, offer: EngineOffer) -> Result<(), PortError> {
+        let now = offer.announced_at;
+        let mut command = cmd("HSET");
+        command.arg(self.0.key("offers")).arg(offer.worker.ulid()).arg(json(&offer)?);
+        let _: redis::Value = self.0.link.command(&command).await?;
+        let gone: Vec<String> = self
+            .stored_offers()
+            .await?
+            .into_iter()
+            .filter(|old| is_superseded(old, &offer, now))
+            .map(|old| old.worker.ulid().to_owned())
+            .collect();
+        if !gone.is_empty() {
+            let mut command = cmd("HDEL");
+            command.arg(self.0.key("offers")).arg(&gone);
+            let _: redis::Value = self.0.link.command(&command).await?;
+        }
+        Ok(())
+    }
+
+    async fn offers(&self) -> Result<Vec<EngineOffer>, PortError> {
+        let mut offers = self.stored_offers().await?;
+        offers.sort_by(|a, b| (b.announced_at, &b.worker).cmp(&(a.announced_at, &a.worker)));
+        Ok(offers)
+    }
+}
+
+/// Whether an offer needs to be kept no longer: it is old, or a worker that was started afresh says the same now.
+fn is_superseded(old: &EngineOffer, new: &EngineOffer, now: Timestamp) -> bool {
+    let age = now.since(old.announced_at);
+    let same = (&old.version, &old.models, old.diarization) == (&new.version, &new.models, new.diarization);
+    old.worker != new.worker && (age > DAY || same && age > SILENCE)
+}
+
+impl RedisStore {
+    async fn stored_offers(&self) -> Result<Vec<EngineOffer>, PortError> {
+        let mut command = cmd("HVALS");
+        command.arg(self.0.key("offers"));
+        let all: Vec<String> = self.0.link.command(&command).await?;
+        let read = |text: &String| {
+            serde_json::from_str(text).map_err(|error| error::corrupt("an offer").with_source(error))
+        };
+        all.iter().map(read).collect()
+    }
+}

@@ -1,0 +1,108 @@
+//! For those who keep the store in order.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::cmd;
+use verbatim_core::job::JobState;
+use verbatim_core::options::Priority;
+use verbatim_core::ports::JobUpkeep;
+use verbatim_core::ports::blobs::{BlobKey, RESULTS_PREFIX};
+use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, QueueStats, TickReport, TierStats};
+use verbatim_core::retry::RetryPolicy;
+use verbatim_core::{ErrorKind, PortError};
+
+use super::error::corrupt;
+use super::leases::steps;
+use super::record::Fields;
+use super::{RedisStore, json, millis, scripts};
+use crate::ticket;
+
+/// Jobs of each kind that one tick moves: a few milliseconds of Redis's time.
+const MOST_PER_TICK: usize = 64;
+/// Draws of jitter that come with a tick, so that jobs that lapsed together do not return together.
+const DRAWS: usize = 8;
+
+#[async_trait]
+impl JobUpkeep for RedisStore {
+    async fn tick(&self) -> Result<TickReport, PortError> {
+        let lost = ticket::worker_lost();
+        let crashes = RetryPolicy { max_attempts: self.0.policy.retry.max_crashes, ..self.0.policy.retry };
+        let mut call = self.0.call(&scripts::TICK);
+        call.arg(MOST_PER_TICK)
+            .arg(millis(self.0.policy.result_retention))
+            .arg(json(&ticket::missed_deadline())?)
+            .arg(json(&ticket::too_old())?)
+            .arg(json(&lost)?);
+        for _ in 0..DRAWS {
+            call.arg(steps(&crashes, &lost, self.0.ids.fraction()).0);
+        }
+        let (promoted, lapsed, failed, expired) = self.0.link.run(&call).await?;
+        Ok(TickReport { promoted, lapsed, failed, expired })
+    }
+
+    async fn orphaned_blobs(&self) -> Result<Vec<BlobKey>, PortError> {
+        let mut command = cmd("SRANDMEMBER");
+        command.arg(self.0.key("g")).arg(MAX_JOBS_PER_CALL);
+        let keys: Vec<String> = self.0.link.command(&command).await?;
+        keys.iter().map(|key| BlobKey::parse(key).map_err(corrupt)).collect()
+    }
+
+    async fn blobs_deleted(&self, keys: &[BlobKey]) -> Result<(), PortError> {
+        if keys.len() > MAX_JOBS_PER_CALL {
+            let message = format!("{} in one call; at most {MAX_JOBS_PER_CALL} are allowed", keys.len());
+            return Err(PortError::new(ErrorKind::Invalid, message));
+        }
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut command = cmd("SREM");
+        command.arg(self.0.key("g"));
+        for key in keys {
+            command.arg(key.as_str());
+        }
+        self.0.link.command(&command).await
+    }
+
+    async fn is_referenced(&self, key: &BlobKey) -> Result<bool, PortError> {
+        let text = key.as_str();
+        let (job, lease) = match text.strip_prefix(RESULTS_PREFIX) {
+            Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
+            None => (text.rsplit('/').next().unwrap_or_default(), ""),
+        };
+        let mut call = self.0.call(&scripts::REFERENCED);
+        call.arg(job.trim_start_matches("work_")).arg(text).arg(lease);
+        let needed: u8 = self.0.link.run(&call).await?;
+        Ok(needed == 1)
+    }
+
+    async fn stats(&self) -> Result<QueueStats, PortError> {
+        let call = self.0.call(&scripts::STATS);
+        let (counts, workers, oldest, now): (Fields, u64, Vec<i64>, i64) = self.0.link.run(&call).await?;
+        let count = |name: &str| Ok::<u64, PortError>(counts.number(name)?.unwrap_or(0));
+        let depths = [count("q2")?, count("q1")?, count("q0")?];
+        let tiers = Priority::ALL
+            .into_iter()
+            .zip(depths)
+            .zip(oldest)
+            .map(|((priority, depth), since)| {
+                let age = if since < 0 { 0 } else { u64::try_from(now - since).unwrap_or(0) };
+                TierStats { priority, depth, oldest_age: Duration::from_millis(age) }
+            })
+            .collect();
+        let states = vec![
+            (JobState::Queued, depths.iter().sum()),
+            (JobState::Delayed, count("d")?),
+            (JobState::Running, count("r")?),
+            (JobState::Completed, count("c")?),
+            (JobState::Failed, count("f")?),
+            (JobState::Cancelled, count("x")?),
+        ];
+        Ok(QueueStats { tiers, states, submissions: count("subs")?, workers })
+    }
+
+    async fn ping(&self) -> Result<(), PortError> {
+        let _: redis::Value = self.0.link.command(&cmd("PING")).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! Looks into Redis beside the store: every job in exactly the index that its state names, counters equal to what there is,
+//! nothing that points nowhere.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use anyhow::{Context, Result, ensure};
+use redis::{Commands, Connection};
+
+type Hash = HashMap<String, String>;
+
+/// Everything of one queue, read at a moment when nobody writes.
+struct Picture<'c> {
+    redis: &'c mut Connection,
+    prefix: String,
+    keys: BTreeSet<String>,
+    jobs: BTreeMap<String, Hash>,
+    submissions: BTreeMap<String, Hash>,
+}
+
+/// Checks all of it.
+pub(crate) fn audit(redis: &mut Connection, prefix: &str) -> Result<()> {
+    let prefix = format!("{{{prefix}}}:");
+    let found: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query(redis)?;
+    let keys: BTreeSet<String> =
+        found.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect();
+    let mut picture =
+        Picture { redis, prefix, keys, jobs: BTreeMap::new(), submissions: BTreeMap::new() };
+    picture.jobs = picture.hashes("j:")?;
+    picture.submissions = picture.hashes("s:")?;
+    picture.each_job_is_in_one_index()?;
+    picture.counters_are_true()?;
+    picture.submissions_and_jobs_agree()?;
+    picture.work_points_somewhere()?;
+    picture.tenants_stand_where_they_can_be_served()?;
+    picture.nothing_is_left_over()?;
+    picture.no_blob_is_needed_and_listed()
+}
+
+fn field<'h>(hash: &'h Hash, name: &str) -> &'h str {
+    hash.get(name).map_or("", String::as_str)
+}
+
+impl Picture<'_> {
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn hashes(&mut self, kind: &str) -> Result<BTreeMap<String, Hash>> {
+        let ids: Vec<String> =
+            self.keys.iter().filter_map(|key| key.strip_prefix(kind)).map(str::to_owned).collect();
+        ids.into_iter()
+            .map(|id| {
+                let hash = self.redis.hgetall(format!("{}{kind}{id}", self.prefix))?;
+                Ok((id, hash))
+            })
+            .collect()
+    }
+
+    fn zset(&mut self, name: &str) -> Result<BTreeMap<String, f64>> {
+        let entries: Vec<(String, f64)> = self.redis.zrange_withscores(self.key(name), 0, -1)?;
+        Ok(entries.into_iter().collect())
+    }
+
+    fn set(&mut self, name: &str) -> Result<BTreeSet<String>> {
+        Ok(self.redis.smembers(self.key(name))?)
+    }
+
+    fn hash(&mut self, name: &str) -> Result<Hash> {
+        Ok(self.redis.hgetall(self.key(name))?)
+    }
+
+    fn in_state(&self, wanted: &str) -> BTreeSet<String> {
+        let jobs = self.jobs.iter().filter(|(_, job)| wanted.contains(field(job, "s")));
+        jobs.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether an index holds exactly these, each under the score that a field of its hash gives.
+    fn index_is(&mut self, name: &str, wanted: &BTreeSet<String>, score: &str) -> Result<()> {
+        let index = self.zset(name)?;
+        let members: BTreeSet<String> = index.keys().cloned().collect();
+        ensure!(members == *wanted, "index {name} holds {members:?}, not {wanted:?}");
+        for (id, at) in index {
+            let job = self.jobs.get(&id).context("a job")?;
+            ensure!(field(job, score).parse() == Ok(at), "{id} is at {at} in {name}: {job:?}");
+        }
+        Ok(())
+    }
+
+    fn each_job_is_in_one_index(&mut self) -> Result<()> {
+        let (delayed, running, failed) = (self.in_state("d"), self.in_state("r"), self.in_state("f"));
+        self.index_is("delayed", &delayed, "R")?;
+        self.index_is("run", &running, "L")?;
+        self.index_is("dlq", &failed, "F")?;
+        let mut queues: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut workers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut suspects = BTreeSet::new();
+        for (id, job) in &self.jobs {
+            match (field(job, "s"), field(job, "u")) {
+                ("q", "") => {
+                    let queue = format!("q:{}:{}", field(job, "p"), field(job, "t"));
+                    queues.entry(queue).or_default().insert(id.clone());
+                }
+                ("q", _) => {
+                    queues.entry(format!("u:{}", field(job, "p"))).or_default().insert(id.clone());
+                    suspects.insert(id.clone());
+                }
+                ("r", _) => {
+                    workers.entry(format!("r:{}", field(job, "w"))).or_default().insert(id.clone());
+                }
+                _ => {}
+            }
+        }
+        let kept = |kinds: &[&str]| -> BTreeSet<String> {
+            self.keys.iter().filter(|key| kinds.iter().any(|kind| key.starts_with(kind))).cloned().collect()
+        };
+        let (kept_queues, kept_workers) = (kept(&["q:", "u:"]), kept(&["r:"]));
+        ensure!(kept_queues == queues.keys().cloned().collect(), "queues {kept_queues:?}, not {queues:?}");
+        ensure!(kept_workers == workers.keys().cloned().collect(), "holders {kept_workers:?}, not {workers:?}");
+        for (queue, jobs) in &queues {
+            self.index_is(queue, jobs, "o")?;
+        }
+        self.index_is("uq", &suspects, "Q")?;
+        for (worker, jobs) in workers {
+            ensure!(self.set(&worker)? == jobs, "what {worker} holds is not {jobs:?}");
+        }
+        let ends = self.zset("z")?;
+        for (id, job) in &self.jobs {
+            let when = if "qdr".contains(field(job, "s")) { "z" } else { "X" };
+            ensure!(ends.get(id).copied() == field(job, when).parse().ok(), "the end of {id}: {job:?}");
+        }
+        ensure!(ends.len() == self.jobs.len(), "{} ends of {} jobs", ends.len(), self.jobs.len());
+        Ok(())
+    }
+
+    fn counters_are_true(&mut self) -> Result<()> {
+        let counters = self.hash("n")?;
+        let mut real: BTreeMap<String, i64> = BTreeMap::new();
+        for job in self.jobs.values() {
+            let tier = if field(job, "s") == "q" { field(job, "p") } else { "" };
+            *real.entry(format!("{}{tier}", field(job, "s"))).or_default() += 1;
+        }
+        real.insert("subs".to_owned(), i64::try_from(self.submissions.len())?);
+        for (name, count) in &counters {
+            let wanted = real.remove(name).unwrap_or(0);
+            ensure!(*count == wanted.to_string(), "counter {name} is {count}, there are {wanted}");
+        }
+        ensure!(real.values().all(|count| *count == 0), "uncounted: {real:?}");
+        let mut tenants: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+        for job in self.jobs.values() {
+            let counts = tenants.entry(field(job, "t").to_owned()).or_default();
+            counts.0 += i64::from(field(job, "s") == "r");
+            counts.1 += i64::from("qd".contains(field(job, "s")));
+        }
+        for (name, (running, waiting)) in tenants {
+            let kept = self.hash(&format!("t:{name}"))?;
+            let count = |name: &str| kept.get(name).map_or(Ok(0), |count| count.parse::<i64>());
+            ensure!((count("r")?, count("w")?) == (running, waiting), "tenant {name}: {kept:?}");
+        }
+        Ok(())
+    }
+
+    fn submissions_and_jobs_agree(&mut self) -> Result<()> {
+        let mut listed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (id, sub) in &self.submissions {
+            ensure!(self.jobs.contains_key(field(sub, "j")), "submission {id} points nowhere");
+            listed.entry(format!("l:{}", field(sub, "t"))).or_default().insert(id.clone());
+        }
+        for (list, wanted) in listed {
+            let members: BTreeSet<String> = self.zset(&list)?.into_keys().collect();
+            ensure!(members == wanted, "list {list} is {members:?}, not {wanted:?}");
+        }
+        let jobs: Vec<(String, Hash)> = self.jobs.clone().into_iter().collect();
+        for (id, job) in jobs {
+            let mut known = self.set(&format!("m:{id}"))?;
+            known.extend(job.get("s1").cloned());
+            let real: BTreeSet<String> = self
+                .submissions
+                .iter()
+                .filter(|(_, sub)| field(sub, "j") == id)
+                .map(|(id, _)| id.clone())
+                .collect();
+            ensure!(known == real, "job {id} knows {known:?}, not {real:?}");
+            let waiting = real.iter().filter(|sub| !self.submissions[*sub].contains_key("x")).count();
+            ensure!(field(&job, "nt") == real.len().to_string(), "job {id} counts wrongly: {job:?}");
+            ensure!(field(&job, "nl") == waiting.to_string(), "job {id} has {waiting} waiting: {job:?}");
+            ensure!(waiting > 0 || !"qd".contains(field(&job, "s")), "nobody waits for live job {id}");
+        }
+        Ok(())
+    }
+
+    fn work_points_somewhere(&mut self) -> Result<()> {
+        let work = self.hash("w")?;
+        for (key, id) in &work {
+            let job = self.jobs.get(id).with_context(|| format!("dedupe key {key} points nowhere"))?;
+            let answers = "qdrc".contains(field(job, "s")) && !job.contains_key("x");
+            ensure!(answers && field(job, "k") == key, "dedupe key {key} points at {job:?}");
+        }
+        for (id, job) in &self.jobs {
+            let live = "qdr".contains(field(job, "s")) && !job.contains_key("x");
+            let known = work.get(field(job, "k")) == Some(id);
+            ensure!(!live || known, "live job {id} is not found by its dedupe key");
+        }
+        Ok(())
+    }
+
+    fn tenants_stand_where_they_can_be_served(&mut self) -> Result<()> {
+        for tier in 0..3 {
+            let active = self.zset(&format!("a:{tier}"))?;
+            let idle = self.zset(&format!("f:{tier}"))?;
+            let virtual_time: f64 = self.hash("v")?.get(&format!("v{tier}")).map_or(Ok(0.0), |v| v.parse())?;
+            for (name, start) in &active {
+                ensure!(!idle.contains_key(name), "{name} is active and idle in tier {tier}");
+                ensure!(*start >= virtual_time, "{name} starts at {start} before {virtual_time}");
+            }
+            let prefix = format!("q:{tier}:");
+            let mut wanted = BTreeSet::new();
+            let names: Vec<String> =
+                self.keys.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect();
+            for name in names {
+                let tenant = self.hash(&format!("t:{name}"))?;
+                let running: u64 = field(&tenant, "r").parse().unwrap_or(0);
+                let capped = field(&tenant, "mr").parse::<u64>().is_ok_and(|most| running >= most);
+                if !capped {
+                    wanted.insert(name);
+                }
+            }
+            ensure!(active.keys().cloned().collect::<BTreeSet<_>>() == wanted, "active: {active:?}, not {wanted:?}");
+        }
+        Ok(())
+    }
+
+    fn nothing_is_left_over(&mut self) -> Result<()> {
+        for key in &self.keys {
+            let owner = ["d:", "e:", "m:", "h:"].iter().find_map(|kind| key.strip_prefix(kind));
+            ensure!(owner.is_none_or(|id| self.jobs.contains_key(id)), "{key} belongs to no job");
+        }
+        for (id, job) in &self.jobs {
+            ensure!(self.keys.contains(&format!("d:{id}")), "job {id} lacks what does not move");
+            let checkpoint = self.keys.contains(&format!("h:{id}"));
+            ensure!(checkpoint == job.contains_key("cp"), "checkpoint of {id}: {job:?}");
+        }
+        Ok(())
+    }
+
+    fn no_blob_is_needed_and_listed(&mut self) -> Result<()> {
+        let garbage = self.set("g")?;
+        for (id, job) in &self.jobs {
+            if "qdrf".contains(field(job, "s")) {
+                ensure!(!garbage.contains(&format!("audio/{id}")), "the audio of {id} is to be deleted");
+            }
+            let result = field(job, "r").replacen('~', &format!("results/work_{id}/"), 1);
+            ensure!(!garbage.contains(&result), "the result of {id} is to be deleted");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! What is the Redis store's own.

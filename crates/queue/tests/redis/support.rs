@@ -1,0 +1,95 @@
+//! What the tests of the Redis store share.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use verbatim_core::PortError;
+use verbatim_core::ids::IdSource;
+use verbatim_core::policy::StorePolicy;
+use verbatim_core::time::Clock;
+use verbatim_queue::conformance::{Harness, Verdict, Violation};
+use verbatim_queue::{RedisConfig, RedisStore};
+
+use crate::audit::audit;
+use crate::server::RedisServer;
+
+/// A Redis, shared or of the test's own, and a prefix that nobody else uses.
+pub(crate) struct RedisHarness {
+    url: String,
+    prefix: String,
+    _own: Option<RedisServer>,
+}
+
+/// A name that no other test and no other run has.
+pub(crate) fn unique_prefix() -> String {
+    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").expect("Linux gives random names");
+    format!("test-{}", uuid.trim())
+}
+
+impl RedisHarness {
+    pub(crate) fn new() -> Self {
+        match std::env::var("VERBATIM_TEST_REDIS_URL") {
+            Ok(url) => Self { url, prefix: unique_prefix(), _own: None },
+            Err(_) => {
+                let own = RedisServer::start(&[]);
+                Self { url: own.url(), prefix: unique_prefix(), _own: Some(own) }
+            }
+        }
+    }
+
+    /// On this Redis.
+    pub(crate) fn at(url: &str) -> Self {
+        Self { url: url.to_owned(), prefix: unique_prefix(), _own: None }
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(crate) fn config(&self, policy: StorePolicy, ids: Arc<dyn IdSource>) -> RedisConfig {
+        RedisConfig { url: self.url.clone(), prefix: self.prefix.clone(), policy, ids }
+    }
+
+    /// A connection beside the store.
+    pub(crate) fn beside(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url.as_str()).expect("the URL is one");
+        client.get_connection().expect("Redis answers")
+    }
+
+    /// Removes what the test left.
+    fn sweep(&self) -> redis::RedisResult<()> {
+        let mut beside = redis::Client::open(self.url.as_str())?.get_connection()?;
+        let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{{{}}}:*", self.prefix)).query(&mut beside)?;
+        for key in keys {
+            redis::cmd("UNLINK").arg(key).exec(&mut beside)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RedisHarness {
+    fn drop(&mut self) {
+        if self._own.is_none() {
+            // Whoever shares the Redis can still tell our keys by their prefix.
+            let _ = self.sweep();
+        }
+    }
+}
+
+#[async_trait]
+impl Harness for RedisHarness {
+    type Store = RedisStore;
+
+    async fn fresh(
+        &self,
+        policy: StorePolicy,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+    ) -> Result<RedisStore, PortError> {
+        RedisStore::connect_with_clock(self.config(policy, ids), clock).await
+    }
+
+    async fn audit(&self, _store: &RedisStore) -> Verdict {
+        audit(&mut self.beside(), &self.prefix).map_err(|error| Violation::new(format!("{error:#}")))
+    }
+}
