@@ -1,6 +1,9 @@
-//! Blob adapters: audio and results by key, in a folder. The [`conformance`] suite says what every adapter must do.
+//! Blob adapters: audio and results by key, in a folder or a bucket. The [`conformance`] suite says what every adapter must
+//! do.
 
 pub mod conformance;
 pub mod folder;
+pub mod s3;
 
 pub use folder::FolderStore;
+pub use s3::{S3Config, S3Store};
