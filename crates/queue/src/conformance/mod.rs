@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use verbatim_core::PortError;
 use verbatim_core::ids::IdSource;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::{JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::time::Clock;
 
 pub use virtual_world::{SeededIds, VirtualClock, World};
@@ -55,7 +55,7 @@ pub type Verdict<T = ()> = Result<T, Violation>;
 #[async_trait]
 pub trait Harness: Send + Sync {
     /// The store under test.
-    type Store: JobClient + JobLeases + JobUpkeep + 'static;
+    type Store: JobClient + JobLeases + JobAdmin + JobUpkeep + 'static;
 
     /// An empty store of its own, which takes time and jitter from nowhere else.
     ///

@@ -1,19 +1,25 @@
 //! Claiming: which jobs a worker gets, and the leases it gets them under.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::ids::Fence;
+use verbatim_core::ids::{Fence, JobId};
 use verbatim_core::job::{JobState, Lease, LeaseToken};
 use verbatim_core::options::Priority;
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::{ClaimRequest, MAX_JOBS_PER_CALL};
 
 use super::error::{StoreError, StoreResult};
-use super::job::{self, Held, Job, tier_number};
+use super::job::{self, Held, Job};
 use super::tiers::Shares;
 use super::transitions::{self, End};
 use super::writer::Step;
+use super::{suspects, tenants};
+
+/// How long after its leases a claim can still be repeated.
+const REPEATABLE: Duration = Duration::from_secs(600);
 
 /// Does what [`verbatim_core::ports::JobLeases::claim`] says.
 ///
@@ -28,41 +34,52 @@ pub(super) fn claim(step: &mut Step<'_>, request: &ClaimRequest) -> StoreResult<
         return Ok(Vec::new());
     }
     let idle = request.idle && !holding.any;
-    if let Some(overdue) = overdue_suspect(step)? {
-        // Busy workers get nothing until one of them is idle: else a backlog would keep them busy for ever.
-        let taken = if idle { lease(step, overdue, request)? } else { None };
-        return Ok(taken.into_iter().collect());
+    if idle {
+        suspects::let_go(step, &request.worker)?;
     }
-    let mut shares = Shares::load(step.conn)?;
-    let mut leases = Vec::new();
-    for _ in 0..request.max.min(MAX_JOBS_PER_CALL) {
-        let candidates = heads(step.conn, idle && leases.is_empty())?;
-        let Some(id) = shares.choose(candidates) else { break };
-        let job = job::load_existing(step.conn, &id)?;
-        let alone = job.suspect;
-        leases.extend(lease(step, job, request)?);
-        if alone {
-            break;
-        }
-    }
+    let leases = match suspects::overdue(step)? {
+        Some(id) if idle => lease_alone(step, &id, request)?.into_iter().collect(),
+        Some(_) if suspects::keeps(step, &request.worker)? => Vec::new(),
+        _ => by_turns(step, request, idle)?,
+    };
     if !leases.is_empty() {
-        shares.save(step.conn)?;
+        remember(step, request, &leases)?;
     }
     Ok(leases)
 }
 
 /// The answer that this claim got before: what is still held of it. `None` for a new claim.
 fn repeated(conn: &Connection, request: &ClaimRequest) -> StoreResult<Option<Vec<Lease>>> {
-    let known = job::ids(
-        conn,
-        "SELECT id FROM jobs WHERE nonce = ?1 ORDER BY position LIMIT ?2",
-        params![request.nonce.as_str(), MAX_JOBS_PER_CALL as i64],
-    )?;
-    if known.is_empty() {
-        return Ok(None);
+    let known: Option<String> = conn
+        .prepare_cached("SELECT jobs FROM claims WHERE worker = ?1 AND nonce = ?2")?
+        .query_row([request.worker.as_str(), request.nonce.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(known) = known else { return Ok(None) };
+    let mut leases = Vec::new();
+    for id in serde_json::from_str::<Vec<JobId>>(&known)? {
+        let job = job::load(conn, id.as_str())?;
+        let held = |job: &Job| job.state == JobState::Running && job.nonce.as_ref() == Some(&request.nonce);
+        if let Some(job) = job.filter(held) {
+            leases.push(lease_of(conn, job)?);
+        }
     }
-    let held = job::load_all(conn, &known)?.into_iter().filter(|job| job.state == JobState::Running);
-    held.map(|job| lease_of(conn, job)).collect::<StoreResult<_>>().map(Some)
+    Ok(Some(leases))
+}
+
+/// Keeps the answer for the claim's repetition.
+fn remember(step: &Step<'_>, request: &ClaimRequest, leases: &[Lease]) -> StoreResult<()> {
+    let jobs: Vec<_> = leases.iter().map(|lease| &lease.token.job_id).collect();
+    step.conn
+        .prepare_cached(
+            "INSERT OR REPLACE INTO claims (worker, nonce, jobs, expires_at) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
+            request.worker.as_str(),
+            request.nonce.as_str(),
+            serde_json::to_string(&jobs)?,
+            step.now.plus(request.lease).plus(REPEATABLE).as_millis(),
+        ])?;
+    Ok(())
 }
 
 struct Holding {
@@ -78,45 +95,68 @@ fn holding(conn: &Connection, request: &ClaimRequest) -> StoreResult<Holding> {
         .query_row([request.worker.as_str()], |row| Ok(Holding { any: row.get(0)?, alone: row.get(1)? }))?)
 }
 
-fn overdue_suspect(step: &Step<'_>) -> StoreResult<Option<Job>> {
-    let patience = i64::try_from(step.policy.alone_patience.as_millis()).unwrap_or(i64::MAX);
-    let found = job::ids(
-        step.conn,
-        "SELECT id FROM jobs WHERE state = 'queued' AND suspect = 1 AND queued_at < ?1 ORDER BY queued_at LIMIT 1",
-        [step.now.as_millis().saturating_sub(patience)],
-    )?;
-    found.first().map(|id| job::load_existing(step.conn, id)).transpose()
+/// What a tier would give next.
+enum Candidate {
+    InTurn(String),
+    Alone(String),
 }
 
-/// The first job of each tier, in the order of [`Priority::ALL`].
-fn heads(conn: &Connection, with_suspects: bool) -> StoreResult<[Option<String>; 3]> {
-    let mut statement = conn.prepare_cached(
-        "SELECT id, position FROM jobs WHERE state = 'queued' AND suspect = ?1 AND tier = ?2 ORDER BY position LIMIT 1",
-    )?;
-    let mut heads = [const { None }; 3];
-    for (head, tier) in heads.iter_mut().zip(Priority::ALL) {
-        let mut first: Option<(String, i64)> = None;
-        for suspect in 0..=i64::from(with_suspects) {
-            let next: Option<(String, i64)> = statement
-                .query_row([suspect, tier_number(tier)], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            first = match (first, next) {
-                (Some(a), Some(b)) => Some(if b.1 < a.1 { b } else { a }),
-                (a, b) => a.or(b),
-            };
+/// Gives jobs as tiers and tenants are due; to an idle worker a suspect by itself, if one is in the first tier due.
+fn by_turns(step: &mut Step<'_>, request: &ClaimRequest, idle: bool) -> StoreResult<Vec<Lease>> {
+    let mut shares = Shares::load(step.conn)?;
+    let mut leases = Vec::new();
+    for _ in 0..request.max.min(MAX_JOBS_PER_CALL) {
+        let candidates = candidates(step, idle && leases.is_empty())?;
+        match shares.choose(candidates) {
+            None => break,
+            Some(Candidate::Alone(id)) => {
+                leases.extend(lease_alone(step, &id, request)?);
+                break;
+            }
+            Some(Candidate::InTurn(id)) => {
+                let job = job::load_existing(step.conn, &id)?;
+                leases.extend(lease(step, job, request, tenants::charge)?);
+            }
         }
-        *head = first.map(|(id, _)| id);
     }
-    Ok(heads)
+    if !leases.is_empty() {
+        shares.save(step.conn)?;
+    }
+    Ok(leases)
 }
 
-/// Gives the job to the worker, unless its time is up: then it ends here.
-fn lease(step: &mut Step<'_>, mut job: Job, request: &ClaimRequest) -> StoreResult<Option<Lease>> {
+/// What each tier would give, in the order of [`Priority::ALL`].
+fn candidates(step: &Step<'_>, with_suspects: bool) -> StoreResult<[Option<Candidate>; 3]> {
+    let mut candidates = [const { None }; 3];
+    for (candidate, tier) in candidates.iter_mut().zip(Priority::ALL) {
+        if with_suspects {
+            *candidate = suspects::first(step, tier)?.map(Candidate::Alone);
+        }
+        if candidate.is_none() {
+            *candidate = tenants::next_in_turn(step.conn, tier)?.map(Candidate::InTurn);
+        }
+    }
+    Ok(candidates)
+}
+
+fn lease_alone(step: &mut Step<'_>, id: &str, request: &ClaimRequest) -> StoreResult<Option<Lease>> {
+    let job = job::load_existing(step.conn, id)?;
+    lease(step, job, request, tenants::charge_out_of_turn)
+}
+
+/// Gives the job to the worker and charges its tenant, unless the job's time is up: then it ends here.
+fn lease(
+    step: &mut Step<'_>,
+    mut job: Job,
+    request: &ClaimRequest,
+    charge: fn(&Connection, &mut Job) -> StoreResult<()>,
+) -> StoreResult<Option<Lease>> {
     if job.ends_at <= step.now {
         transitions::end(step, &mut job, End::Failed(too_old()))?;
-        job::save(step.conn, &job)?;
+        job::save(step.conn, &mut job)?;
         return Ok(None);
     }
+    charge(step.conn, &mut job)?;
     job.state = JobState::Running;
     job.fence = Fence::new(job.fence.get() + 1);
     job.nonce = Some(request.nonce.clone());
@@ -128,7 +168,7 @@ fn lease(step: &mut Step<'_>, mut job: Job, request: &ClaimRequest) -> StoreResu
     job.stage = Stage::Fetching;
     job.next_segment = 0;
     transitions::append_started(step, &mut job)?;
-    job::save(step.conn, &job)?;
+    job::save(step.conn, &mut job)?;
     lease_of(step.conn, job).map(Some)
 }
 

@@ -13,6 +13,7 @@ use verbatim_core::ports::BlobKey;
 use verbatim_core::time::Timestamp;
 
 use super::error::{StoreError, StoreResult};
+use super::tenants::{self, Place};
 
 /// A job as it is stored.
 #[derive(Debug, Clone)]
@@ -50,6 +51,16 @@ pub(super) struct Job {
     pub(super) last_seq: u64,
     pub(super) failure: Option<JobFailure>,
     pub(super) result: Option<BlobKey>,
+    pub(super) charge: Option<Charge>,
+    /// Where it counted when it was loaded or saved last.
+    pub(super) counted: Place,
+}
+
+/// What the last claim charged to the tenant, until it is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Charge {
+    pub(super) tier: Priority,
+    pub(super) secs: u64,
 }
 
 /// A lease that is held.
@@ -83,6 +94,15 @@ impl Job {
         self.state == JobState::Running
             && self.fence == token.fence
             && self.nonce.as_ref() == Some(&token.nonce)
+    }
+
+    fn place(&self) -> Place {
+        let queued = self.state == JobState::Queued;
+        Place {
+            claimable: Some(self.tier).filter(|_| queued && !self.suspect),
+            waiting: queued || self.state == JobState::Delayed,
+            running: self.state == JobState::Running,
+        }
     }
 }
 
@@ -155,7 +175,11 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
         (Some(worker), Some(ends_at)) => Some(Held { worker: parsed(WorkerId::parse(&worker))?, ends_at }),
         _ => None,
     };
-    Ok(Job {
+    let charge = match (row.get("charged_tier")?, row.get("charged_secs")?) {
+        (Some(tier), Some(secs)) => Some(Charge { tier: tier_from(tier)?, secs: unsigned(secs) }),
+        _ => None,
+    };
+    let mut job = Job {
         id: parsed(JobId::parse(&row.get::<_, String>("id")?))?,
         tenant: parsed(TenantId::parse(&row.get::<_, String>("tenant")?))?,
         dedupe_key: row.get("dedupe_key")?,
@@ -189,7 +213,11 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
         last_seq: unsigned(row.get("last_seq")?),
         failure: optional_json(row, "failure")?,
         result: row.get::<_, Option<String>>("result")?.map(blob).transpose()?,
-    })
+        charge,
+        counted: Place::default(),
+    };
+    job.counted = job.place();
+    Ok(job)
 }
 
 /// The job, if there is one.
@@ -221,8 +249,15 @@ pub(super) fn exists(conn: &Connection, sql: &str, params: impl rusqlite::Params
     Ok(conn.prepare_cached(sql)?.exists(params)?)
 }
 
+/// Notes where the job counts now.
+fn count(conn: &Connection, job: &mut Job) -> StoreResult<()> {
+    tenants::moved(conn, &job.tenant, job.counted, job.place())?;
+    job.counted = job.place();
+    Ok(())
+}
+
 /// Adds the job.
-pub(super) fn insert(conn: &Connection, job: &Job) -> StoreResult<()> {
+pub(super) fn insert(conn: &Connection, job: &mut Job) -> StoreResult<()> {
     conn.prepare_cached(
         "INSERT INTO jobs (id, tenant, dedupe_key, options, blob, created_at, ends_at, state, tier, position, audio,
                            estimated_secs, queued_at, engine, stage, last_seq)
@@ -247,11 +282,11 @@ pub(super) fn insert(conn: &Connection, job: &Job) -> StoreResult<()> {
         ":stage": job.stage.as_str(),
         ":last_seq": signed(job.last_seq),
     })?;
-    Ok(())
+    count(conn, job)
 }
 
 /// Writes what moves.
-pub(super) fn save(conn: &Connection, job: &Job) -> StoreResult<()> {
+pub(super) fn save(conn: &Connection, job: &mut Job) -> StoreResult<()> {
     let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millis);
     conn.prepare_cached(
         "UPDATE jobs SET state = :state, tier = :tier, position = :position, audio = :audio,
@@ -260,7 +295,8 @@ pub(super) fn save(conn: &Connection, job: &Job) -> StoreResult<()> {
                 suspect = :suspect, cancel_requested = :cancel_requested, fence = :fence, nonce = :nonce,
                 worker = :worker, lease_ends_at = :lease_ends_at, crowded = :crowded, past_finish = :past_finish,
                 engine = :engine, progress = :progress, stage = :stage, next_segment = :next_segment,
-                last_seq = :last_seq, failure = :failure, result = :result
+                last_seq = :last_seq, failure = :failure, result = :result, ends_at = :ends_at,
+                charged_tier = :charged_tier, charged_secs = :charged_secs
          WHERE id = :id",
     )?
     .execute(named_params! {
@@ -292,6 +328,9 @@ pub(super) fn save(conn: &Connection, job: &Job) -> StoreResult<()> {
         ":last_seq": signed(job.last_seq),
         ":failure": to_json(&job.failure)?,
         ":result": job.result.as_ref().map(BlobKey::as_str),
+        ":ends_at": job.ends_at.as_millis(),
+        ":charged_tier": job.charge.map(|charge| tier_number(charge.tier)),
+        ":charged_secs": job.charge.map(|charge| signed(charge.secs)),
     })?;
-    Ok(())
+    count(conn, job)
 }

@@ -10,8 +10,10 @@ use verbatim_core::job::{Completion, LeaseToken, Report};
 use verbatim_core::ports::jobs::{Finish, Renewal};
 use verbatim_core::retry::{NextStep, next_step};
 
+use super::counters;
 use super::error::StoreResult;
 use super::job::{self, FinishCall, Job, PastFinish};
+use super::tenants;
 use super::transitions::{self, End};
 use super::writer::Step;
 
@@ -67,7 +69,7 @@ pub(super) fn report(step: &mut Step<'_>, token: &LeaseToken, report: Report) ->
             .prepare_cached("INSERT OR REPLACE INTO checkpoints (job_id, body) VALUES (?1, ?2)")?
             .execute(params![job.id.as_str(), serde_json::to_string(&checkpoint)?])?;
     }
-    job::save(step.conn, &job)?;
+    job::save(step.conn, &mut job)?;
     Ok(true)
 }
 
@@ -78,12 +80,14 @@ pub(super) fn complete(
     completion: Completion,
 ) -> StoreResult<Finish> {
     finish(step, token, FinishCall::Complete, |step, job| {
+        let secs = completion.duration_ms.div_ceil(1000).max(1);
+        tenants::settle(step.conn, job, secs)?;
         if job.cancel_requested {
             transitions::discard(step, &completion.result)?;
             return transitions::end(step, job, End::Cancelled);
         }
         job.audio.duration_ms = Some(completion.duration_ms);
-        job.estimated_secs = completion.duration_ms.div_ceil(1000);
+        job.estimated_secs = secs;
         job.engine = completion.engine;
         transitions::end(step, job, End::Completed(completion.result))
     })
@@ -105,14 +109,15 @@ pub(super) fn fail(step: &mut Step<'_>, token: &LeaseToken, failure: JobFailure)
     })
 }
 
-/// Gives the job back to the head of its tier; the attempt does not count.
+/// Gives the job back to the head of its queue; the attempt does not count and its tenant pays nothing.
 pub(super) fn release(step: &mut Step<'_>, token: &LeaseToken) -> StoreResult<Finish> {
     finish(step, token, FinishCall::Release, |step, job| {
+        tenants::settle(step.conn, job, 0)?;
         if job.cancel_requested {
             return transitions::end(step, job, End::Cancelled);
         }
         job.attempt = job.attempt.saturating_sub(1);
-        job.position = transitions::count(step, "queue_head", -1)?;
+        job.position = counters::head(step.conn)?;
         transitions::wait_again(step, job, Duration::ZERO)
     })
 }
@@ -133,6 +138,6 @@ fn finish(
     act(step, &mut job)?;
     let past = PastFinish { call, fence: token.fence, nonce: token.nonce.clone(), state: job.state };
     job.past_finish = Some(past);
-    job::save(step.conn, &job)?;
+    job::save(step.conn, &mut job)?;
     Ok(Finish::Done(job.state))
 }

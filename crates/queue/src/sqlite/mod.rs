@@ -1,8 +1,10 @@
 //! The job store of one machine: an SQLite file in the data folder. One writer thread groups commits, a few
 //! connections read beside it, and a lock on the folder keeps a second server away.
 
+mod admin;
 mod cancel;
 mod claim;
+mod counters;
 #[cfg(test)]
 mod disk_full_test;
 mod error;
@@ -11,10 +13,13 @@ mod job;
 mod leases;
 mod lock;
 mod ports;
+mod position;
 mod readers;
 mod schema;
 mod submission;
 mod submit;
+mod suspects;
+mod tenants;
 mod tick;
 mod tiers;
 mod transitions;
@@ -52,8 +57,8 @@ pub struct SqliteConfig {
     pub ids: Arc<dyn IdSource>,
 }
 
-/// The job store: [`verbatim_core::ports::JobClient`], [`verbatim_core::ports::JobLeases`] and
-/// [`verbatim_core::ports::JobUpkeep`] on one SQLite file.
+/// The job store: [`verbatim_core::ports::JobClient`], [`verbatim_core::ports::JobLeases`],
+/// [`verbatim_core::ports::JobAdmin`] and [`verbatim_core::ports::JobUpkeep`] on one SQLite file.
 pub struct SqliteStore {
     // Dropped in this order: the writer finishes what it accepted before the folder is given away.
     writer: Writer,

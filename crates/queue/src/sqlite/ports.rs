@@ -5,16 +5,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use verbatim_core::event::EventSeq;
 use verbatim_core::failure::JobFailure;
-use verbatim_core::ids::{SubmissionId, TenantId};
+use verbatim_core::ids::{JobId, SubmissionId, TenantId};
 use verbatim_core::job::{Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmitOutcome};
 use verbatim_core::ports::jobs::{
-    ClaimRequest, DeleteOutcome, EventStream, Finish, ListQuery, MAX_JOBS_PER_CALL, QueueStats, Renewal,
-    TickReport,
+    ClaimRequest, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, Finish, ListQuery,
+    MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
 };
-use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::{ErrorKind, PortError};
 
-use super::{SqliteStore, cancel, claim, events, leases, submit, tick, views};
+use super::{SqliteStore, admin, cancel, claim, events, leases, submit, tick, views};
 
 #[async_trait]
 impl JobClient for SqliteStore {
@@ -156,6 +156,23 @@ impl JobUpkeep for SqliteStore {
 
     async fn ping(&self) -> Result<(), PortError> {
         self.writer.call(|_| Ok(())).await
+    }
+}
+
+#[async_trait]
+impl JobAdmin for SqliteStore {
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, PortError> {
+        self.readers.run(move |conn| admin::dead_letters(conn, &query)).await
+    }
+
+    async fn redrive(&self, id: &JobId) -> Result<bool, PortError> {
+        let id = id.clone();
+        self.writer.call(move |step| admin::redrive(step, &id)).await
+    }
+
+    async fn discard_dead_letter(&self, id: &JobId) -> Result<bool, PortError> {
+        let id = id.clone();
+        self.writer.call(move |step| admin::discard(step, &id)).await
     }
 }
 

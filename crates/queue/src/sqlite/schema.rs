@@ -9,12 +9,13 @@ use verbatim_core::{ErrorKind, PortError};
 
 use super::error::{StoreError, StoreResult};
 
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("migrations/0001_jobs.sql"))];
+const MIGRATIONS: &[M<'static>] =
+    &[M::up(include_str!("migrations/0001_jobs.sql")), M::up(include_str!("migrations/0002_tenants.sql"))];
 
 /// Readers and the writer do not wait for each other in WAL mode, except for moments of recovery.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Prepared statements kept per connection; there are about sixty.
+/// Prepared statements kept per connection; there are about a hundred.
 const STATEMENTS: usize = 128;
 
 fn tune(conn: &Connection) -> rusqlite::Result<()> {

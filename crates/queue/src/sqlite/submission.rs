@@ -10,14 +10,9 @@ use verbatim_core::job::{JobState, Submission, SubmissionStatus};
 use verbatim_core::time::Timestamp;
 
 use super::error::{StoreError, StoreResult};
-use super::job::{self, Job, json, parsed, signed, tier_number, time, time_of, unsigned};
+use super::job::{self, Job, json, parsed, signed, time, time_of, unsigned};
 use super::transitions::{self, End};
 use super::writer::Step;
-
-/// Nobody needs to know how many more thousands are ahead.
-const LONGEST_COUNT: i64 = 10_000;
-/// Jobs that may have come after one before they are worth no counting.
-const SHORT_COUNT: i64 = 256;
 
 /// A submission as it is stored.
 #[derive(Debug, Clone)]
@@ -216,37 +211,4 @@ pub(super) fn end_apart(
         }
     }
     job::save(step.conn, job)
-}
-
-/// How many jobs are ahead of one that is queued. Exact near both ends of its tier, which is where it is asked for:
-/// just submitted, or about to be served; elsewhere counted up to [`LONGEST_COUNT`].
-pub(super) fn queue_position(conn: &Connection, job: &Job) -> StoreResult<Option<u64>> {
-    if job.state != JobState::Queued {
-        return Ok(None);
-    }
-    let tier = tier_number(job.tier);
-    let (stronger, same): (i64, i64) = conn
-        .prepare_cached(
-            "SELECT coalesce(sum(jobs) FILTER (WHERE tier > ?1), 0), coalesce(sum(jobs) FILTER (WHERE tier = ?1), 0)
-             FROM counts WHERE state = 'queued'",
-        )?
-        .query_row([tier], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let behind: i64 = conn
-        .prepare_cached(
-            "SELECT count(*) FROM (
-                 SELECT 1 FROM jobs
-                 WHERE state = 'queued' AND suspect IN (0, 1) AND tier = ?1 AND position > ?2 LIMIT ?3)",
-        )?
-        .query_row([tier, job.position, SHORT_COUNT], |row| row.get(0))?;
-    let ahead = if behind < SHORT_COUNT {
-        same - 1 - behind
-    } else {
-        conn.prepare_cached(
-            "SELECT count(*) FROM (
-                 SELECT 1 FROM jobs
-                 WHERE state = 'queued' AND suspect IN (0, 1) AND tier = ?1 AND position < ?2 LIMIT ?3)",
-        )?
-        .query_row([tier, job.position, LONGEST_COUNT], |row| row.get(0))?
-    };
-    Ok(Some(unsigned(stronger + ahead)))
 }

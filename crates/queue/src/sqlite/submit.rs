@@ -6,12 +6,15 @@ use rusqlite::{Connection, OptionalExtension, params};
 use verbatim_core::event::{EventKind, Stage};
 use verbatim_core::ids::{Fence, TenantId};
 use verbatim_core::job::{JobState, NewSubmission, SubmitOutcome};
+use verbatim_core::options::Priority;
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
 
+use super::counters;
 use super::error::StoreResult;
 use super::job::{self, Job, signed, unsigned};
 use super::submission::{self, Ticket};
+use super::tenants::{self, Place};
 use super::transitions;
 use super::writer::Step;
 
@@ -24,11 +27,15 @@ pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<Sub
         let blob_adopted = job.blob == new.blob;
         return Ok(SubmitOutcome { submission: ticket.view(&job, None), blob_adopted, replayed: true });
     }
-    let (job, cached, deduplicated) = if let Some(job) = finished_work(step, &new)? {
-        (job, true, false)
-    } else if let Some(job) = live_work(step, &new)? {
-        (job, false, true)
+    let (job, cached, deduplicated) = if let Some(job) = finished_work(step, new.dedupe_key.as_str())? {
+        tenants::set_caps(step.conn, &new.tenant, new.caps)?;
+        (answering(step, job)?, true, false)
+    } else if let Some(job) = live_work(step.conn, new.dedupe_key.as_str())? {
+        tenants::set_caps(step.conn, &new.tenant, new.caps)?;
+        (raised(step, job, new.priority)?, false, true)
     } else {
+        check_room(step, &new)?;
+        tenants::set_caps(step.conn, &new.tenant, new.caps)?;
         (new_job(step, &new)?, false, false)
     };
     let ticket = Ticket {
@@ -102,54 +109,73 @@ pub(super) fn find_idempotent(
     Ok(submission::load(conn, &id)?.map(|(ticket, job)| (ticket, job, digest)))
 }
 
-/// The finished job that answers this submission. It is kept for as long as its newest submission may be fetched.
-fn finished_work(step: &Step<'_>, new: &NewSubmission) -> StoreResult<Option<Job>> {
+/// The finished job that answers this work.
+pub(super) fn finished_work(step: &Step<'_>, dedupe_key: &str) -> StoreResult<Option<Job>> {
     let newest: Option<(String, i64)> = step
         .conn
         .prepare_cached(
             "SELECT id, finished_at FROM jobs WHERE dedupe_key = ?1 AND state = 'completed'
              ORDER BY finished_at DESC LIMIT 1",
         )?
-        .query_row([new.dedupe_key.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row([dedupe_key], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((id, finished_at)) = newest else { return Ok(None) };
     if Timestamp::from_millis(finished_at).plus(step.policy.dedupe_ttl) <= step.now {
         return Ok(None);
     }
-    let mut job = job::load_existing(step.conn, &id)?;
-    job.expires_at = job.expires_at.max(Some(step.now.plus(step.policy.result_retention)));
-    job::save(step.conn, &job)?;
-    Ok(Some(job))
+    job::load_existing(step.conn, &id).map(Some)
 }
 
-/// The live job that this submission attaches to, raised to its tier. One that is being cancelled takes nobody.
-fn live_work(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Option<Job>> {
+/// Keeps a finished job for as long as its newest submission may be fetched.
+fn answering(step: &Step<'_>, mut job: Job) -> StoreResult<Job> {
+    job.expires_at = job.expires_at.max(Some(step.now.plus(step.policy.result_retention)));
+    job::save(step.conn, &mut job)?;
+    Ok(job)
+}
+
+/// The live job that does this work. One that is being cancelled takes nobody.
+pub(super) fn live_work(conn: &Connection, dedupe_key: &str) -> StoreResult<Option<Job>> {
     let found = job::ids(
-        step.conn,
+        conn,
         "SELECT id FROM jobs
          WHERE dedupe_key = ?1 AND state IN ('queued','delayed','running') AND cancel_requested = 0",
-        [new.dedupe_key.as_str()],
+        [dedupe_key],
     )?;
-    let Some(id) = found.first() else { return Ok(None) };
-    let mut job = job::load_existing(step.conn, id)?;
-    if job.tier < new.priority {
-        job.tier = new.priority;
-        job::save(step.conn, &job)?;
-    }
-    Ok(Some(job))
+    found.first().map(|id| job::load_existing(conn, id)).transpose()
 }
 
-fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
+/// Who is in a hurry takes the others along.
+fn raised(step: &Step<'_>, mut job: Job, priority: Priority) -> StoreResult<Job> {
+    if job.tier < priority {
+        job.tier = priority;
+        job::save(step.conn, &mut job)?;
+    }
+    Ok(job)
+}
+
+/// Refuses a new job where too many wait already, of all or of the tenant's.
+fn check_room(step: &Step<'_>, new: &NewSubmission) -> StoreResult<()> {
+    let refuse = |message: String| {
+        Err(PortError::new(ErrorKind::Throttled, message).with_retry_after(BACKLOG_RETRY).into())
+    };
     if let Some(most) = step.policy.max_waiting {
         let waiting: i64 = step
             .conn
             .prepare_cached("SELECT sum(jobs) FROM counts WHERE state IN ('queued', 'delayed')")?
             .query_row([], |row| row.get(0))?;
         if unsigned(waiting) >= most {
-            let message = format!("{most} jobs are waiting already; try again later");
-            return Err(PortError::new(ErrorKind::Throttled, message).with_retry_after(BACKLOG_RETRY).into());
+            return refuse(format!("{most} jobs are waiting already; try again later"));
         }
     }
+    if let Some(most) = new.caps.max_queued
+        && tenants::waiting(step.conn, &new.tenant)? >= most
+    {
+        return refuse(format!("{most} of your jobs are waiting already; try again later"));
+    }
+    Ok(())
+}
+
+fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
     let mut job = Job {
         id: new.job_id.clone(),
         tenant: new.tenant.clone(),
@@ -160,7 +186,7 @@ fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
         ends_at: step.now.plus(step.policy.max_age),
         state: JobState::Queued,
         tier: new.priority,
-        position: transitions::count(step, "queue_tail", 1)?,
+        position: counters::tail(step.conn)?,
         audio: new.audio.clone(),
         estimated_secs: new.estimated_secs,
         queued_at: step.now,
@@ -184,8 +210,10 @@ fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
         last_seq: 0,
         failure: None,
         result: None,
+        charge: None,
+        counted: Place::default(),
     };
-    job::insert(step.conn, &job)?;
+    job::insert(step.conn, &mut job)?;
     transitions::append(step, &mut job, &EventKind::Queued { attempt: 0 })?;
     step.conn
         .prepare_cached("UPDATE jobs SET last_seq = ?2 WHERE id = ?1")?

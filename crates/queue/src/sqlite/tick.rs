@@ -9,6 +9,7 @@ use super::claim::too_old;
 use super::error::StoreResult;
 use super::job::{self, Job};
 use super::submission::{self, EndedHow};
+use super::tenants;
 use super::transitions::{self, End};
 use super::writer::Step;
 
@@ -33,7 +34,7 @@ fn due(step: &Step<'_>, sql: &str) -> StoreResult<Vec<String>> {
 fn end_late_submissions(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
     let late = due(
         step,
-        "SELECT id FROM submissions WHERE deadline <= ?1 AND ended IS NULL ORDER BY deadline LIMIT ?2",
+        "SELECT id FROM submissions WHERE deadline <= ?1 AND ended IS NULL ORDER BY deadline, id LIMIT ?2",
     )?;
     for id in late {
         let Some((mut ticket, mut job)) = submission::load(step.conn, &id)? else { continue };
@@ -53,7 +54,7 @@ fn end_late_submissions(step: &mut Step<'_>, report: &mut TickReport) -> StoreRe
 fn end_old_jobs(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
     let old = due(
         step,
-        "SELECT id FROM jobs WHERE state IN ('queued','delayed','running') AND ends_at <= ?1 ORDER BY ends_at LIMIT ?2",
+        "SELECT id FROM jobs WHERE state IN ('queued','delayed','running') AND ends_at <= ?1 ORDER BY ends_at, id LIMIT ?2",
     )?;
     for mut job in job::load_all(step.conn, &old)? {
         if job.cancel_requested {
@@ -62,7 +63,7 @@ fn end_old_jobs(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()>
             transitions::end(step, &mut job, End::Failed(too_old()))?;
             report.failed += 1;
         }
-        job::save(step.conn, &job)?;
+        job::save(step.conn, &mut job)?;
     }
     Ok(())
 }
@@ -70,14 +71,14 @@ fn end_old_jobs(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()>
 fn take_back_lapsed(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
     let lapsed = due(
         step,
-        "SELECT id FROM jobs WHERE state = 'running' AND lease_ends_at <= ?1 ORDER BY lease_ends_at LIMIT ?2",
+        "SELECT id FROM jobs WHERE state = 'running' AND lease_ends_at <= ?1 ORDER BY lease_ends_at, id LIMIT ?2",
     )?;
     for id in lapsed {
         // Loaded one by one: taking back the one before may have marked this one.
         let mut job = job::load_existing(step.conn, &id)?;
         let alone = !mark_company(step, &job)? && !job.crowded;
         transitions::take_back(step, &mut job, alone, true)?;
-        job::save(step.conn, &job)?;
+        job::save(step.conn, &mut job)?;
         report.lapsed += 1;
         report.failed += u64::from(job.state == JobState::Failed);
     }
@@ -98,11 +99,13 @@ fn mark_company(step: &Step<'_>, job: &Job) -> StoreResult<bool> {
 }
 
 fn promote_due(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
-    let ready =
-        due(step, "SELECT id FROM jobs WHERE state = 'delayed' AND run_at <= ?1 ORDER BY run_at LIMIT ?2")?;
+    let ready = due(
+        step,
+        "SELECT id FROM jobs WHERE state = 'delayed' AND run_at <= ?1 ORDER BY run_at, id LIMIT ?2",
+    )?;
     for mut job in job::load_all(step.conn, &ready)? {
         transitions::enqueue(step, &mut job);
-        job::save(step.conn, &job)?;
+        job::save(step.conn, &mut job)?;
         report.promoted += 1;
     }
     Ok(())
@@ -124,5 +127,11 @@ fn forget_expired(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<(
                  SELECT tenant, key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
         )?
         .execute(params![step.now.as_millis(), MOST])?;
-    Ok(())
+    step.conn
+        .prepare_cached(
+            "DELETE FROM claims WHERE worker IN (
+                 SELECT worker FROM claims WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
+        )?
+        .execute(params![step.now.as_millis(), MOST])?;
+    tenants::forget_idle(step.conn, MOST)
 }

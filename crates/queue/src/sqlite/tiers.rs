@@ -1,9 +1,10 @@
 //! Which tier is served next: start-time fair queueing over the three tiers (Goyal, Vin and Cheng, 1996), every job
 //! costing the same, so that 64 : 8 : 1 holds while all have work and none starves.
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use verbatim_core::options::Priority;
 
+use super::counters::{read, write};
 use super::error::StoreResult;
 
 /// What a job costs a tier of weight 1; a multiple of every weight, so that costs are whole numbers.
@@ -22,16 +23,6 @@ fn counter(tier: Priority) -> &'static str {
         Priority::Normal => "service_normal",
         Priority::High => "service_high",
     }
-}
-
-fn read(conn: &Connection, name: &str) -> StoreResult<i64> {
-    let mut statement = conn.prepare_cached("SELECT value FROM counters WHERE name = ?1")?;
-    Ok(statement.query_row([name], |row| row.get(0))?)
-}
-
-fn write(conn: &Connection, name: &str, value: i64) -> StoreResult<()> {
-    conn.prepare_cached("UPDATE counters SET value = ?2 WHERE name = ?1")?.execute(params![name, value])?;
-    Ok(())
 }
 
 impl Shares {

@@ -154,13 +154,6 @@ pub(super) fn forget(step: &mut Step<'_>, job: &Job) -> StoreResult<()> {
     Ok(())
 }
 
-/// Adds one to a counter that only moves in one direction, and returns its new value.
-pub(super) fn count(step: &Step<'_>, name: &str, by: i64) -> StoreResult<i64> {
-    let mut statement =
-        step.conn.prepare_cached("UPDATE counters SET value = value + ?2 WHERE name = ?1 RETURNING value")?;
-    Ok(statement.query_row(params![name, by], |row| row.get(0))?)
-}
-
 /// Takes back every lease of a process that is dead: this one holds the folder, so no other lives. All its jobs were
 /// beside each other, whatever its workers were called.
 pub(super) fn take_back_all(step: &mut Step<'_>) -> StoreResult<u64> {
@@ -169,7 +162,7 @@ pub(super) fn take_back_all(step: &mut Step<'_>) -> StoreResult<u64> {
     for mut job in job::load_all(step.conn, &running)? {
         let alone = !in_company && !job.crowded;
         take_back(step, &mut job, alone, false)?;
-        job::save(step.conn, &job)?;
+        job::save(step.conn, &mut job)?;
     }
     Ok(running.len() as u64)
 }

@@ -12,12 +12,12 @@ use verbatim_core::time::Timestamp;
 
 use super::error::StoreResult;
 use super::job::{self, parsed, tier_number, unsigned};
-use super::submission;
+use super::{position, submission};
 
 /// The submission as its tenant sees it.
 pub(super) fn get(conn: &Connection, tenant: &TenantId, id: &str) -> StoreResult<Option<Submission>> {
     let Some((ticket, job)) = submission::load_own(conn, tenant, id)? else { return Ok(None) };
-    let position = submission::queue_position(conn, &job)?;
+    let position = position::of(conn, &job)?;
     Ok(Some(ticket.view(&job, position)))
 }
 

@@ -2,5 +2,6 @@
 
 mod conformance;
 mod kill;
+mod migration;
 mod store;
 mod support;

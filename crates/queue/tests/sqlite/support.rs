@@ -53,11 +53,34 @@ impl Harness for SqliteHarness {
 }
 
 /// Each query finds what must not be.
-const NEVER: [(&str, &str); 5] = [
+const NEVER: [(&str, &str); 8] = [
     (
         "counters that differ from what there is",
         "SELECT state || ' ' || tier || ': ' || jobs FROM counts AS c
          WHERE jobs <> (SELECT count(*) FROM jobs WHERE jobs.state = c.state AND jobs.tier = c.tier)",
+    ),
+    (
+        "tenants that are counted wrong",
+        "WITH live AS (
+             SELECT tenant, sum(state = 'running') AS running, sum(state <> 'running') AS waiting
+             FROM jobs WHERE state IN ('queued','delayed','running') GROUP BY tenant)
+         SELECT tenant FROM tenants FULL JOIN live USING (tenant)
+         WHERE coalesce(tenants.running, 0) <> coalesce(live.running, 0)
+            OR coalesce(tenants.waiting, 0) <> coalesce(live.waiting, 0)",
+    ),
+    (
+        "queues of tenants that are counted wrong",
+        "WITH queues AS (
+             SELECT tier, tenant, count(*) AS jobs FROM jobs WHERE state = 'queued' AND suspect = 0 GROUP BY tier, tenant)
+         SELECT tier || ' ' || tenant FROM shares FULL JOIN queues USING (tier, tenant)
+         WHERE coalesce(shares.jobs, 0) <> coalesce(queues.jobs, 0)",
+    ),
+    (
+        "tenants that take part and should not, or the other way round, or that are behind their time",
+        "SELECT tier || ' ' || tenant FROM shares LEFT JOIN tenants USING (tenant)
+         WHERE active <> (jobs > 0 AND (max_running IS NULL OR running < max_running))
+            OR active AND tag < (SELECT value FROM counters WHERE name =
+                CASE tier WHEN 0 THEN 'virtual_low' WHEN 1 THEN 'virtual_normal' ELSE 'virtual_high' END)",
     ),
     (
         "live jobs that nobody waits for",

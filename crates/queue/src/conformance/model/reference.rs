@@ -134,12 +134,11 @@ impl Model {
         if leases.iter().any(|lease| lease.alone) {
             ensure!(idle && leases.len() == 1, "a suspect was not alone");
             ensure!(suspects > 0, "no suspect was there");
-        } else if holds_suspect || overdue {
+        } else if holds_suspect {
             ensure_eq!(leases.len(), 0, "leases for a worker that must wait");
-            ensure!(
-                !(overdue && idle && !holds_suspect),
-                "an idle worker did not get the suspect that waited too long"
-            );
+        } else if overdue {
+            ensure!(!idle, "an idle worker did not get the suspect that waited too long");
+            ensure!(leases.len() <= others, "more leases than there are jobs");
         } else {
             ensure_eq!(leases.len(), others.min(request.max), "leases");
             ensure!(!(leases.is_empty() && idle && suspects > 0), "an idle worker left a suspect");
