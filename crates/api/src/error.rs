@@ -64,6 +64,15 @@ impl ApiError {
         )
     }
 
+    /// 503 because nobody is known who could do the work.
+    pub(crate) fn no_workers() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_workers",
+            "no worker has joined the service yet, so nothing can be transcribed; try again in a moment",
+        )
+    }
+
     /// The same error, about this field, parameter or header.
     #[must_use]
     pub(crate) fn about(mut self, param: impl Into<String>) -> Self {

@@ -18,4 +18,4 @@ mod watch;
 
 pub use router::{openapi, router};
 pub use serve::{ServeOptions, serve};
-pub use state::{ApiLimits, ApiParts, ApiState};
+pub use state::{ApiLimits, ApiParts, ApiState, Offering};

@@ -46,6 +46,15 @@ impl Default for ApiLimits {
     }
 }
 
+/// What the engines behind the service can do: those of this process, or those of the workers that announced themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offering {
+    /// The models on offer.
+    pub models: ModelCatalog,
+    /// Whether any engine tells speakers apart.
+    pub diarization: bool,
+}
+
 /// What the composition root provides.
 pub struct ApiParts {
     /// The job store, as clients see it.
@@ -54,18 +63,14 @@ pub struct ApiParts {
     pub upkeep: Arc<dyn JobUpkeep>,
     /// Uploads go in, results come out.
     pub blobs: Arc<dyn BlobStore>,
-    /// The models on offer.
-    pub models: ModelCatalog,
-    /// Whether any engine tells speakers apart.
-    pub diarization: bool,
+    /// What is on offer; `None` while no worker has announced itself yet.
+    pub offering: watch::Receiver<Option<Arc<Offering>>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Fresh identifiers.
     pub ids: Arc<dyn IdSource>,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether the engines of this process are loaded; always `true` where it has none.
-    pub engines_ready: watch::Receiver<bool>,
     /// The limits of the door.
     pub limits: ApiLimits,
     /// Fires when the process is to stop: `/readyz` says so, event streams and long polls end.
@@ -103,6 +108,14 @@ impl ApiState {
     pub async fn finish_tasks(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+
+    /// What is on offer now.
+    ///
+    /// # Errors
+    /// 503 while no worker has announced itself yet.
+    pub(crate) fn offered(&self) -> Result<Arc<Offering>, ApiError> {
+        self.offering.borrow().clone().ok_or_else(ApiError::no_workers)
     }
 
     /// Permits for uploads.

@@ -122,7 +122,7 @@ impl Answer {
         (status = 422, description = "`empty_audio`", body = OpenAiError),
         (status = 429, description = "Too many requests; see `Retry-After`", body = OpenAiError),
         (status = 500, description = "The work failed", body = OpenAiError),
-        (status = 503, description = "A dependency is down or the service is stopping; see `Retry-After`", body = OpenAiError),
+        (status = 503, description = "A dependency is down, no worker is known yet, or the service is stopping; see `Retry-After`", body = OpenAiError),
     ))]
 pub(crate) async fn transcribe(
     State(state): State<ApiState>,
@@ -149,7 +149,7 @@ pub(crate) async fn transcribe(
         (status = 422, description = "`empty_audio`", body = OpenAiError),
         (status = 429, description = "Too many requests; see `Retry-After`", body = OpenAiError),
         (status = 500, description = "The work failed", body = OpenAiError),
-        (status = 503, description = "A dependency is down or the service is stopping; see `Retry-After`", body = OpenAiError),
+        (status = 503, description = "A dependency is down, no worker is known yet, or the service is stopping; see `Retry-After`", body = OpenAiError),
     ))]
 pub(crate) async fn translate(
     State(state): State<ApiState>,
@@ -160,9 +160,10 @@ pub(crate) async fn translate(
 }
 
 async fn answer(state: ApiState, caller: Caller, request: Request, task: Task) -> Result<Response, ApiError> {
+    let offering = state.offered()?;
     let form = form::read(&state, request, Face::OpenAi, &FIELDS).await?;
     let answer = Answer::parse(&form.fields)?;
-    let job = JobRequest::openai(&form.fields, &state.models, task, answer.words)?;
+    let job = JobRequest::openai(&form.fields, &offering.models, task, answer.words)?;
     let work = {
         let (state, tenant) = (state.clone(), caller.tenant.clone());
         async move {

@@ -67,7 +67,7 @@ const PAGE: (usize, usize) = (20, 100);
         (status = 415, description = "`unsupported_media`: the file is none of the supported formats", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`empty_audio`", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many jobs are queued; see `Retry-After`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "A dependency is down; see `Retry-After`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "A dependency is down or no worker is known yet (`no_workers`); see `Retry-After`", body = Problem, content_type = "application/problem+json"),
         (status = 507, description = "`out_of_space`: nothing was stored", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(crate) async fn create(
@@ -78,8 +78,9 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let wait = params::wait(query.wait, state.limits.max_wait)?;
     let key = params::idempotency_key(request.headers())?;
+    let offering = state.offered()?;
     let form = form::read(&state, request, Face::Native, &NATIVE_FIELDS).await?;
-    let job = JobRequest::native(&form.fields, &state.models, state.diarization)?;
+    let job = JobRequest::native(&form.fields, &offering.models, offering.diarization)?;
     let tenant = caller.tenant.clone();
     let outcome = state.see_through(submit(state.clone(), tenant, job, form.audio, key)).await?;
     let submission = match wait {

@@ -60,7 +60,9 @@ fn describe(model: &ModelInfo, state: &ApiState) -> Model {
 #[utoipa::path(get, path = "/v1/models", tag = "openai", operation_id = "list_models",
     responses((status = 200, description = "The models", body = ModelList)))]
 pub(crate) async fn list(State(state): State<ApiState>) -> Json<ModelList> {
-    let data = state.models.models().iter().map(|model| describe(model, &state)).collect();
+    let offered = state.offering.borrow().clone();
+    let models = offered.iter().flat_map(|offering| offering.models.models());
+    let data = models.map(|model| describe(model, &state)).collect();
     Json(ModelList { object: "list", data })
 }
 
@@ -70,6 +72,7 @@ pub(crate) async fn list(State(state): State<ApiState>) -> Json<ModelList> {
     responses(
         (status = 200, description = "The model", body = Model),
         (status = 404, description = "`model_not_found`", body = OpenAiError),
+        (status = 503, description = "No worker is known yet; see `Retry-After`", body = OpenAiError),
     ))]
 pub(crate) async fn get(
     State(state): State<ApiState>,
@@ -77,6 +80,7 @@ pub(crate) async fn get(
 ) -> Result<Json<Model>, ApiError> {
     // A name that is not UTF-8 is no model's name either.
     let name = name.map_or_else(|_| "?".to_owned(), |Path(name)| name);
-    let model = state.models.resolve(Some(&name)).map_err(|error| ApiError::from(error).into_openai())?;
+    let offered = state.offered()?;
+    let model = offered.models.resolve(Some(&name)).map_err(|error| ApiError::from(error).into_openai())?;
     Ok(Json(describe(model, &state)))
 }

@@ -56,7 +56,7 @@ pub(crate) async fn healthz() -> Json<Health> {
 
 /// Whether the process can take work
 ///
-/// 503 while a dependency is down, the model is still loading, or the process is stopping.
+/// 503 while a dependency is down, the model is still loading, no worker is known yet, or the process is stopping.
 #[utoipa::path(get, path = "/readyz", tag = "operations", operation_id = "readyz", responses(
     (status = 200, description = "Ready", body = Ready),
     (status = 503, description = "Not ready: `checks` says why", body = Ready),
@@ -67,7 +67,7 @@ pub(crate) async fn readyz(State(state): State<ApiState>) -> Response {
     let checks = vec![
         store,
         blobs,
-        Check { name: "engine", ok: *state.engines_ready.borrow() },
+        Check { name: "engine", ok: state.offering.borrow().is_some() },
         Check { name: "process", ok: !state.shutdown.is_cancelled() },
     ];
     if checks.iter().all(|check| check.ok) {

@@ -171,7 +171,7 @@ async fn a_panic_is_a_500_that_tells_nothing() {
 async fn readiness_names_what_is_down_and_metrics_do_without_it() {
     let world = World::new();
     assert_eq!(world.json(get("/readyz")).await.0, 200);
-    world.engines_ready.send(false).unwrap();
+    world.offering.send(None).unwrap();
     *world.jobs.refuse.lock().unwrap() = Some(ErrorKind::Unavailable);
     let (status, ready) = world.json(get("/readyz")).await;
     assert_eq!(status, 503);
@@ -191,4 +191,22 @@ async fn documentation_is_served() {
     assert_eq!(world.json(get("/openapi.json")).await.1["info"]["title"], "Verbatim");
     let page = bytes(world.call(get("/docs/")).await).await;
     assert!(String::from_utf8_lossy(&page).contains("swagger"));
+}
+
+#[tokio::test]
+async fn while_no_worker_is_known_nothing_is_taken_in() {
+    let world = World::new();
+    let offering = world.offering.send_replace(None);
+    for path in ["/v1/jobs", "/v1/audio/transcriptions"] {
+        let response = world.call(post(path, form(&[("file", &wav())]))).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["retry-after"]),
+            (503, &"5".parse().unwrap())
+        );
+        let problem = String::from_utf8(bytes(response).await.to_vec()).unwrap();
+        assert!(problem.contains("no_workers") && problem.contains("no worker has joined"), "{problem}");
+    }
+    assert_eq!(world.json(get("/v1/models")).await.1["data"], json!([]));
+    world.offering.send_replace(offering);
+    world.submit().await;
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, ServeOptions};
+use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, Offering, ServeOptions};
 use verbatim_blobs::FolderStore;
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::policy::StorePolicy;
@@ -157,18 +157,16 @@ impl Service {
     ) -> anyhow::Result<ApiState> {
         let capabilities = engine.capabilities();
         let models = ModelCatalog::new(capabilities.models).context("no engine offers a model")?;
-        // Requests reach the API only through the gate, which opens when the engines are loaded.
-        let (_, engines_ready) = watch::channel(true);
+        let diarization = capabilities.diarization;
+        let (_, offering) = watch::channel(Some(Arc::new(Offering { models, diarization })));
         Ok(ApiState::new(ApiParts {
             jobs: self.store.clone(),
             upkeep: self.store.clone(),
             blobs: self.blobs.clone(),
-            models,
-            diarization: capabilities.diarization,
+            offering,
             clock: self.clock.clone(),
             ids: self.ids.clone(),
             metrics: self.metrics.clone(),
-            engines_ready,
             limits: ApiLimits {
                 max_upload_bytes: config.limits.max_upload_mb * 1024 * 1024,
                 max_uploads_in_flight: config.limits.max_uploads_in_flight,

@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
-use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, router};
+use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, Offering, router};
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::{IdSource, SubmissionId};
 use verbatim_core::model::{ModelCatalog, ModelInfo};
@@ -76,7 +76,7 @@ pub(crate) struct World {
     pub(crate) state: ApiState,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) blobs: Blobs,
-    pub(crate) engines_ready: watch::Sender<bool>,
+    pub(crate) offering: watch::Sender<Option<Arc<Offering>>>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -87,7 +87,6 @@ impl World {
 
     pub(crate) fn with_limits(limits: ApiLimits) -> Self {
         let (jobs, blobs) = (Arc::new(Jobs::default()), Blobs::default());
-        let (engines_ready, receiver) = watch::channel(true);
         let shutdown = CancellationToken::new();
         let model = |name: &str, multilingual| ModelInfo {
             name: name.into(),
@@ -95,20 +94,20 @@ impl World {
             multilingual,
             revision: "r1".into(),
         };
+        let models = ModelCatalog::new(vec![model("tiny.en", false), model("base", true)]).unwrap();
+        let (offering, receiver) = watch::channel(Some(Arc::new(Offering { models, diarization: false })));
         let state = ApiState::new(ApiParts {
             jobs: jobs.clone(),
             upkeep: jobs.clone(),
             blobs: Arc::new(blobs.clone()),
-            models: ModelCatalog::new(vec![model("tiny.en", false), model("base", true)]).unwrap(),
-            diarization: false,
+            offering: receiver,
             clock: Arc::new(Noon),
             ids: Arc::new(Counting::default()),
             metrics: Arc::new(Metrics::new().unwrap()),
-            engines_ready: receiver,
             limits,
             shutdown: shutdown.clone(),
         });
-        Self { router: router(state.clone()), state, jobs, blobs, engines_ready, shutdown }
+        Self { router: router(state.clone()), state, jobs, blobs, offering, shutdown }
     }
 
     pub(crate) async fn call(&self, request: Request<Body>) -> Response<Body> {
