@@ -2,6 +2,7 @@
 //! is ever kept; a slow hash would add nothing, because nobody can try 2^256 secrets.
 
 use std::fmt;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -165,6 +166,48 @@ impl fmt::Debug for ApiKey {
     }
 }
 
+/// The longest name of a key, in characters.
+const MAX_NAME: usize = 100;
+
+/// What people call a key; may be empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyName(String);
+
+/// Why a text is no name of a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a key's name has at most {MAX_NAME} characters and fits on one line")]
+pub struct InvalidKeyName;
+
+impl KeyName {
+    /// At most 100 characters, none of which would upset a terminal.
+    ///
+    /// # Errors
+    /// For anything else.
+    pub fn parse(text: &str) -> Result<Self, InvalidKeyName> {
+        let fits = text.chars().count() <= MAX_NAME && !text.chars().any(char::is_control);
+        if fits { Ok(Self(text.to_owned())) } else { Err(InvalidKeyName) }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for KeyName {
+    type Error = InvalidKeyName;
+    fn try_from(text: String) -> Result<Self, InvalidKeyName> {
+        Self::parse(&text)
+    }
+}
+
+impl From<KeyName> for String {
+    fn from(name: KeyName) -> Self {
+        name.0
+    }
+}
+
 /// A key on its way into the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewKey {
@@ -172,14 +215,36 @@ pub struct NewKey {
     pub id: KeyId,
     /// What is kept of the secret half.
     pub digest: SecretDigest,
-    /// What people call it; may be empty.
-    pub name: String,
+    /// What people call it.
+    pub name: KeyName,
     /// What its holder is and may do.
     pub principal: Principal,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it stops to open anything; `None` for never.
     pub expires_at: Option<Timestamp>,
+}
+
+impl NewKey {
+    /// A fresh key for its holder, and what the directory keeps of it. It opens something for `lifetime`, or for good.
+    pub fn issue(
+        name: KeyName,
+        principal: Principal,
+        lifetime: Option<Duration>,
+        now: Timestamp,
+        ids: &dyn IdSource,
+    ) -> (ApiKey, Self) {
+        let key = ApiKey::generate(ids);
+        let new = Self {
+            id: key.id.clone(),
+            digest: key.digest(),
+            name,
+            principal,
+            created_at: now,
+            expires_at: lifetime.map(|lifetime| now.plus(lifetime)),
+        };
+        (key, new)
+    }
 }
 
 /// A key as the directory keeps it.
@@ -199,7 +264,7 @@ impl KeyRecord {
     }
 }
 
-/// Who holds this key; `None` for what is no key, and for unknown, revoked and expired ones, without a hint which.
+/// The record of this key; `None` for what is no key, and for unknown, revoked and expired ones, without a hint which.
 ///
 /// # Errors
 /// Those of the directory.
@@ -207,11 +272,11 @@ pub async fn authenticate(
     directory: &dyn Directory,
     text: &str,
     now: Timestamp,
-) -> Result<Option<Principal>, PortError> {
+) -> Result<Option<KeyRecord>, PortError> {
     let Some(key) = ApiKey::parse(text) else { return Ok(None) };
     let Some(record) = directory.find(key.id()).await? else { return Ok(None) };
     let opens = record.key.digest.matches(&key.digest()) && record.is_open(now);
-    Ok(opens.then_some(record.key.principal))
+    Ok(opens.then_some(record))
 }
 
 #[cfg(test)]
@@ -241,6 +306,25 @@ mod tests {
         }
         assert!(!format!("{key:?}{:?}", key.digest()).contains(&key.secret));
         assert!(!key.digest().as_str().contains(&key.secret));
+    }
+
+    #[test]
+    fn a_key_opens_until_it_expires_or_is_revoked() {
+        let now = Timestamp::from_millis(0);
+        let day = Duration::from_secs(24 * 3600);
+        let (_, key) = NewKey::issue(KeyName::default(), Principal::default(), Some(day), now, &Fixed);
+        let mut record = KeyRecord { key, revoked_at: None };
+        assert!(record.is_open(Timestamp::from_millis(24 * 3600 * 1000 - 1)));
+        assert!(!record.is_open(Timestamp::from_millis(24 * 3600 * 1000)));
+        record.revoked_at = Some(now);
+        assert!(!record.is_open(now));
+    }
+
+    #[test]
+    fn a_name_fits_on_a_line() {
+        assert!(KeyName::parse("").is_ok() && KeyName::parse("Ümläute, büro 3").is_ok());
+        assert!(KeyName::parse(&"x".repeat(101)).is_err());
+        assert!(KeyName::parse("a\nb").is_err() && KeyName::parse("\u{1b}[2J").is_err());
     }
 
     #[test]
