@@ -1,4 +1,4 @@
-//! Invariant 8 and the order of the queue.
+//! Invariant 8 and the order of the queue; that of tenants is in [`super::fairness`].
 
 use std::collections::HashSet;
 
@@ -7,6 +7,7 @@ use verbatim_core::job::SubmissionStatus;
 use verbatim_core::options::Priority;
 use verbatim_core::ports::{JobClient, JobLeases};
 
+use super::virtual_world::tenant;
 use super::{Harness, Verdict, Violation, World, ensure, ensure_eq};
 
 /// 64 : 8 : 1 while every tier has work, however the claims are cut.
@@ -86,6 +87,25 @@ pub async fn the_place_in_the_queue_counts_those_ahead<H: Harness>(harness: &H) 
     let mut places: Vec<_> = queued.iter().filter_map(|submission| submission.queue_position).collect();
     places.sort_unstable();
     ensure_eq!(places, (1..=600).collect::<Vec<u64>>(), "the places in a long queue");
+    world.audit().await
+}
+
+/// Behind several tenants, each turn of one's own counts once for each of them, and never more than they have.
+pub async fn the_place_in_the_queue_counts_turns_of_other_tenants<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    for (name, jobs) in [("many", 40), ("few", 3)] {
+        let whose = tenant(name)?;
+        let works: Vec<_> = (0..jobs).map(|number| format!("talk {number}")).collect();
+        try_join_all(works.iter().map(|work| world.store.submit(world.upload_of(&whose, work, 10)))).await?;
+    }
+    let mut places = Vec::new();
+    for number in 0..30 {
+        let place = world.submit(&format!("talk {number}")).await?.submission.queue_position;
+        places.extend(place);
+    }
+    // Its own rank and two others' turns each, until all 43 of theirs are served.
+    let expected: Vec<u64> = (0..30).map(|rank| rank + (2 * (rank + 1)).min(43)).collect();
+    ensure_eq!(places, expected, "the places of one tenant's jobs");
     world.audit().await
 }
 

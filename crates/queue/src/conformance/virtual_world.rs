@@ -153,6 +153,16 @@ impl<'a, H: Harness> World<'a, H> {
         }
     }
 
+    /// The same for another tenant, with what fairness charges for it.
+    pub fn upload_of(&self, tenant: &TenantId, work: &str, estimated_secs: u64) -> NewSubmission {
+        NewSubmission {
+            tenant: tenant.clone(),
+            estimated_secs,
+            dedupe_key: DedupeKey::from_stored(format!("{tenant} {work}")),
+            ..self.upload(work)
+        }
+    }
+
     /// Submits the work called `work`.
     pub async fn submit(&self, work: &str) -> Verdict<SubmitOutcome> {
         Ok(self.store.submit(self.upload(work)).await?)
@@ -199,6 +209,12 @@ impl<'a, H: Harness> World<'a, H> {
     /// A completion of the work that the lease is on.
     pub fn completion(&self, token: &LeaseToken) -> Completion {
         Completion { result: BlobKey::for_result(token), duration_ms: 2_500, engine: "fake".to_owned() }
+    }
+
+    /// Completes the job; its audio turned out to last so long.
+    pub async fn complete_after(&self, lease: &Lease, secs: u64) -> Verdict<Finish> {
+        let completion = Completion { duration_ms: secs * 1000, ..self.completion(&lease.token) };
+        Ok(self.store.complete(&lease.token, completion).await?)
     }
 
     /// Completes the job.
@@ -293,6 +309,11 @@ impl<'a, H: Harness> World<'a, H> {
     pub async fn story(&self, id: &SubmissionId, after: Option<EventSeq>) -> Verdict<Vec<JobEvent>> {
         drain(self.watch(id, after).await?).await
     }
+}
+
+/// A tenant of this name.
+pub(super) fn tenant(name: &str) -> Verdict<TenantId> {
+    TenantId::parse(name).map_err(|error| Violation::new(error.to_string()))
 }
 
 /// Waits for what must come; the limit only keeps a store that forgets its watchers from hanging the suite.

@@ -1,0 +1,128 @@
+//! Jobs that must run alone and have waited too long: one worker is kept for them, and only one.
+
+use std::time::Duration;
+
+use verbatim_core::ids::WorkerId;
+use verbatim_core::job::Lease;
+use verbatim_core::options::Priority;
+use verbatim_core::ports::JobLeases;
+use verbatim_core::ports::jobs::ClaimRequest;
+
+use super::virtual_world::LEASE;
+use super::{Harness, Verdict, World, ensure, ensure_eq};
+
+/// Claims one job under a lease that outlasts the check.
+async fn claim<H: Harness>(world: &World<'_, H>, worker: &WorkerId, idle: bool) -> Verdict<Vec<Lease>> {
+    let request = ClaimRequest { lease: LEASE * 1000, ..world.request(worker, 1, idle) };
+    Ok(world.store.claim(request).await?)
+}
+
+/// A job in the tier that must run alone and has waited longer than the store's patience, with a backlog behind it.
+async fn overdue<H: Harness>(world: &World<'_, H>, tier: Priority) -> Verdict {
+    world.submit_at(&format!("suspect {}", tier.as_str()), tier).await?;
+    world.claim_one().await?;
+    world.pass(LEASE).await?;
+    world.pass(world.policy.retry.base_delay).await?;
+    for number in 0..20 {
+        world.submit_at(&format!("harmless {number}"), Priority::High).await?;
+    }
+    world.clock.advance(world.policy.alone_patience + super::MOMENT);
+    Ok(())
+}
+
+/// The first busy worker that asks is kept until it is idle; the others go on.
+pub async fn one_worker_is_kept_for_an_overdue_suspect_and_the_others_go_on<H: Harness>(
+    harness: &H,
+) -> Verdict {
+    let world = World::open(harness).await?;
+    let (kept, other) = (world.worker(), world.worker());
+    for number in 0..2 {
+        world.ticket(&format!("earlier {number}")).await?;
+    }
+    let held = claim(&world, &kept, true).await?;
+    ensure_eq!(
+        (held.len(), claim(&world, &other, true).await?.len()),
+        (1, 1),
+        "jobs that make two workers busy"
+    );
+    overdue(&world, Priority::Low).await?;
+    ensure_eq!(claim(&world, &kept, false).await?, vec![], "what the first busy worker gets");
+    for _ in 0..3 {
+        ensure_eq!(claim(&world, &other, false).await?.len(), 1, "what another busy worker gets");
+        ensure_eq!(claim(&world, &kept, false).await?, vec![], "what the kept worker gets while it is busy");
+    }
+    world.complete(&held[0]).await?;
+    let alone = claim(&world, &kept, true).await?;
+    ensure!(alone.len() == 1 && alone[0].alone, "idle, it gets the suspect: {alone:?}");
+    ensure_eq!(claim(&world, &other, false).await?.len(), 1, "what a busy worker gets afterwards");
+    world.audit().await
+}
+
+/// A kept worker that never comes back keeps the place for as long as the store is patient, then another one does.
+pub async fn a_kept_workers_time_runs_out<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let workers = [world.worker(), world.worker()];
+    for (number, worker) in workers.iter().enumerate() {
+        world.ticket(&format!("earlier {number}")).await?;
+        ensure_eq!(claim(&world, worker, true).await?.len(), 1, "jobs that make a worker busy");
+    }
+    overdue(&world, Priority::Normal).await?;
+    let [first, second] = &workers;
+    ensure_eq!(claim(&world, first, false).await?, vec![], "what the first one gets");
+    world.clock.advance(world.policy.alone_patience - super::MOMENT);
+    ensure_eq!(claim(&world, second, false).await?.len(), 1, "what the second gets in the last moment");
+    world.clock.advance(super::MOMENT);
+    ensure_eq!(claim(&world, second, false).await?, vec![], "what it gets when the first one's time is over");
+    ensure_eq!(claim(&world, first, false).await?.len(), 1, "what the first one gets then");
+    world.audit().await
+}
+
+/// An idle worker takes it whatever the tier, and a worker that was kept is free again.
+pub async fn an_idle_worker_takes_an_overdue_suspect_before_any_other_job<H: Harness>(
+    harness: &H,
+) -> Verdict {
+    let world = World::open(harness).await?;
+    world.ticket("earlier").await?;
+    let busy = world.worker();
+    let held = claim(&world, &busy, true).await?;
+    overdue(&world, Priority::Low).await?;
+    ensure_eq!(claim(&world, &busy, false).await?, vec![], "what the busy worker gets");
+    let alone = claim(&world, &world.worker(), true).await?;
+    ensure!(
+        alone.len() == 1 && alone[0].alone,
+        "an idle worker gets the suspect of the lowest tier: {alone:?}"
+    );
+    ensure_eq!(
+        claim(&world, &busy, false).await?.len(),
+        1,
+        "what the busy worker gets, with no suspect left"
+    );
+    let more = claim(&world, &busy, false).await?;
+    for lease in held.iter().chain(&more) {
+        world.complete(lease).await?;
+    }
+    world.audit().await
+}
+
+/// Of several, the one that has waited longest goes first.
+pub async fn the_suspect_that_waited_longest_goes_first<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    for tier in [Priority::Low, Priority::High] {
+        world.submit_at(&format!("suspect {}", tier.as_str()), tier).await?;
+        world.claim_one().await?;
+        world.pass(Duration::from_secs(5)).await?;
+    }
+    // The one of the low tier lapses first.
+    world.pass(LEASE - Duration::from_secs(10)).await?;
+    world.pass(Duration::from_secs(5)).await?;
+    world.submit_at("harmless", Priority::High).await?;
+    for _ in 0..2 {
+        world.pass(world.policy.alone_patience).await?;
+    }
+    for expected in ["suspect low", "suspect high"] {
+        let alone = claim(&world, &world.worker(), true).await?;
+        let works: Vec<_> = alone.iter().map(|lease| lease.audio.sha256.as_str()).collect();
+        ensure_eq!(works, vec![expected], "what an idle worker gets");
+    }
+    world.audit().await
+}
