@@ -48,7 +48,7 @@ impl Part {
         let needed = self.bytes.len() + taken.len();
         if needed > self.bytes.capacity() {
             // Small blobs are many: a part grows by doubling, and not beyond its size.
-            let room = needed.max(2 * self.bytes.capacity()).max(FIRST_RESERVE).min(PART_BYTES);
+            let room = needed.max(2 * self.bytes.capacity()).clamp(FIRST_RESERVE, PART_BYTES);
             self.bytes.reserve_exact(room - self.bytes.len());
             self.held.set(self.bytes.capacity());
         }

@@ -67,12 +67,7 @@ impl S3Store {
         let tracker = TaskTracker::new();
         // It still takes tasks: only that waiting for it ends when there are none.
         tracker.close();
-        Ok(Self {
-            bucket: Arc::new(bucket),
-            tracker,
-            gauge: Gauge::default(),
-            written: Mutex::new(None),
-        })
+        Ok(Self { bucket: Arc::new(bucket), tracker, gauge: Gauge::default(), written: Mutex::new(None) })
     }
 
     /// Aborts uploads that were begun more than `age` before `now`, and says how many. A process that is killed cannot
