@@ -22,9 +22,9 @@ impl JobAdmin for RedisStore {
         let mut before = query.before.as_ref().map_or("", |id| id.ulid()).to_owned();
         let mut page = Vec::new();
         while page.len() < most {
-            let mut call = self.0.call(&scripts::DEAD_LETTERS);
+            let mut call = self.0.wire.call(&scripts::DEAD_LETTERS);
             call.arg(tenant).arg(&before).arg(most - page.len()).arg(LOOK_AT);
-            let (next, found): (String, Vec<DeadLetterRow>) = self.0.link.run(&call).await?;
+            let (next, found): (String, Vec<DeadLetterRow>) = self.0.wire.link.run(&call).await?;
             for row in found {
                 page.push(record::dead_letter(row)?);
             }
@@ -37,9 +37,9 @@ impl JobAdmin for RedisStore {
     }
 
     async fn redrive(&self, id: &JobId) -> Result<bool, PortError> {
-        let mut call = self.0.call(&scripts::REDRIVE);
+        let mut call = self.0.wire.call(&scripts::REDRIVE);
         call.arg(id.ulid()).arg(millis(self.0.policy.dedupe_ttl)).arg(millis(self.0.policy.max_age));
-        let done: String = self.0.link.run(&call).await?;
+        let done: String = self.0.wire.link.run(&call).await?;
         match done.as_str() {
             "queued" => Ok(true),
             "none" => Ok(false),
@@ -51,9 +51,9 @@ impl JobAdmin for RedisStore {
     }
 
     async fn discard_dead_letter(&self, id: &JobId) -> Result<bool, PortError> {
-        let mut call = self.0.call(&scripts::DISCARD);
+        let mut call = self.0.wire.call(&scripts::DISCARD);
         call.arg(id.ulid());
-        let done: u8 = self.0.link.run(&call).await?;
+        let done: u8 = self.0.wire.link.run(&call).await?;
         Ok(done == 1)
     }
 }

@@ -19,7 +19,7 @@ const LOOK_AT: usize = 1024;
 impl JobClient for RedisStore {
     async fn submit(&self, submission: NewSubmission) -> Result<SubmitOutcome, PortError> {
         let call = self.submission(&submission)?;
-        let answer: redis::Value = self.0.link.run(&call).await?;
+        let answer: redis::Value = self.0.wire.link.run(&call).await?;
         match read::<(String, u8, View)>(&answer) {
             Some((how, adopted, view)) => Ok(SubmitOutcome {
                 submission: record::submission(view)?,
@@ -35,16 +35,16 @@ impl JobClient for RedisStore {
         tenant: &TenantId,
         key: &str,
     ) -> Result<Option<(Submission, String)>, PortError> {
-        let mut call = self.0.call(&scripts::FIND_IDEMPOTENT);
+        let mut call = self.0.wire.call(&scripts::FIND_IDEMPOTENT);
         call.arg(tenant.as_str()).arg(key);
-        let found: Option<(String, View)> = self.0.link.run(&call).await?;
+        let found: Option<(String, View)> = self.0.wire.link.run(&call).await?;
         found.map(|(digest, view)| Ok((record::submission(view)?, digest))).transpose()
     }
 
     async fn get(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
-        let mut call = self.0.call(&scripts::GET);
+        let mut call = self.0.wire.call(&scripts::GET);
         call.arg(tenant.as_str()).arg(id.ulid());
-        let found: Option<View> = self.0.link.run(&call).await?;
+        let found: Option<View> = self.0.wire.link.run(&call).await?;
         found.map(record::submission).transpose()
     }
 
@@ -54,9 +54,9 @@ impl JobClient for RedisStore {
         let status = query.status.map_or("", SubmissionStatus::as_str);
         let mut page = Vec::new();
         while page.len() < most {
-            let mut call = self.0.call(&scripts::LIST);
+            let mut call = self.0.wire.call(&scripts::LIST);
             call.arg(tenant.as_str()).arg(&before).arg(status).arg(most - page.len()).arg(LOOK_AT);
-            let (next, found): (String, Vec<View>) = self.0.link.run(&call).await?;
+            let (next, found): (String, Vec<View>) = self.0.wire.link.run(&call).await?;
             for view in found {
                 page.push(record::submission(view)?);
             }
@@ -104,7 +104,7 @@ impl RedisStore {
             .idempotency
             .as_ref()
             .map_or(("", ""), |idempotency| (idempotency.key.as_str(), idempotency.body_digest.as_str()));
-        let mut call = self.0.call(&scripts::SUBMIT);
+        let mut call = self.0.wire.call(&scripts::SUBMIT);
         call.arg(new.id.ulid())
             .arg(new.job_id.ulid())
             .arg(new.tenant.as_str())
@@ -134,12 +134,12 @@ impl RedisStore {
         id: &SubmissionId,
         remove: bool,
     ) -> Result<Option<(String, View)>, PortError> {
-        let mut call = self.0.call(&scripts::CANCEL);
+        let mut call = self.0.wire.call(&scripts::CANCEL);
         call.arg(tenant.as_str())
             .arg(id.ulid())
             .arg(millis(self.0.policy.result_retention))
             .arg(u8::from(remove));
-        self.0.link.run(&call).await
+        self.0.wire.link.run(&call).await
     }
 }
 

@@ -16,22 +16,22 @@ impl Directory for RedisStore {
         let id = key.id.clone();
         let record = KeyRecord { key, revoked_at: None };
         let mut command = cmd("HSETNX");
-        command.arg(self.0.key("keys")).arg(id.ulid()).arg(json(&record)?);
-        let _: redis::Value = self.0.link.command(&command).await?;
+        command.arg(self.0.wire.key("keys")).arg(id.ulid()).arg(json(&record)?);
+        let _: redis::Value = self.0.wire.link.command(&command).await?;
         Ok(())
     }
 
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, PortError> {
         let mut command = cmd("HMGET");
-        command.arg(self.0.key("keys")).arg(id.ulid()).arg(format!("{}:revoked", id.ulid()));
-        let (record, revoked): (Option<String>, Option<i64>) = self.0.link.command(&command).await?;
+        command.arg(self.0.wire.key("keys")).arg(id.ulid()).arg(format!("{}:revoked", id.ulid()));
+        let (record, revoked): (Option<String>, Option<i64>) = self.0.wire.link.command(&command).await?;
         record.map(|record| read(&record, revoked)).transpose()
     }
 
     async fn list(&self, tenant: Option<&TenantId>) -> Result<Vec<KeyRecord>, PortError> {
         let mut command = cmd("HGETALL");
-        command.arg(self.0.key("keys"));
-        let all: std::collections::HashMap<String, String> = self.0.link.command(&command).await?;
+        command.arg(self.0.wire.key("keys"));
+        let all: std::collections::HashMap<String, String> = self.0.wire.link.command(&command).await?;
         let mut records = Vec::new();
         for (name, record) in &all {
             if name.ends_with(":revoked") {
@@ -46,9 +46,9 @@ impl Directory for RedisStore {
     }
 
     async fn revoke(&self, id: &KeyId) -> Result<bool, PortError> {
-        let mut call = self.0.call(&scripts::REVOKE);
+        let mut call = self.0.wire.call(&scripts::REVOKE);
         call.arg(id.ulid());
-        let found: u8 = self.0.link.run(&call).await?;
+        let found: u8 = self.0.wire.link.run(&call).await?;
         Ok(found == 1)
     }
 }

@@ -53,3 +53,12 @@ pub(super) fn unreachable() -> PortError {
 pub(super) fn corrupt(what: impl std::fmt::Display) -> PortError {
     PortError::new(ErrorKind::Internal, format!("the job store holds something unreadable: {what}"))
 }
+
+/// The same error for another caller, without what caused it.
+pub(super) fn again(error: &PortError) -> PortError {
+    let mut same = PortError::new(error.kind(), error.to_string());
+    if let Some(after) = error.retry_after() {
+        same = same.with_retry_after(after);
+    }
+    if error.is_definite() { same.refused() } else { same }
+}

@@ -90,9 +90,9 @@ async fn read(
     after: u64,
     most: usize,
 ) -> Result<Option<(View, Vec<String>)>, PortError> {
-    let mut call = store.0.call(&scripts::EVENTS);
+    let mut call = store.0.wire.call(&scripts::EVENTS);
     call.arg(tenant).arg(id.ulid()).arg(after).arg(most);
-    store.0.link.run(&call).await
+    store.0.wire.link.run(&call).await
 }
 
 async fn page(watcher: &Watcher) -> Result<Page, PortError> {

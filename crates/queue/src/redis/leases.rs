@@ -12,7 +12,6 @@ use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
 
-use super::error::corrupt;
 use super::record::{self, LeaseRow};
 use super::{RedisStore, json, millis, scripts};
 use crate::ticket;
@@ -23,7 +22,7 @@ const MOST_EVENTS: usize = 50_000;
 #[async_trait]
 impl JobLeases for RedisStore {
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lease>, PortError> {
-        let mut call = self.0.call(&scripts::CLAIM);
+        let mut call = self.0.wire.call(&scripts::CLAIM);
         call.arg(request.worker.ulid())
             .arg(request.nonce.as_str())
             .arg(request.max.min(MAX_JOBS_PER_CALL))
@@ -32,7 +31,7 @@ impl JobLeases for RedisStore {
             .arg(millis(self.0.policy.alone_patience))
             .arg(millis(self.0.policy.result_retention))
             .arg(json(&ticket::too_old())?);
-        let rows: Vec<LeaseRow> = self.0.link.run(&call).await?;
+        let rows: Vec<LeaseRow> = self.0.wire.link.run(&call).await?;
         rows.into_iter().map(record::lease).collect()
     }
 
@@ -45,12 +44,12 @@ impl JobLeases for RedisStore {
             let message = format!("{} in one call; at most {MAX_JOBS_PER_CALL} are allowed", tokens.len());
             return Err(PortError::new(ErrorKind::Invalid, message));
         }
-        let mut call = self.0.call(&scripts::RENEW);
+        let mut call = self.0.wire.call(&scripts::RENEW);
         call.arg(millis(lease));
         for token in tokens {
             name(&mut call, token);
         }
-        let ends: Vec<i64> = self.0.link.run(&call).await?;
+        let ends: Vec<i64> = self.0.wire.link.run(&call).await?;
         Ok(ends
             .into_iter()
             .map(|end| match end {
@@ -62,7 +61,7 @@ impl JobLeases for RedisStore {
     }
 
     async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError> {
-        let mut call = self.0.call(&scripts::REPORT);
+        let mut call = self.0.wire.call(&scripts::REPORT);
         name(&mut call, token);
         let (progress, stage) = report
             .progress
@@ -73,49 +72,22 @@ impl JobLeases for RedisStore {
         for segment in &report.segments {
             call.arg(segment.index).arg(json(segment)?);
         }
-        let held: u8 = self.0.link.run(&call).await?;
+        let held: u8 = self.0.wire.link.run(&call).await?;
         Ok(held == 1)
     }
 
     async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
-        let mut call = self.finishing("c", token);
-        call.arg(completion.result.as_str())
-            .arg(completion.duration_ms)
-            .arg(completion.engine.as_str())
-            .arg("")
-            .arg("");
-        self.finish(&call).await
+        let Completion { result, duration_ms, engine } = completion;
+        self.0.finishes.finish("c", token, [result.into(), duration_ms.to_string(), engine]).await
     }
 
     async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError> {
         let (delays, refund) = steps(&self.0.policy.retry, &failure, self.0.ids.fraction());
-        let mut call = self.finishing("f", token);
-        call.arg(json(&failure)?).arg(delays).arg(u8::from(refund)).arg("").arg("");
-        self.finish(&call).await
+        self.0.finishes.finish("f", token, [json(&failure)?, delays, u8::from(refund).to_string()]).await
     }
 
     async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError> {
-        let mut call = self.finishing("l", token);
-        call.arg("").arg("").arg("").arg("").arg("");
-        self.finish(&call).await
-    }
-}
-
-impl RedisStore {
-    fn finishing(&self, kind: &str, token: &LeaseToken) -> ScriptInvocation<'static> {
-        let mut call = self.0.call(&scripts::FINISH);
-        call.arg(kind).arg(millis(self.0.policy.result_retention));
-        name(&mut call, token);
-        call
-    }
-
-    async fn finish(&self, call: &ScriptInvocation<'_>) -> Result<Finish, PortError> {
-        let states: Vec<String> = self.0.link.run(call).await?;
-        match states.first().map(String::as_str) {
-            Some("") => Ok(Finish::Stale),
-            Some(letter) => Ok(Finish::Done(record::state(letter)?)),
-            None => Err(corrupt("a finish without an answer")),
-        }
+        self.0.finishes.finish("l", token, Default::default()).await
     }
 }
 

@@ -7,6 +7,7 @@ mod client;
 mod directory;
 mod error;
 mod events;
+mod finishes;
 mod health;
 mod leases;
 mod link;
@@ -26,6 +27,7 @@ use verbatim_core::policy::StorePolicy;
 use verbatim_core::time::Clock;
 
 use address::Address;
+use finishes::Finishes;
 use link::Link;
 use news::News;
 
@@ -50,12 +52,18 @@ pub struct RedisStore(Arc<Inner>);
 
 /// Behind every [`RedisStore`].
 struct Inner {
-    link: Link,
+    wire: Arc<Wire>,
     news: News,
-    /// `{prefix}:`. The braces keep all keys in one slot of a Redis Cluster.
-    prefix: String,
+    finishes: Finishes,
     policy: StorePolicy,
     ids: Arc<dyn IdSource>,
+}
+
+/// What every call goes through.
+struct Wire {
+    link: Link,
+    /// `{prefix}:`. The braces keep all keys in one slot of a Redis Cluster.
+    prefix: String,
     /// The server's own time when absent.
     clock: Option<Arc<dyn Clock>>,
 }
@@ -85,11 +93,13 @@ impl RedisStore {
         let link = Link::new(&address)?;
         health::check(&link, &prefix).await?;
         let news = News::start(address, &prefix);
-        Ok(Self(Arc::new(Inner { link, news, prefix, policy, ids, clock })))
+        let wire = Arc::new(Wire { link, prefix, clock });
+        let finishes = Finishes::start(&wire, policy.result_retention);
+        Ok(Self(Arc::new(Inner { wire, news, finishes, policy, ids })))
     }
 }
 
-impl Inner {
+impl Wire {
     /// A call of this script with the arguments that every script has.
     fn call<'s>(&self, script: &'s Script) -> ScriptInvocation<'s> {
         let mut call = script.key(self.prefix.as_str());

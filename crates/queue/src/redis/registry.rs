@@ -20,8 +20,8 @@ impl EngineRegistry for RedisStore {
     async fn announce(&self, offer: EngineOffer) -> Result<(), PortError> {
         let now = offer.announced_at;
         let mut command = cmd("HSET");
-        command.arg(self.0.key("offers")).arg(offer.worker.ulid()).arg(json(&offer)?);
-        let _: redis::Value = self.0.link.command(&command).await?;
+        command.arg(self.0.wire.key("offers")).arg(offer.worker.ulid()).arg(json(&offer)?);
+        let _: redis::Value = self.0.wire.link.command(&command).await?;
         let gone: Vec<String> = self
             .stored_offers()
             .await?
@@ -31,8 +31,8 @@ impl EngineRegistry for RedisStore {
             .collect();
         if !gone.is_empty() {
             let mut command = cmd("HDEL");
-            command.arg(self.0.key("offers")).arg(&gone);
-            let _: redis::Value = self.0.link.command(&command).await?;
+            command.arg(self.0.wire.key("offers")).arg(&gone);
+            let _: redis::Value = self.0.wire.link.command(&command).await?;
         }
         Ok(())
     }
@@ -54,8 +54,8 @@ fn is_superseded(old: &EngineOffer, new: &EngineOffer, now: Timestamp) -> bool {
 impl RedisStore {
     async fn stored_offers(&self) -> Result<Vec<EngineOffer>, PortError> {
         let mut command = cmd("HVALS");
-        command.arg(self.0.key("offers"));
-        let all: Vec<String> = self.0.link.command(&command).await?;
+        command.arg(self.0.wire.key("offers"));
+        let all: Vec<String> = self.0.wire.link.command(&command).await?;
         let read = |text: &String| {
             serde_json::from_str(text).map_err(|error| error::corrupt("an offer").with_source(error))
         };

@@ -28,7 +28,7 @@ impl JobUpkeep for RedisStore {
     async fn tick(&self) -> Result<TickReport, PortError> {
         let lost = ticket::worker_lost();
         let crashes = RetryPolicy { max_attempts: self.0.policy.retry.max_crashes, ..self.0.policy.retry };
-        let mut call = self.0.call(&scripts::TICK);
+        let mut call = self.0.wire.call(&scripts::TICK);
         call.arg(MOST_PER_TICK)
             .arg(millis(self.0.policy.result_retention))
             .arg(json(&ticket::missed_deadline())?)
@@ -37,14 +37,14 @@ impl JobUpkeep for RedisStore {
         for _ in 0..DRAWS {
             call.arg(steps(&crashes, &lost, self.0.ids.fraction()).0);
         }
-        let (promoted, lapsed, failed, expired) = self.0.link.run(&call).await?;
+        let (promoted, lapsed, failed, expired) = self.0.wire.link.run(&call).await?;
         Ok(TickReport { promoted, lapsed, failed, expired })
     }
 
     async fn orphaned_blobs(&self) -> Result<Vec<BlobKey>, PortError> {
         let mut command = cmd("SRANDMEMBER");
-        command.arg(self.0.key("g")).arg(MAX_JOBS_PER_CALL);
-        let keys: Vec<String> = self.0.link.command(&command).await?;
+        command.arg(self.0.wire.key("g")).arg(MAX_JOBS_PER_CALL);
+        let keys: Vec<String> = self.0.wire.link.command(&command).await?;
         keys.iter().map(|key| BlobKey::parse(key).map_err(corrupt)).collect()
     }
 
@@ -57,11 +57,11 @@ impl JobUpkeep for RedisStore {
             return Ok(());
         }
         let mut command = cmd("SREM");
-        command.arg(self.0.key("g"));
+        command.arg(self.0.wire.key("g"));
         for key in keys {
             command.arg(key.as_str());
         }
-        self.0.link.command(&command).await
+        self.0.wire.link.command(&command).await
     }
 
     async fn is_referenced(&self, key: &BlobKey) -> Result<bool, PortError> {
@@ -70,15 +70,16 @@ impl JobUpkeep for RedisStore {
             Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
             None => (text.rsplit('/').next().unwrap_or_default(), ""),
         };
-        let mut call = self.0.call(&scripts::REFERENCED);
+        let mut call = self.0.wire.call(&scripts::REFERENCED);
         call.arg(job.trim_start_matches("work_")).arg(text).arg(lease);
-        let needed: u8 = self.0.link.run(&call).await?;
+        let needed: u8 = self.0.wire.link.run(&call).await?;
         Ok(needed == 1)
     }
 
     async fn stats(&self) -> Result<QueueStats, PortError> {
-        let call = self.0.call(&scripts::STATS);
-        let (counts, workers, oldest, now): (Fields, u64, Vec<i64>, i64) = self.0.link.run(&call).await?;
+        let call = self.0.wire.call(&scripts::STATS);
+        let (counts, workers, oldest, now): (Fields, u64, Vec<i64>, i64) =
+            self.0.wire.link.run(&call).await?;
         let count = |name: &str| Ok::<u64, PortError>(counts.number(name)?.unwrap_or(0));
         let depths = [count("q2")?, count("q1")?, count("q0")?];
         let tiers = Priority::ALL
@@ -102,7 +103,7 @@ impl JobUpkeep for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), PortError> {
-        let _: redis::Value = self.0.link.command(&cmd("PING")).await?;
+        let _: redis::Value = self.0.wire.link.command(&cmd("PING")).await?;
         Ok(())
     }
 }

@@ -11,6 +11,6 @@ end
 if ARGV[5] == '0' then return { 'ended', view(sub, job) } end
 local last = view(sub, job)
 remove_submission(sub, job)
-if job.f.nt == 0 and is_terminal(job.f.s) then forget(job, 0) else save(job) end
+if tonumber(job.f.nt) == 0 and is_terminal(job.f.s) then forget(job, 0) else save(job) end
 flush()
 return { 'removed', last }

@@ -4,6 +4,9 @@ local worker, nonce, most = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local expires = now + tonumber(ARGV[6])
 local retention = tonumber(ARGV[8])
 local given = {}
+local FIELDS = { 't', 'p', 's', 'z', 'f', 'a', 'S', 'pr', 'ps', 'ns', 'e', 'ls', 'u', 'c', 'dm', 'cp' }
+-- Tiers known to have a tenant that can be served.
+local alive = {}
 
 local function lease_of(job)
   local f = job.f
@@ -35,6 +38,7 @@ end
 -- Gives the job, which is in no index any more, to the worker; unless its time is up, then it ends here.
 local function lease(job)
   if tonumber(job.f.z) <= now then
+    job = load(job.id)
     fail_job(job, ARGV[9], retention)
     save(job)
     return
@@ -49,17 +53,17 @@ local function lease(job)
   put(job, 'w', worker)
   put(job, 'L', expires)
   put(job, 'a', tonumber(job.f.a) + 1)
-  if not job.f.S then put(job, 'S', now) end
-  put(job, 'pr', nil)
+  if not job.f.S then put(job, 'S', now_text) end
+  drop(job, 'pr')
   put(job, 'st', 'fetching')
-  if job.f.ps then put(job, 'ps', nil) end
+  drop(job, 'ps')
   if job.f.ns then
-    put(job, 'ns', nil)
+    drop(job, 'ns')
     call('DEL', P .. 'e:' .. job.id)
   end
   put(job, 'ss', next_seq(job))
   put(job, 'sa', job.f.a)
-  put(job, 'sT', now)
+  put(job, 'sT', now_text)
   call('ZADD', P .. 'run', expires, job.id)
   call('SADD', P .. 'r:' .. worker, job.id)
   save(job)
@@ -68,7 +72,7 @@ end
 
 -- Takes a job that must run alone. It is served out of turn: charged, but time does not move on with it.
 local function take_suspect(id)
-  local job = load(id)
+  local job = load_some(id, FIELDS)
   local tier, name = job.f.p, job.f.t
   local cost = charge(job, tier)
   call('ZREM', P .. 'u:' .. tier, id)
@@ -95,7 +99,7 @@ local function take_from(tier)
   local head = call('ZRANGE', P .. 'a:' .. tier, 0, 0, 'WITHSCORES')
   local name, start = head[1], tonumber(head[2])
   local queue = P .. 'q:' .. tier .. ':' .. name
-  local job = load(call('ZPOPMIN', queue)[1])
+  local job = load_some(call('ZPOPMIN', queue)[1], FIELDS)
   local finish = start + charge(job, tier)
   set_clock('v' .. tier, start)
   if call('EXISTS', queue) == 1 then
@@ -103,9 +107,13 @@ local function take_from(tier)
   else
     call('ZREM', P .. 'a:' .. tier, name)
     call('ZADD', P .. 'f:' .. tier, finish, name)
+    alive[tier] = nil
   end
   lease(job)
-  if at_cap(tenant(name)) then review(name) end
+  if at_cap(tenant(name)) then
+    review(name)
+    alive = {}
+  end
 end
 
 -- Tiers share by weight, every job costing the same; the stronger one is served where two are due.
@@ -113,7 +121,8 @@ local function next_tier(suspects)
   local best, due
   local virtual = clock('tn')
   for tier = 2, 0, -1 do
-    if suspects[tier] or call('EXISTS', P .. 'a:' .. tier) == 1 then
+    if alive[tier] == nil then alive[tier] = call('EXISTS', P .. 'a:' .. tier) == 1 end
+    if suspects[tier] or alive[tier] then
       local start = math.max(virtual, clock('t' .. tier))
       if not due or start < due then best, due = tier, start end
     end

@@ -1,9 +1,10 @@
--- ARGV: 2 call (c complete, f fail, l release), 3 retention, then for each job 8 values: job, fence, nonce and
---   complete: result, milliseconds of audio, engine, -, -
---   fail:     failure JSON, what to do after each number of attempts (delay, or -1 to give up), refund (1 or 0), -, -
---   release:  -
+-- ARGV: 2 retention, then for each job 7 values: call, job, fence, nonce and three more, as the call wants them:
+--   c complete: result, milliseconds of audio, engine
+--   f fail:     failure JSON, what to do after each number of attempts (delay, or -1 to give up), refund (1 or 0)
+--   l release:  -
 -- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer.
-local kind, retention = ARGV[2], tonumber(ARGV[3])
+local retention = tonumber(ARGV[2])
+local FIELDS = { 's', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u', 'ls', 'ct', 'cc', 'cp', 'pr', 'P', 'nl' }
 
 local act = {}
 
@@ -43,13 +44,14 @@ function act.l(job)
 end
 
 local answers = {}
-for i = 4, #ARGV, 8 do
-  local job = load(ARGV[i])
-  local token = ARGV[i + 1] .. '|' .. ARGV[i + 2]
+for i = 3, #ARGV, 7 do
+  local kind = ARGV[i]
+  local job = load_some(ARGV[i + 1], FIELDS)
+  local token = ARGV[i + 2] .. '|' .. ARGV[i + 3]
   if not job then
     answers[#answers + 1] = ''
   elseif job.f.s == 'r' and job.f.f .. '|' .. job.f.n == token then
-    act[kind](job, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    act[kind](job, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6])
     put(job, 'P', kind .. '|' .. token .. '|' .. job.f.s)
     save(job)
     answers[#answers + 1] = job.f.s

@@ -12,13 +12,13 @@ if other and other.id ~= job.id then
   end
 end
 leave(job)
-for _, field in ipairs({ 'E', 'F', 'X', 'C', 'es', 'ss', 'ps', 'ns', 'pr' }) do put(job, field, nil) end
+for _, field in ipairs({ 'E', 'F', 'X', 'C', 'es', 'ss', 'ps', 'ns', 'pr' }) do drop(job, field) end
 call('DEL', P .. 'e:' .. job.id)
 local tail = clock('tail') + 1
 set_clock('tail', tail)
 put(job, 'o', tail)
 put(job, 'a', 0)
-put(job, 'Q', now)
+put(job, 'Q', now_text)
 put(job, 'z', now + tonumber(ARGV[4]))
 put(job, 'st', 'queued')
 call('HSET', P .. 'w', job.f.k, job.id)

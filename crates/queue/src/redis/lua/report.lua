@@ -19,7 +19,7 @@ if ARGV[5] ~= '' and (ARGV[5] ~= (job.f.pr or '0') or ARGV[6] ~= job.f.st) then
   put(job, 'ep', ARGV[5])
   put(job, 'eg', ARGV[6])
   put(job, 'ps', next_seq(job))
-  put(job, 'pT', now)
+  put(job, 'pT', now_text)
 end
 if ARGV[7] ~= '' then
   call('SET', P .. 'h:' .. job.id, ARGV[7])

@@ -81,7 +81,7 @@ elseif attached then
     end
   end
 else
-  job = { id = job_id, f = {}, set = {}, gone = {} }
+  job = { id = job_id, f = {}, set = {}, at = 0 }
   local tail = clock('tail') + 1
   set_clock('tail', tail)
   put(job, 't', name)
@@ -89,9 +89,9 @@ else
   put(job, 'p', ARGV[7])
   put(job, 'o', tail)
   put(job, 'e', ARGV[9])
-  put(job, 'c', now)
+  put(job, 'c', now_text)
   put(job, 'z', now + tonumber(ARGV[20]))
-  put(job, 'Q', now)
+  put(job, 'Q', now_text)
   put(job, 'a', 0)
   put(job, 'f', 0)
   put(job, 'g', ARGV[16])

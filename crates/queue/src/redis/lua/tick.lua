@@ -5,7 +5,7 @@ local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
 local promoted, lapsed, failed, expired = 0, 0, 0, 0
 
 local function due(index)
-  return call('ZRANGEBYSCORE', P .. index, '-inf', now, 'LIMIT', 0, most)
+  return call('ZRANGEBYSCORE', P .. index, '-inf', now_text, 'LIMIT', 0, most)
 end
 
 for _, id in ipairs(due('y')) do
@@ -55,7 +55,7 @@ for at, id in ipairs(due('run')) do
       put(job, 'C', tonumber(job.f.C or 0) + 1)
       local delays = {}
       for step in string.gmatch(ARGV[7 + (at - 1) % (#ARGV - 6)], '[^,]+') do delays[#delays + 1] = tonumber(step) end
-      delay = delays[math.min(#delays, job.f.C)]
+      delay = delays[math.min(#delays, tonumber(job.f.C))]
     end
     if delay < 0 then
       fail_job(job, ARGV[6], retention)
@@ -71,7 +71,7 @@ end
 for _, id in ipairs(due('delayed')) do
   local job = load(id)
   leave(job)
-  put(job, 'Q', now)
+  put(job, 'Q', now_text)
   enqueue(job)
   save(job)
   promoted = promoted + 1

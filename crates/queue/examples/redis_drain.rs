@@ -1,0 +1,126 @@
+//! How fast the queue alone is: jobs that are no work, queued and drained on a Redis. Prints jobs per second for both, as
+//! JSON on the last line. `bench/queue` runs it beside Sidekiq.
+//!
+//! `redis_drain URL [JOBS] [WORKERS] [JOBS PER CLAIM]`
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::future::{join_all, try_join_all};
+use verbatim_core::audio::{AudioFormat, AudioInfo};
+use verbatim_core::dedupe::DedupeKey;
+use verbatim_core::ids::{ClaimNonce, IdSource, JobId, SubmissionId, TenantId, WorkerId};
+use verbatim_core::job::{Completion, JobState, Lease, NewSubmission, TenantCaps};
+use verbatim_core::options::{Priority, TranscribeOptions};
+use verbatim_core::policy::StorePolicy;
+use verbatim_core::ports::jobs::{ClaimRequest, Finish};
+use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
+use verbatim_queue::{RedisConfig, RedisStore};
+
+const LEASE: Duration = Duration::from_secs(30);
+/// Submissions under way at once.
+const SUBMITTERS: usize = 64;
+
+/// Ids that count.
+#[derive(Default)]
+struct Ids(AtomicU64);
+
+impl IdSource for Ids {
+    fn ulid(&self) -> String {
+        format!("{:026}", self.0.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn fraction(&self) -> f64 {
+        0.5
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        [0; 32]
+    }
+}
+
+fn submission(ids: &Ids, number: usize) -> NewSubmission {
+    let job_id = JobId::generate(ids);
+    let digest = format!("{number:064x}");
+    NewSubmission {
+        id: SubmissionId::generate(ids),
+        blob: BlobKey::for_upload(&job_id),
+        job_id,
+        tenant: TenantId::default(),
+        options: TranscribeOptions::for_model("tiny.en"),
+        dedupe_key: DedupeKey::from_stored(&digest),
+        audio: AudioInfo { sha256: digest, bytes: 512_044, format: AudioFormat::Wav, duration_ms: Some(16_040) },
+        priority: Priority::Normal,
+        deadline: None,
+        estimated_secs: 17,
+        caps: TenantCaps::default(),
+        metadata: BTreeMap::new(),
+        idempotency: None,
+    }
+}
+
+async fn fill(store: &RedisStore, ids: &Ids, jobs: usize) -> Result<f64> {
+    let began = Instant::now();
+    let submit = |first: usize| async move {
+        for number in (first..jobs).step_by(SUBMITTERS) {
+            store.submit(submission(ids, number)).await?;
+        }
+        anyhow::Ok(())
+    };
+    try_join_all((0..SUBMITTERS).map(submit)).await?;
+    Ok(jobs as f64 / began.elapsed().as_secs_f64())
+}
+
+async fn complete(store: &RedisStore, lease: &Lease) -> Result<()> {
+    let completion =
+        Completion { result: BlobKey::for_result(&lease.token), duration_ms: 16_040, engine: "none".to_owned() };
+    let finish = store.complete(&lease.token, completion).await?;
+    ensure!(finish == Finish::Done(JobState::Completed), "a job ended as {finish:?}");
+    Ok(())
+}
+
+async fn work(store: RedisStore, ids: Arc<Ids>, per_claim: usize) -> Result<usize> {
+    let (worker, mut done) = (WorkerId::generate(&*ids), 0);
+    loop {
+        let nonce = ClaimNonce::generate(&*ids);
+        let request = ClaimRequest { worker: worker.clone(), nonce, max: per_claim, idle: true, lease: LEASE };
+        let leases = store.claim(request).await?;
+        if leases.is_empty() {
+            return Ok(done);
+        }
+        done += leases.len();
+        join_all(leases.iter().map(|lease| complete(&store, lease))).await.into_iter().collect::<Result<Vec<_>>>()?;
+    }
+}
+
+async fn drain(store: &RedisStore, ids: &Arc<Ids>, workers: usize, per_claim: usize) -> Result<(usize, f64)> {
+    let began = Instant::now();
+    let working: Vec<_> =
+        (0..workers).map(|_| tokio::spawn(work(store.clone(), Arc::clone(ids), per_claim))).collect();
+    let mut done = 0;
+    for worker in working {
+        done += worker.await??;
+    }
+    Ok((done, done as f64 / began.elapsed().as_secs_f64()))
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let url = arguments.next().context("redis_drain URL [JOBS] [WORKERS] [JOBS PER CLAIM]")?;
+    let mut number = |default| arguments.next().map_or(Ok(default), |text| text.parse());
+    let (jobs, workers, per_claim) = (number(20_000)?, number(4)?, number(64)?);
+    let ids = Arc::new(Ids::default());
+    let prefix = format!("bench-{}", std::process::id());
+    let config = RedisConfig { url, prefix, policy: StorePolicy::default(), ids: ids.clone() };
+    let store = RedisStore::connect(config).await?;
+    let queued_per_sec = fill(&store, &ids, jobs).await?;
+    let (done, drained_per_sec) = drain(&store, &ids, workers, per_claim).await?;
+    let left = store.stats().await?.tiers.iter().map(|tier| tier.depth).sum::<u64>();
+    ensure!(done == jobs && left == 0, "{done} of {jobs} jobs were drained, {left} are left");
+    println!("{{\"queued_per_sec\":{queued_per_sec:.0},\"drained_per_sec\":{drained_per_sec:.0}}}");
+    Ok(())
+}
