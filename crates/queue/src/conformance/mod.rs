@@ -4,7 +4,7 @@
 //!
 //! The checks of each invariant of DESIGN.md are tests in a module of its name, so that `cargo nextest run invariant_7` runs
 //! those of the seventh. Besides, each check ends with [`Harness::audit`], which looks for violations of 1, 2 and 5 behind
-//! the ports, and the model predicts every answer and checks 1 to 8 and 11 after every step.
+//! the ports. The model knows one tenant without caps: it checks that many jobs are given, not yet which.
 //!
 //! | | invariant | checks |
 //! |---|---|---|
