@@ -20,8 +20,7 @@ pub(super) fn from_redis(failure: RedisError) -> PortError {
             "Redis is not able to answer now"
         }
         Some("NOAUTH" | "WRONGPASS" | "NOPERM") => {
-            return PortError::new(ErrorKind::Internal, "Redis refuses our login; look at redis.url")
-                .with_source(failure);
+            return login_refused(failure);
         }
         _ if failure.is_connection_refusal() => return not_connected(failure),
         _ if failure.is_timeout() || failure.is_io_error() || failure.is_connection_dropped() => {
@@ -36,10 +35,15 @@ pub(super) fn from_redis(failure: RedisError) -> PortError {
     PortError::new(ErrorKind::Unavailable, refused).refused().with_retry_after(AGAIN).with_source(failure)
 }
 
+fn login_refused(failure: RedisError) -> PortError {
+    PortError::new(ErrorKind::Internal, "Redis refuses our login; look at redis.url").with_source(failure)
+}
+
 /// No connection could be made: certainly nothing was done.
 pub(super) fn not_connected(failure: RedisError) -> PortError {
     match failure.code() {
         Some(_) => from_redis(failure),
+        None if failure.kind() == redis::ErrorKind::AuthenticationFailed => login_refused(failure),
         None => unreachable().with_source(failure),
     }
 }

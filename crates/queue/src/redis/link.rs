@@ -141,8 +141,9 @@ impl Link {
     /// on a fresh one.
     async fn ask<T: FromRedisValue>(&self, what: Ask<'_>) -> Result<T, PortError> {
         let mut again = true;
+        let lane = self.next.fetch_add(1, Ordering::Relaxed) % LANES;
         loop {
-            let (mut shared, lane, number) = self.connection().await?;
+            let (mut shared, number) = self.connection(lane).await?;
             let answer = match what {
                 Ask::Script(script) => script.invoke_async(&mut shared).await,
                 Ask::Command(command) => command.query_async(&mut shared).await,
@@ -161,11 +162,10 @@ impl Link {
         }
     }
 
-    /// The connection of the next lane, opened where there is none.
-    async fn connection(&self) -> Result<(Shared, usize, usize), PortError> {
-        let lane = self.next.fetch_add(1, Ordering::Relaxed) % LANES;
+    /// The connection of this lane and its number, opened where there is none.
+    async fn connection(&self, lane: usize) -> Result<(Shared, usize), PortError> {
         if let Some(open) = locked(&self.lanes[lane]).as_ref() {
-            return Ok((open.shared.clone(), lane, open.number));
+            return Ok((open.shared.clone(), open.number));
         }
         let opening = tokio::time::timeout(CONNECT, self.open());
         let (shared, pooled) = opening.await.map_err(|_| error::unreachable())??;
@@ -175,7 +175,7 @@ impl Link {
         if place.is_none() {
             *place = Some(Lane { shared: shared.clone(), number, _pooled: pooled });
         }
-        Ok((shared, lane, number))
+        Ok((shared, number))
     }
 
     async fn open(&self) -> Result<(Shared, Pooled), PortError> {

@@ -1,7 +1,6 @@
 //! A Redis server of a test's own.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -37,6 +36,28 @@ impl RedisServer {
         panic!("redis-server does not start; is it installed? scripts/setup test installs it")
     }
 
+    /// A sentinel that watches `master` under this name.
+    pub(crate) fn sentinel_of(master: &Self, name: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let file = folder.path().join("sentinel.conf");
+        let port = master.port;
+        std::fs::write(&file, format!("sentinel monitor {name} 127.0.0.1 {port} 1\n"))
+            .expect("it can be written");
+        let mut sentinel = Self { port: 0, options: Vec::new(), folder, child: None };
+        for _ in 0..5 {
+            sentinel.port = free_port();
+            let command = Command::new("redis-server")
+                .arg(&file)
+                .args(["--sentinel", "--port", &sentinel.port.to_string(), "--bind", "127.0.0.1"])
+                .stdout(Stdio::null())
+                .spawn();
+            if sentinel.wait_for(command) {
+                return sentinel;
+            }
+        }
+        panic!("redis-server does not start as a sentinel")
+    }
+
     /// Starts the stopped server again, on the same port and data.
     pub(crate) fn restart(&mut self) {
         assert!(self.launch(), "redis-server does not start again");
@@ -48,11 +69,6 @@ impl RedisServer {
             child.kill().expect("it can be killed");
             child.wait().expect("it ends");
         }
-    }
-
-    /// Its folder.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// Where it is.
@@ -67,6 +83,10 @@ impl RedisServer {
             .args(&self.options)
             .stdout(Stdio::null())
             .spawn();
+        self.wait_for(child)
+    }
+
+    fn wait_for(&mut self, child: std::io::Result<Child>) -> bool {
         let Ok(mut child) = child else { return false };
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {
@@ -88,7 +108,8 @@ impl RedisServer {
             let mut connection = redis::Client::open(self.url())?.get_connection()?;
             redis::cmd("PING").query::<String>(&mut connection)
         };
-        ping().is_ok()
+        // A server that asks for a password is there, too.
+        ping().map_or_else(|error| error.code() == Some("NOAUTH"), |_| true)
     }
 }
 

@@ -1,1 +1,218 @@
-//! What is the Redis store's own.
+//! What is the Redis store's own: full, restarted, forgetful and wrongly set up servers, cluster and sentinels, and what a
+//! job costs.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use redis::Commands;
+use verbatim_core::ErrorKind;
+use verbatim_core::ids::TenantId;
+use verbatim_core::job::{JobState, SubmissionStatus};
+use verbatim_core::policy::StorePolicy;
+use verbatim_core::ports::jobs::Finish;
+use verbatim_core::ports::{JobClient, JobUpkeep};
+use verbatim_queue::RedisStore;
+use verbatim_queue::conformance::{SeededIds, World};
+
+use crate::server::RedisServer;
+use crate::support::RedisHarness;
+
+const AOF: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "everysec"];
+
+/// One job from submission to completion, and the audit.
+async fn one_life(harness: &RedisHarness) -> Result<()> {
+    let world = World::open(harness).await?;
+    let id = world.ticket("talk").await?;
+    world.work_off_one().await?;
+    world.expect(&id, SubmissionStatus::Completed).await?;
+    world.audit().await?;
+    Ok(())
+}
+
+async fn refusal(harness: &RedisHarness) -> Result<(ErrorKind, String)> {
+    let config = harness.config(StorePolicy::default(), Arc::new(SeededIds::starting_at(1)));
+    let error = RedisStore::connect(config).await.err().context("this Redis was not refused")?;
+    Ok((error.kind(), error.to_string()))
+}
+
+#[tokio::test]
+async fn a_queued_job_costs_less_than_two_kilobytes() -> Result<()> {
+    const JOBS: u64 = 1000;
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    for number in 0..JOBS {
+        let digest = format!("{number:064x}");
+        let mut upload = world.upload(&digest);
+        upload.audio.sha256 = digest;
+        world.store.submit(upload).await?;
+    }
+    let mut beside = harness.beside();
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg(format!("{{{}}}:*", harness.prefix())).query(&mut beside)?;
+    let mut total = 0;
+    for key in keys {
+        let bytes: u64 =
+            redis::cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0).query(&mut beside)?;
+        total += bytes;
+    }
+    let each = total / JOBS;
+    println!("a queued job takes {each} bytes of Redis's memory, its share of every index included");
+    ensure!(each < 2048, "a queued job takes {each} bytes");
+    Ok(())
+}
+
+#[tokio::test]
+async fn scripts_are_loaded_again_when_redis_has_forgotten_them() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let id = world.ticket("talk").await?;
+    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut harness.beside())?;
+    world.work_off_one().await?;
+    world.expect(&id, SubmissionStatus::Completed).await?;
+    world.audit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<()> {
+    let server = RedisServer::start(&["--maxmemory", "4mb", "--maxmemory-policy", "noeviction"]);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    let mut accepted = Vec::new();
+    let error = loop {
+        ensure!(accepted.len() < 100_000, "4 MB hold 100,000 jobs");
+        match world.store.submit(world.upload(&format!("work {}", accepted.len()))).await {
+            Ok(outcome) => accepted.push(outcome.submission.id),
+            Err(error) => break error,
+        }
+    };
+    ensure!(error.kind() == ErrorKind::Unavailable && error.is_definite(), "refused with {error:?}");
+    ensure!(error.retry_after().is_some(), "the client is told when to try again");
+    let worker = world.worker();
+    loop {
+        let leases = world.claim(&worker, 16).await?;
+        if leases.is_empty() {
+            break;
+        }
+        for lease in &leases {
+            ensure!(
+                world.complete(lease).await? == Finish::Done(JobState::Completed),
+                "a job could not finish"
+            );
+        }
+    }
+    for id in &accepted {
+        world.expect(id, SubmissionStatus::Completed).await?;
+    }
+    world.audit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_killed_redis_and_the_store_finds_it_again() -> Result<()> {
+    let mut server = RedisServer::start(&AOF);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    let (first, second) = (world.ticket("first").await?, world.ticket("second").await?);
+    let lease = world.claim_one().await?;
+    server.kill();
+    let error = world.store.submit(world.upload("third")).await.err().context("nobody is there to answer")?;
+    ensure!(error.kind() == ErrorKind::Unavailable && error.retry_after().is_some(), "it says {error:?}");
+    ensure!(world.store.ping().await.is_err(), "a dead Redis answers");
+    server.restart();
+    ensure!(world.complete(&lease).await? == Finish::Done(JobState::Completed), "the lease was lost");
+    world.work_off_one().await?;
+    for id in [first, second] {
+        world.expect(&id, SubmissionStatus::Completed).await?;
+    }
+    world.audit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_watcher_outlives_a_restart_of_redis() -> Result<()> {
+    use futures::StreamExt;
+    let mut server = RedisServer::start(&AOF);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    let id = world.ticket("talk").await?;
+    let mut events = world.watch(&id, None).await?;
+    ensure!(events.next().await.context("an event")??.kind.name() == "queued", "how it begins");
+    server.kill();
+    server.restart();
+    world.work_off_one().await?;
+    let mut last = String::new();
+    while let Some(event) = events.next().await {
+        event?.kind.name().clone_into(&mut last);
+    }
+    ensure!(last == "completed", "the stream ended with {last}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_that_evicts_is_refused_with_what_to_do() -> Result<()> {
+    let server = RedisServer::start(&["--maxmemory-policy", "allkeys-lru"]);
+    let (kind, why) = refusal(&RedisHarness::at(&server.url())).await?;
+    ensure!(kind == ErrorKind::Invalid && why.contains("maxmemory-policy noeviction"), "{why}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn data_of_another_version_is_refused() -> Result<()> {
+    let harness = RedisHarness::new();
+    let _: () = harness.beside().set(format!("{{{}}}:layout", harness.prefix()), "99")?;
+    let (kind, why) = refusal(&harness).await?;
+    ensure!(kind == ErrorKind::Invalid && why.contains("redis.prefix"), "{why}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_is_told_from_one_that_refuses_the_login() -> Result<()> {
+    let server = RedisServer::start(&["--requirepass", "secret"]);
+    let with_password = server.url().replacen("redis://", "redis://:secret@", 1);
+    one_life(&RedisHarness::at(&with_password)).await?;
+    let wrong = server.url().replacen("redis://", "redis://:guess@", 1);
+    let (kind, why) = refusal(&RedisHarness::at(&wrong)).await?;
+    ensure!(kind == ErrorKind::Internal && why.contains("login") && !why.contains("guess"), "{why}");
+    let url = server.url();
+    drop(server);
+    let (kind, why) = refusal(&RedisHarness::at(&url)).await?;
+    ensure!(kind == ErrorKind::Unavailable && why.contains("cannot be reached"), "{why}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_cluster_keeps_jobs_too() -> Result<()> {
+    let server = RedisServer::start(&["--cluster-enabled", "yes"]);
+    let mut beside = redis::Client::open(server.url())?.get_connection()?;
+    redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16383).exec(&mut beside)?;
+    loop {
+        let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut beside)?;
+        if info.contains("cluster_state:ok") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let url = server.url().replacen("redis://", "redis+cluster://", 1);
+    one_life(&RedisHarness::at_through(&url, &server.url())).await
+}
+
+#[tokio::test]
+async fn sentinels_lead_to_the_master() -> Result<()> {
+    let master = RedisServer::start(&[]);
+    let sentinel = RedisServer::sentinel_of(&master, "main");
+    let url = format!("{}/main", sentinel.url().replacen("redis://", "redis+sentinel://", 1));
+    one_life(&RedisHarness::at_through(&url, &master.url())).await
+}
+
+#[tokio::test]
+async fn two_services_share_a_redis_without_seeing_each_other() -> Result<()> {
+    let server = RedisServer::start(&[]);
+    let (one, other) = (RedisHarness::at(&server.url()), RedisHarness::at(&server.url()));
+    let (here, there) = (World::open(&one).await?, World::open(&other).await?);
+    let id = here.ticket("talk").await?;
+    ensure!(there.store.get(&TenantId::default(), &id).await?.is_none(), "the other service sees it");
+    ensure!(there.claim(&there.worker(), 1).await?.is_empty(), "the other service was given it");
+    here.work_off_one().await?;
+    Ok(())
+}

@@ -16,8 +16,10 @@ use crate::server::RedisServer;
 /// A Redis, shared or of the test's own, and a prefix that nobody else uses.
 pub(crate) struct RedisHarness {
     url: String,
+    /// Where a plain connection reaches the same keys.
+    plain: String,
     prefix: String,
-    _own: Option<RedisServer>,
+    own: Option<RedisServer>,
 }
 
 /// A name that no other test and no other run has.
@@ -29,17 +31,28 @@ pub(crate) fn unique_prefix() -> String {
 impl RedisHarness {
     pub(crate) fn new() -> Self {
         match std::env::var("VERBATIM_TEST_REDIS_URL") {
-            Ok(url) => Self { url, prefix: unique_prefix(), _own: None },
+            Ok(url) => Self::at(&url),
             Err(_) => {
                 let own = RedisServer::start(&[]);
-                Self { url: own.url(), prefix: unique_prefix(), _own: Some(own) }
+                let at = Self::at(&own.url());
+                at.owning(own)
             }
         }
     }
 
     /// On this Redis.
     pub(crate) fn at(url: &str) -> Self {
-        Self { url: url.to_owned(), prefix: unique_prefix(), _own: None }
+        Self::at_through(url, url)
+    }
+
+    /// On the Redis that `plain` reaches too.
+    pub(crate) fn at_through(url: &str, plain: &str) -> Self {
+        Self { url: url.to_owned(), plain: plain.to_owned(), prefix: unique_prefix(), own: None }
+    }
+
+    fn owning(mut self, server: RedisServer) -> Self {
+        self.own = Some(server);
+        self
     }
 
     pub(crate) fn prefix(&self) -> &str {
@@ -52,14 +65,15 @@ impl RedisHarness {
 
     /// A connection beside the store.
     pub(crate) fn beside(&self) -> redis::Connection {
-        let client = redis::Client::open(self.url.as_str()).expect("the URL is one");
+        let client = redis::Client::open(self.plain.as_str()).expect("the URL is one");
         client.get_connection().expect("Redis answers")
     }
 
     /// Removes what the test left.
     fn sweep(&self) -> redis::RedisResult<()> {
-        let mut beside = redis::Client::open(self.url.as_str())?.get_connection()?;
-        let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{{{}}}:*", self.prefix)).query(&mut beside)?;
+        let mut beside = redis::Client::open(self.plain.as_str())?.get_connection()?;
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg(format!("{{{}}}:*", self.prefix)).query(&mut beside)?;
         for key in keys {
             redis::cmd("UNLINK").arg(key).exec(&mut beside)?;
         }
@@ -69,7 +83,7 @@ impl RedisHarness {
 
 impl Drop for RedisHarness {
     fn drop(&mut self) {
-        if self._own.is_none() {
+        if self.own.is_none() {
             // Whoever shares the Redis can still tell our keys by their prefix.
             let _ = self.sweep();
         }

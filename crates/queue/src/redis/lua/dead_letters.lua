@@ -6,8 +6,11 @@ local ids = call('ZREVRANGE', P .. 'dlq', start, start + tonumber(ARGV[5]) - 1)
 for _, id in ipairs(ids) do
   local job = load(id)
   if ARGV[2] == '' or job.f.t == ARGV[2] then
-    local submissions = submissions_of(job)
-    while #submissions > 256 do table.remove(submissions) end
+    local submissions = {}
+    for _, sub in ipairs(submissions_of(job)) do
+      if #submissions == 256 then break end
+      if call('HEXISTS', P .. 's:' .. sub, 'x') == 0 then submissions[#submissions + 1] = sub end
+    end
     found[#found + 1] = { id, flat_of(job.f), call('GET', P .. 'd:' .. id), submissions }
     if #found == most then return { '', found } end
   end
