@@ -29,6 +29,7 @@ pub mod claims;
 pub mod crashes;
 pub mod dead_letters;
 pub mod dedupe;
+pub mod directory;
 pub mod events;
 pub mod expiry;
 pub mod fairness;

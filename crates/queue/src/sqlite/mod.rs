@@ -5,6 +5,7 @@ mod admin;
 mod cancel;
 mod claim;
 mod counters;
+mod directory;
 #[cfg(test)]
 mod disk_full_test;
 mod error;
@@ -37,6 +38,7 @@ use verbatim_core::ids::IdSource;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::time::Clock;
 
+pub use directory::SqliteDirectory;
 use lock::FolderLock;
 use readers::Readers;
 use watch::Signals;

@@ -24,10 +24,15 @@ fn tune(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "foreign_keys", true)
 }
 
-/// The one connection that writes, with the newest schema.
+/// The one connection that writes the job store, with the newest schema.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, PortError> {
+    open_database(path, MIGRATIONS)
+}
+
+/// A connection that writes, with these migrations done.
+pub(super) fn open_database(path: &Path, migrations: &[M<'static>]) -> Result<Connection, PortError> {
     let mut conn = prepare_writer(path)?;
-    Migrations::from_slice(MIGRATIONS).to_latest(&mut conn).map_err(|error| match error {
+    Migrations::from_slice(migrations).to_latest(&mut conn).map_err(|error| match error {
         MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => PortError::new(
             ErrorKind::Conflict,
             format!(
@@ -36,7 +41,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, PortError> {
             ),
         ),
         MigrationError::RusqliteError { err, .. } => StoreError::from(err).into(),
-        other => PortError::new(ErrorKind::Internal, "the job store's schema cannot be upgraded").with_source(other),
+        other => PortError::new(ErrorKind::Internal, "the database's schema cannot be upgraded").with_source(other),
     })?;
     Ok(conn)
 }

@@ -1,6 +1,7 @@
 //! The SQLite store under test.
 
 mod conformance;
+mod directory;
 mod kill;
 mod migration;
 mod store;
