@@ -9,17 +9,18 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
-use verbatim_core::CancellationToken;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::job::{Completion, JobState, Lease};
 use verbatim_core::ports::blobs::{BlobKey, put_bytes};
 use verbatim_core::ports::jobs::Finish;
+use verbatim_core::{CancellationToken, ErrorKind, PortError};
 use verbatim_telemetry::metrics::JobOutcome;
 
 use crate::config::{TimeLimit, WorkerConfig};
 use crate::finish::{Ending, finish};
 use crate::held::{Held, StopReason};
+use crate::patience::Patience;
 use crate::pipeline::{Pipeline, PipelineObserver, Work};
 use crate::report::{Gatherer, Reporter};
 use crate::worker::WorkerPorts;
@@ -93,17 +94,29 @@ impl Attempts {
         let (ports, pipeline) = (self.ports.clone(), self.pipeline.clone());
         let Lease { token, options, blob, checkpoint, .. } = held.lease.clone();
         let observer: Arc<dyn PipelineObserver> = Arc::clone(&gatherer) as _;
-        let work = Work { options, resume: checkpoint, observer, cancel: held.stop.token().clone() };
+        let cancel = held.stop.token().clone();
+        let work = Work { options, resume: checkpoint, observer, cancel: cancel.clone() };
+        let limit = self.config.storage_patience;
         let producing = async move {
-            let transcript = pipeline.transcribe_blob(ports.blobs.as_ref(), &blob, work).await?;
+            let patience = Patience { ids: &ports.ids, limit, cancel: &cancel };
+            let blobs = ports.blobs.as_ref();
+            gatherer.stage(Stage::Fetching);
+            let fetched = patience.with("fetching the audio", || pipeline.fetch(blobs, &blob));
+            let file = tokio::select! {
+                () = cancel.cancelled() => return Err(JobFailure::new(FailureKind::Cancelled, "the work was stopped")),
+                fetched = fetched => fetched.map_err(|error| not_fetched(&blob, &error))?,
+            };
+            let transcript = pipeline.transcribe(file, work).await?;
             gatherer.complete(&transcript.segments);
             gatherer.stage(Stage::Storing);
             let json = serde_json::to_vec(&transcript).map_err(|error| {
                 tracing::error!(%error, "the transcript could not be written as JSON");
                 JobFailure::new(FailureKind::Internal, "the transcript could not be written")
             })?;
-            let result = BlobKey::for_result(&token);
-            put_bytes(ports.blobs.as_ref(), &result, Bytes::from(json)).await.map_err(|error| {
+            let (result, json) = (BlobKey::for_result(&token), Bytes::from(json));
+            let stored =
+                patience.with("storing the transcript", || put_bytes(blobs, &result, json.clone())).await;
+            stored.map_err(|error| {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "the transcript could not be stored"
@@ -224,6 +237,15 @@ impl Attempts {
             _ => tracing::info!(?outcome, seconds, "job ended"),
         }
     }
+}
+
+/// Audio that could not be fetched, as the client sees it.
+fn not_fetched(blob: &BlobKey, error: &PortError) -> JobFailure {
+    if error.kind() == ErrorKind::NotFound {
+        return JobFailure::new(FailureKind::AudioMissing, "the uploaded audio is gone; upload it again");
+    }
+    tracing::warn!(%blob, error = error as &dyn std::error::Error, "audio could not be fetched");
+    JobFailure::new(FailureKind::StorageUnavailable, "the uploaded audio could not be read")
 }
 
 fn ending_of(produced: Produced) -> Ending {

@@ -7,14 +7,19 @@ use std::time::Duration;
 pub struct WorkerConfig {
     /// Jobs worked on at once, at least 1.
     pub concurrency: usize,
-    /// How long a lease lasts unless renewed; it is renewed at a third of this.
+    /// How long a lease lasts unless renewed.
     pub lease: Duration,
+    /// How often leases are renewed, which is also when cancellations are noticed; at least at a third of the lease. One call
+    /// renews all leases of a worker.
+    pub renew: Duration,
     /// How often the store is asked for work when nothing hints that there is some.
     pub poll: Duration,
     /// How long a stopping worker goes on with what it holds.
     pub grace: Duration,
     /// How long an engine may take to notice that it has to stop; after that it is abandoned.
     pub stop_patience: Duration,
+    /// How long blobs that cannot be read or written are tried again with the work in hand, before the attempt fails.
+    pub storage_patience: Duration,
     /// How long an attempt may take.
     pub time_limit: TimeLimit,
     /// Jobs after which the worker stops, to be started afresh; 0 for never.
@@ -28,9 +33,11 @@ impl Default for WorkerConfig {
         Self {
             concurrency: 1,
             lease: Duration::from_secs(30),
+            renew: Duration::from_secs(2),
             poll: Duration::from_secs(1),
             grace: Duration::from_secs(30),
             stop_patience: Duration::from_secs(30),
+            storage_patience: Duration::from_secs(120),
             time_limit: TimeLimit::default(),
             max_jobs: 0,
             max_rss_bytes: 0,
@@ -65,19 +72,35 @@ impl TimeLimit {
 /// How the store and the blobs are kept in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpkeepConfig {
-    /// Time between rounds.
+    /// Time between rounds, on average: nodes that were started together spread out.
     pub interval: Duration,
-    /// Time between searches for blobs that nothing refers to.
-    pub sweep_interval: Duration,
+    /// The search for blobs that nothing refers to; `None` leaves it to others.
+    pub sweep: Option<Sweep>,
+}
+
+/// How blobs that nothing refers to are searched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep {
+    /// The first search begins within this time.
+    pub first_within: Duration,
+    /// Time between searches, on average.
+    pub interval: Duration,
     /// Age at which such a blob is no longer one that is about to be referred to.
     pub orphan_age: Duration,
 }
 
 impl Default for UpkeepConfig {
     fn default() -> Self {
+        Self { interval: Duration::from_secs(1), sweep: Some(Sweep::default()) }
+    }
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
         Self {
-            interval: Duration::from_secs(1),
-            sweep_interval: Duration::from_secs(3600),
+            // Soon: a process that is started afresh every hour would never sweep.
+            first_within: Duration::ZERO,
+            interval: Duration::from_secs(3600),
             orphan_age: Duration::from_secs(24 * 3600),
         }
     }

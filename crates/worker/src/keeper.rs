@@ -21,6 +21,7 @@ type Renewed = Mutex<HashMap<LeaseToken, Arc<StopSwitch>>>;
 pub(crate) struct LeaseKeeper {
     ports: WorkerPorts,
     lease: Duration,
+    every: Duration,
     held: Arc<Renewed>,
 }
 
@@ -37,8 +38,9 @@ impl Drop for Registration {
 }
 
 impl LeaseKeeper {
-    pub(crate) fn new(ports: WorkerPorts, lease: Duration) -> Self {
-        Self { ports, lease, held: Arc::default() }
+    /// Renews for `lease` each, as often as `every` says and at least at a third of the lease.
+    pub(crate) fn new(ports: WorkerPorts, lease: Duration, every: Duration) -> Self {
+        Self { ports, lease, every: every.min(lease / 3), held: Arc::default() }
     }
 
     /// Renews this lease from now on; `stop` is told when it is lost or the job is to be cancelled.
@@ -48,14 +50,14 @@ impl LeaseKeeper {
         Registration { token: token.clone(), held: Arc::clone(&self.held) }
     }
 
-    /// Renews at a third of the lease, until the handle is dropped.
+    /// Renews until the handle is dropped. A store that does not answer is asked until it does: the work goes on meanwhile,
+    /// since its finish is fenced, and most outages end before anybody else gets the job.
     pub(crate) fn start(&self) -> AbortOnDropHandle<()> {
         let keeper = self.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
-            let third = keeper.lease / 3;
             loop {
-                tokio::time::sleep(third).await;
-                let mut backoff = Backoff::new(&keeper.ports.ids, third / 8, third);
+                tokio::time::sleep(keeper.every).await;
+                let mut backoff = Backoff::new(&keeper.ports.ids, keeper.every / 8, keeper.every);
                 while let Err(error) = keeper.renew_all().await {
                     keeper.ports.metrics.store_errors.with_label_values(&["renew"]).inc();
                     tracing::warn!(%error, "leases could not be renewed; trying again");

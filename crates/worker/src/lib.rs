@@ -13,6 +13,7 @@ mod config;
 mod finish;
 mod held;
 mod keeper;
+mod patience;
 mod pipeline;
 mod report;
 mod session;
@@ -20,7 +21,7 @@ mod slots;
 mod upkeep;
 mod worker;
 
-pub use config::{TimeLimit, UpkeepConfig, WorkerConfig};
+pub use config::{Sweep, TimeLimit, UpkeepConfig, WorkerConfig};
 pub use pipeline::{Pipeline, PipelineConfig, PipelineObserver};
 pub use session::ShutdownSignals;
 pub use upkeep::{Upkeep, UpkeepReport};

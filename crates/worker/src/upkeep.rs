@@ -2,8 +2,9 @@
 //! may do it, and several at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use verbatim_core::ids::IdSource;
 use verbatim_core::ports::blobs::{AUDIO_PREFIX, BlobKey, BlobStore, RESULTS_PREFIX};
 use verbatim_core::ports::jobs::{JobUpkeep, MAX_JOBS_PER_CALL, TickReport};
 use verbatim_core::time::Clock;
@@ -32,6 +33,8 @@ pub struct Upkeep {
     pub blobs: Arc<dyn BlobStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub ids: Arc<dyn IdSource>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How often.
@@ -41,22 +44,33 @@ pub struct Upkeep {
 impl Upkeep {
     /// Keeps order until `stop` fires. Errors are logged, and what failed is tried again in the next round.
     pub async fn run(&self, stop: CancellationToken) {
-        // The first one soon: a process that is started afresh every hour would never sweep.
-        let mut next_sweep = Instant::now();
-        let work = async {
-            loop {
-                self.note("tick", self.run_once().await);
-                if Instant::now() >= next_sweep {
-                    self.note("sweep", self.sweep_once().await);
-                    next_sweep = Instant::now() + self.config.sweep_interval;
-                }
-                tokio::time::sleep(self.config.interval).await;
-            }
-        };
+        let work = async { tokio::join!(self.keep_ticking(), self.keep_sweeping()) };
         tokio::select! {
-            () = work => {}
+            _ = work => {}
             () = stop.cancelled() => {}
         }
+    }
+
+    async fn keep_ticking(&self) {
+        loop {
+            self.note("tick", self.run_once().await);
+            tokio::time::sleep(self.about(self.config.interval)).await;
+        }
+    }
+
+    /// Beside the ticks, so that a bucket of millions of objects delays no job.
+    async fn keep_sweeping(&self) {
+        let Some(sweep) = self.config.sweep else { return };
+        tokio::time::sleep(sweep.first_within.mul_f64(self.ids.fraction())).await;
+        loop {
+            self.note("sweep", self.sweep_once(sweep.orphan_age).await);
+            tokio::time::sleep(self.about(sweep.interval)).await;
+        }
+    }
+
+    /// A time drawn from half of `interval` to half as long again.
+    fn about(&self, interval: Duration) -> Duration {
+        interval.mul_f64(0.5 + self.ids.fraction())
     }
 
     /// One round: ticks until the store is in order, then deletes the blobs that no job needs any more.
@@ -90,12 +104,12 @@ impl Upkeep {
         }
     }
 
-    /// Deletes old blobs that nothing refers to: uploads that were never submitted, and results whose worker could not
-    /// delete them. Returns how many.
+    /// Deletes blobs of at least this age that nothing refers to: uploads that were never submitted, and results whose worker
+    /// could not delete them. Returns how many.
     ///
     /// # Errors
     /// As [`Self::run_once`].
-    pub async fn sweep_once(&self) -> Result<u64, PortError> {
+    pub async fn sweep_once(&self, orphan_age: Duration) -> Result<u64, PortError> {
         let mut deleted = 0;
         for prefix in [AUDIO_PREFIX, RESULTS_PREFIX] {
             let mut after: Option<BlobKey> = None;
@@ -103,7 +117,7 @@ impl Upkeep {
                 let page = self.blobs.list(prefix, after.as_ref(), MAX_JOBS_PER_CALL).await?;
                 let now = self.clock.now();
                 for blob in &page {
-                    let old = now.since(blob.modified_at) >= self.config.orphan_age;
+                    let old = now.since(blob.modified_at) >= orphan_age;
                     if old && !self.upkeep.is_referenced(&blob.key).await? {
                         self.blobs.delete(&blob.key).await?;
                         deleted += 1;

@@ -84,7 +84,7 @@ impl Worker {
             lease: config.lease,
             poll: config.poll,
             slots: Slots::new(config.concurrency),
-            keeper: LeaseKeeper::new(ports.clone(), config.lease),
+            keeper: LeaseKeeper::new(ports.clone(), config.lease, config.renew),
         };
         Self { id, claimer, attempts: Attempts { ports, pipeline, config: Arc::new(config) } }
     }

@@ -6,7 +6,6 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use futures::TryStreamExt;
-use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ports::blobs::{BlobKey, BlobStore};
 use verbatim_core::{ErrorKind, PortError};
 
@@ -14,21 +13,7 @@ use verbatim_core::{ErrorKind, PortError};
 const GATHER: usize = 1024 * 1024;
 
 /// The blob as a file, at its beginning.
-pub(super) async fn to_file(
-    blobs: &dyn BlobStore,
-    key: &BlobKey,
-    scratch: &Path,
-) -> Result<File, JobFailure> {
-    fetch(blobs, key, scratch).await.map_err(|error| {
-        if error.kind() == ErrorKind::NotFound {
-            return JobFailure::new(FailureKind::AudioMissing, "the uploaded audio is gone; upload it again");
-        }
-        tracing::warn!(blob = %key, error = &error as &dyn std::error::Error, "audio could not be fetched");
-        JobFailure::new(FailureKind::StorageUnavailable, "the uploaded audio could not be read")
-    })
-}
-
-async fn fetch(blobs: &dyn BlobStore, key: &BlobKey, scratch: &Path) -> Result<File, PortError> {
+pub(super) async fn to_file(blobs: &dyn BlobStore, key: &BlobKey, scratch: &Path) -> Result<File, PortError> {
     if let Some(file) = blobs.open_local(key).await? {
         return Ok(file);
     }

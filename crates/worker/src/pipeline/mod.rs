@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use verbatim_audio::{AudioError, DecodedAudio, VadConfig, decode, find_speech};
-use verbatim_core::CancellationToken;
 use verbatim_core::audio::{AudioLimits, PcmSource, SpeechSpan};
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
@@ -15,6 +14,7 @@ use verbatim_core::options::TranscribeOptions;
 use verbatim_core::ports::blobs::{BlobKey, BlobStore};
 use verbatim_core::ports::engine::{Checkpoint, EngineObserver, EngineRequest, SpeechEngine};
 use verbatim_core::transcript::Transcript;
+use verbatim_core::{CancellationToken, PortError};
 
 /// What surrounds the engine.
 #[derive(Debug, Clone)]
@@ -82,23 +82,19 @@ impl Pipeline {
         self.transcribe(file.into_std().await, Work { options, resume: None, observer, cancel }).await
     }
 
-    /// Transcribes a blob.
-    pub(crate) async fn transcribe_blob(
-        &self,
-        blobs: &dyn BlobStore,
-        key: &BlobKey,
-        work: Work,
-    ) -> Result<Transcript, JobFailure> {
-        work.observer.stage(Stage::Fetching);
-        let fetched = fetch::to_file(blobs, key, &self.config.scratch);
-        let file = tokio::select! {
-            () = work.cancel.cancelled() => return Err(cancelled()),
-            fetched = fetched => fetched?,
-        };
-        self.transcribe(file, work).await
+    /// The blob as a file.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone; else what the blobs or the scratch folder say.
+    pub(crate) async fn fetch(&self, blobs: &dyn BlobStore, key: &BlobKey) -> Result<File, PortError> {
+        fetch::to_file(blobs, key, &self.config.scratch).await
     }
 
-    async fn transcribe(&self, file: File, work: Work) -> Result<Transcript, JobFailure> {
+    /// Transcribes an open file.
+    ///
+    /// # Errors
+    /// As [`Self::transcribe_file`].
+    pub(crate) async fn transcribe(&self, file: File, work: Work) -> Result<Transcript, JobFailure> {
         let Work { options, resume, observer, cancel } = work;
         observer.stage(Stage::Decoding);
         let (audio, speech) = self.hear(file, options.vad, cancel.clone()).await?;

@@ -75,6 +75,7 @@ impl Embedded {
             blobs: self.world.blobs.clone(),
             clock: self.clock.clone(),
             metrics: self.world.metrics.clone(),
+            ids: self.world.ids.clone(),
             config: UpkeepConfig::default(),
         }
     }
@@ -202,8 +203,9 @@ async fn a_zombie_publishes_nothing_and_the_second_worker_does() -> Result<()> {
     let id = here.submit(1, Some(WAIT)).await?;
     let (engine, second_engine) = (OddEngine::default(), OddEngine::default());
     second_engine.open();
+    const AGES: Duration = Duration::from_secs(3600);
     // So long a lease that the zombie does not learn of its fate by renewing.
-    let zombie = here.worker(&engine, WorkerConfig { lease: Duration::from_secs(3600), ..config(1) })?;
+    let zombie = here.worker(&engine, WorkerConfig { lease: AGES, renew: AGES, ..config(1) })?;
     let second = here.worker(&second_engine, config(1))?;
     let takeover = async {
         engine.until(|gate| gate.arrived == 1).await;

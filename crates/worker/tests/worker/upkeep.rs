@@ -61,6 +61,8 @@ impl JobUpkeep for FakeUpkeep {
     }
 }
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// So many hours after the blobs of these tests were written.
 struct Later(u64);
 
@@ -78,6 +80,7 @@ fn upkeep(world: &World, store: &Arc<FakeUpkeep>, hours: u64) -> Upkeep {
         upkeep: store.clone(),
         blobs: world.blobs.clone(),
         clock: Arc::new(Later(hours)),
+        ids: world.ids.clone(),
         metrics: world.metrics.clone(),
         config: UpkeepConfig::default(),
     }
@@ -120,8 +123,8 @@ async fn the_sweep_takes_old_blobs_that_nothing_refers_to() -> Result<()> {
         blob(&world, &format!("audio/lost-{number}")).await?;
     }
     blob(&world, "results/work_1/2-lost").await?;
-    assert_eq!(upkeep(&world, &store, 23).sweep_once().await?, 0);
-    assert_eq!(upkeep(&world, &store, 25).sweep_once().await?, 301);
+    assert_eq!(upkeep(&world, &store, 23).sweep_once(DAY).await?, 0);
+    assert_eq!(upkeep(&world, &store, 25).sweep_once(DAY).await?, 301);
     let left = world.blobs.list("", None, 9).await?;
     assert_eq!(left.into_iter().map(|meta| meta.key).collect::<Vec<_>>(), referenced);
     Ok(())
@@ -142,10 +145,14 @@ async fn the_upkeep_goes_on_after_an_outage_and_stops_when_told() -> Result<()> 
     *lock(&store.due) = vec![7];
     assert_eq!(world.blobs.list("", None, 9).await?, []);
     blob(&world, "audio/lost-since").await?;
-    // An hour of rounds, until the next sweep has come by.
-    store.ticks.subscribe().wait_for(|ticks| *ticks > 3700).await?;
+    // Rounds of half a second to one and a half, until the next sweep, in half an hour to one and a half, has come by.
+    let before = *store.ticks.borrow();
+    store.ticks.subscribe().wait_for(|ticks| *ticks > before + 1000).await?;
     assert!(lock(&store.due).is_empty());
-    assert_eq!(world.blobs.list("", None, 9).await?, []);
+    while !world.blobs.list("", None, 9).await?.is_empty() {
+        store.ticks.subscribe().changed().await?;
+        assert!(*store.ticks.borrow() < before + 11_000, "nobody swept for an hour and a half");
+    }
     stop.cancel();
     running.await?;
     Ok(())
