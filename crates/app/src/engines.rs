@@ -1,36 +1,20 @@
 //! From configuration to engines. The local engine is handed in by the binary, because this crate must not link C++.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use verbatim_core::ports::SpeechEngine;
+use verbatim_core::ports::local_engine::{LoadLocalEngine, LocalEngineSettings};
 use verbatim_engines::{EngineSet, FakeEngine};
 
 use crate::commands::models::ensure;
-use crate::config::{ComputeType, Config, EngineKind};
-
-/// What the local engine is loaded with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WhisperSettings {
-    /// Name and folder of each model, the default first.
-    pub models: Vec<(String, PathBuf)>,
-    /// Copies of each model; 0 chooses by cores and memory.
-    pub replicas: usize,
-    /// Threads of each copy; 0 shares the cores among the copies.
-    pub threads_per_replica: usize,
-    /// How the weights are held.
-    pub compute_type: ComputeType,
-}
-
-/// Loads the local engine; blocks until its weights are in memory.
-pub type LoadWhisper = fn(WhisperSettings) -> anyhow::Result<Arc<dyn SpeechEngine>>;
+use crate::config::{Config, EngineKind};
 
 /// Every engine the configuration names, the preferred one first. Fetches models that are missing.
 ///
 /// # Errors
 /// When a model cannot be had or loaded, or the binary has no local engine.
-pub async fn load(config: &Config, whisper: Option<LoadWhisper>) -> anyhow::Result<EngineSet> {
+pub async fn load(config: &Config, whisper: Option<LoadLocalEngine>) -> anyhow::Result<EngineSet> {
     let mut engines: Vec<Arc<dyn SpeechEngine>> = Vec::new();
     for kind in &config.worker.engines {
         match kind {
@@ -43,11 +27,11 @@ pub async fn load(config: &Config, whisper: Option<LoadWhisper>) -> anyhow::Resu
 
 async fn load_whisper(
     config: &Config,
-    whisper: Option<LoadWhisper>,
+    whisper: Option<LoadLocalEngine>,
 ) -> anyhow::Result<Arc<dyn SpeechEngine>> {
     let Some(load) = whisper else {
         bail!(
-            "this binary has no local Whisper engine; use `verbatim`, or name other engines in worker.engines"
+            "this binary has no local Whisper engine; use `verbatim` or `verbatim-worker`, or name other engines in worker.engines"
         );
     };
     let mut models = Vec::new();
@@ -55,13 +39,14 @@ async fn load_whisper(
         let folder = ensure(&config.models, name, false).await?;
         models.push((model_name(name), folder));
     }
-    let settings = WhisperSettings {
+    let settings = LocalEngineSettings {
         models,
         replicas: config.whisper.replicas,
         threads_per_replica: config.whisper.threads_per_replica,
         compute_type: config.whisper.compute_type,
     };
-    tokio::task::spawn_blocking(move || load(settings)).await.context("loading the model panicked")?
+    let loaded = tokio::task::spawn_blocking(move || load(settings)).await;
+    loaded.context("loading the model panicked")?.map_err(anyhow::Error::from_boxed)
 }
 
 /// The name under which clients know a model: that of its folder when it is given by path.

@@ -15,16 +15,16 @@ pub mod system;
 use std::process::ExitCode;
 
 use clap::Parser;
+use verbatim_core::ports::local_engine::LoadLocalEngine;
 
 use crate::cli::{Cli, Command, ConfigCommand};
 use crate::config::{Config, Overrides};
-use crate::engines::LoadWhisper;
 
 /// Exit code for what was asked in the wrong way.
 const USAGE: u8 = 2;
 
 /// Runs the command line of this process. `whisper` loads the local engine, where the binary has one.
-pub async fn run(whisper: Option<LoadWhisper>) -> ExitCode {
+pub async fn run(whisper: Option<LoadLocalEngine>) -> ExitCode {
     let cli = Cli::parse();
     let config = match config::load(cli.config.as_deref(), &overrides(&cli.command)) {
         Ok(config) => config,
@@ -53,7 +53,7 @@ fn overrides(command: &Command) -> Overrides {
     }
 }
 
-async fn dispatch(command: Command, config: Config, whisper: Option<LoadWhisper>) -> anyhow::Result<()> {
+async fn dispatch(command: Command, config: Config, whisper: Option<LoadLocalEngine>) -> anyhow::Result<()> {
     match command {
         Command::Serve(_) => commands::serve::run(config, whisper).await,
         Command::Transcribe(arguments) => commands::transcribe::run(&arguments, &config, whisper).await,

@@ -13,16 +13,18 @@ use verbatim_blobs::FolderStore;
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::SpeechEngine;
+use verbatim_core::ports::local_engine::LoadLocalEngine;
 use verbatim_core::retry::RetryPolicy;
 use verbatim_queue::sqlite::{SqliteConfig, SqliteStore};
 use verbatim_telemetry::{Metrics, logs};
 use verbatim_worker_lib::{
-    Pipeline, ShutdownSignals, Upkeep, UpkeepConfig, Worker, WorkerConfig, WorkerExit, WorkerPorts,
+    Pipeline, ShutdownSignals, Sweep, TimeLimit, Upkeep, UpkeepConfig, Worker, WorkerConfig, WorkerExit,
+    WorkerPorts,
 };
 
 use super::transcribe::pipeline_config;
 use crate::config::{Config, LogFormat, QueueConfig};
-use crate::engines::{self, LoadWhisper};
+use crate::engines;
 use crate::gate::Gate;
 use crate::shutdown::{Shutdown, listen_for_signals};
 use crate::system::{SystemClock, SystemIds};
@@ -31,7 +33,7 @@ use crate::system::{SystemClock, SystemIds};
 ///
 /// # Errors
 /// When it cannot start, with what to do about it; when a part of it breaks down.
-pub async fn run(config: Config, whisper: Option<LoadWhisper>) -> anyhow::Result<()> {
+pub async fn run(config: Config, whisper: Option<LoadLocalEngine>) -> anyhow::Result<()> {
     let format = match config.log.format {
         LogFormat::Pretty => logs::LogFormat::Pretty,
         LogFormat::Json => logs::LogFormat::Json,
@@ -121,7 +123,7 @@ impl Service {
     ) -> anyhow::Result<()> {
         let state = self.api(engine.as_ref(), config, shutdown)?;
         let worker = self.worker(engine, config)?;
-        let upkeep = self.upkeep();
+        let upkeep = self.upkeep(config);
 
         let (router, soft) = (verbatim_api_lib::router(state.clone()), shutdown.soft.clone());
         let stop = soft.clone();
@@ -161,6 +163,8 @@ impl Service {
         let (_, offering) = watch::channel(Some(Arc::new(Offering { models, diarization })));
         Ok(ApiState::new(ApiParts {
             jobs: self.store.clone(),
+            admin: self.store.clone(),
+            auth: None,
             upkeep: self.store.clone(),
             blobs: self.blobs.clone(),
             offering,
@@ -195,21 +199,36 @@ impl Service {
         let worker = WorkerConfig {
             concurrency,
             lease: Duration::from_secs(config.worker.lease_secs),
+            renew: Duration::from_secs(config.worker.renew_secs),
+            poll: Duration::from_millis(config.worker.poll_ms),
             grace: Duration::from_secs(config.worker.drain_secs),
+            stop_patience: Duration::from_secs(config.worker.stop_patience_secs),
+            storage_patience: Duration::from_secs(config.worker.storage_patience_secs),
+            time_limit: TimeLimit {
+                base: Duration::from_secs(config.worker.time_limit_secs),
+                per_audio: config.worker.time_limit_per_audio,
+            },
             max_jobs: config.worker.max_jobs_per_worker,
             max_rss_bytes: config.worker.max_rss_mb * 1024 * 1024,
-            ..WorkerConfig::default()
         };
         Ok(Worker::new(ports, pipeline, worker))
     }
 
-    fn upkeep(&self) -> Upkeep {
+    fn upkeep(&self, config: &Config) -> Upkeep {
         Upkeep {
             upkeep: self.store.clone(),
             blobs: self.blobs.clone(),
             clock: self.clock.clone(),
+            ids: self.ids.clone(),
             metrics: self.metrics.clone(),
-            config: UpkeepConfig::default(),
+            config: UpkeepConfig {
+                interval: Duration::from_secs(config.upkeep.interval_secs),
+                sweep: Some(Sweep {
+                    interval: Duration::from_secs(config.upkeep.sweep_interval_secs),
+                    orphan_age: Duration::from_secs(config.upkeep.orphan_age_secs),
+                    ..Sweep::default()
+                }),
+            },
         }
     }
 }

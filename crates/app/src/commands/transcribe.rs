@@ -11,6 +11,7 @@ use verbatim_core::event::Stage;
 use verbatim_core::language::Language;
 use verbatim_core::options::{Task, TranscribeOptions};
 use verbatim_core::ports::engine::{Checkpoint, EngineObserver, SpeechEngine};
+use verbatim_core::ports::local_engine::LoadLocalEngine;
 use verbatim_core::render::render;
 use verbatim_core::transcript::{Segment, Transcript};
 use verbatim_worker_lib::{Pipeline, PipelineConfig, PipelineObserver};
@@ -18,7 +19,7 @@ use verbatim_worker_lib::{Pipeline, PipelineConfig, PipelineObserver};
 use super::submit::spool_stdin;
 use crate::cli::{SpeechArgs, TranscribeArgs};
 use crate::config::Config;
-use crate::engines::{self, LoadWhisper};
+use crate::engines;
 use crate::files::{self, Input};
 use crate::progress::{Progress, Unit};
 
@@ -30,7 +31,7 @@ use crate::progress::{Progress, Unit};
 pub async fn run(
     arguments: &TranscribeArgs,
     config: &Config,
-    whisper: Option<LoadWhisper>,
+    whisper: Option<LoadLocalEngine>,
 ) -> anyhow::Result<()> {
     let inputs = files::expand(&arguments.files.files)?;
     let mut config = config.clone();

@@ -10,8 +10,10 @@ use super::sections::Config;
 
 /// The file that is read when none is named, if it exists.
 const DEFAULT_FILE: &str = "verbatim.toml";
+/// The variables whose values are lists, separated by commas.
+const LISTS: [&str; 2] = ["VERBATIM__WORKER__ENGINES", "VERBATIM__WHISPER__ADDITIONAL_MODELS"];
 
-/// What flags say; each wins over file and environment.
+/// What the command line says; flags win over file and environment.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// `--listen`
@@ -61,17 +63,17 @@ fn load_from(
         return Err(ConfigError::MissingFile(path.to_owned()));
     }
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-    let variables = Environment::with_prefix("VERBATIM")
-        .prefix_separator("__")
-        .separator("__")
-        .try_parsing(true)
-        .list_separator(",")
-        .with_list_parse_key("worker.engines")
-        .with_list_parse_key("whisper.additional_models")
-        .source(Some(environment));
+    let (lists, texts): (HashMap<_, _>, HashMap<_, _>) =
+        environment.into_iter().partition(|(name, _)| LISTS.contains(&name.as_str()));
+    let variables = || Environment::with_prefix("VERBATIM").prefix_separator("__").separator("__");
+    // Only lists are parsed here: a text of digits must not become a number and lose its zeros.
+    let lists = variables().try_parsing(true).list_separator(",").source(Some(lists));
+    let lists = lists.with_list_parse_key("worker.engines").with_list_parse_key("whisper.additional_models");
+    let texts = variables().source(Some(texts));
     let mut builder = config::Config::builder()
         .add_source(File::from(path).format(FileFormat::Toml).required(file.is_some()))
-        .add_source(variables);
+        .add_source(texts)
+        .add_source(lists);
     if let Some(listen) = overrides.listen {
         builder = builder.set_override("server.listen", listen.to_string())?;
     }
@@ -92,6 +94,14 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         (
             config.worker.engines.is_empty(),
             "worker.engines is empty: name at least one, `whisper` for example",
+        ),
+        (config.upkeep.interval_secs == 0, "upkeep.interval_secs must be at least 1"),
+        (config.upkeep.sweep_interval_secs == 0, "upkeep.sweep_interval_secs must be at least 1"),
+        (config.worker.poll_ms == 0, "worker.poll_ms must be at least 1"),
+        (config.worker.renew_secs == 0, "worker.renew_secs must be at least 1"),
+        (
+            config.worker.time_limit_per_audio.is_nan() || config.worker.time_limit_per_audio < 0.0,
+            "worker.time_limit_per_audio must not be negative",
         ),
         (config.worker.lease_secs < 3, "worker.lease_secs must be at least 3"),
         (config.queue.max_attempts == 0, "queue.max_attempts must be at least 1"),

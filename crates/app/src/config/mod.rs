@@ -6,6 +6,6 @@ mod sections;
 
 pub use load::{ConfigError, Overrides, load};
 pub use sections::{
-    ComputeType, Config, EngineKind, FakeConfig, LimitsConfig, LogConfig, LogFormat, ModelSource,
-    ModelsConfig, QueueConfig, ServerConfig, StorageConfig, WhisperConfig, WorkerConfig,
+    Config, EngineKind, FakeConfig, LimitsConfig, LogConfig, LogFormat, ModelSource, ModelsConfig,
+    QueueConfig, ServerConfig, StorageConfig, UpkeepConfig, WhisperConfig, WorkerConfig,
 };

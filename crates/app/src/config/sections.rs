@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use verbatim_core::ports::local_engine::ComputeType;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
@@ -15,6 +16,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// How jobs wait, retry and expire.
     pub queue: QueueConfig,
+    /// How the stores are kept in order.
+    pub upkeep: UpkeepConfig,
     /// How workers work.
     pub worker: WorkerConfig,
     /// The local engine.
@@ -93,6 +96,24 @@ impl Default for QueueConfig {
     }
 }
 
+/// How the stores are kept in order.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpkeepConfig {
+    /// Time between rounds: due and lapsed jobs, what has expired.
+    pub interval_secs: u64,
+    /// Time between searches for blobs that nothing refers to.
+    pub sweep_interval_secs: u64,
+    /// Age at which such a blob is deleted.
+    pub orphan_age_secs: u64,
+}
+
+impl Default for UpkeepConfig {
+    fn default() -> Self {
+        Self { interval_secs: 1, sweep_interval_secs: 3600, orphan_age_secs: 24 * 3600 }
+    }
+}
+
 /// The kinds of engine that can be configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -107,16 +128,28 @@ pub enum EngineKind {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerConfig {
-    /// Whether this process works on jobs; `false` only takes them in.
+    /// Whether `serve` works on jobs; `false` only takes them in.
     pub enabled: bool,
     /// Engines, the preferred one first.
     pub engines: Vec<EngineKind>,
     /// Jobs worked on at once; 0 takes as many as the engines can use.
     pub concurrency: usize,
+    /// How often the job store is asked for work when nothing hints that there is some.
+    pub poll_ms: u64,
     /// How long a lease lasts unless renewed.
     pub lease_secs: u64,
+    /// How often leases are renewed and cancellations noticed; at least at a third of the lease.
+    pub renew_secs: u64,
     /// How long a stopping worker goes on with what it holds.
     pub drain_secs: u64,
+    /// How long an engine may take to notice that it has to stop; after that it is abandoned.
+    pub stop_patience_secs: u64,
+    /// How long audio and result are tried again where they are kept before the job is put back for later.
+    pub storage_patience_secs: u64,
+    /// How long an attempt may take to decode the audio, and again for all that follows.
+    pub time_limit_secs: u64,
+    /// Times the length of the audio that an attempt may take on top of it.
+    pub time_limit_per_audio: f64,
     /// Jobs after which the worker stops to be started afresh; 0 for never.
     pub max_jobs_per_worker: u64,
     /// Memory at which the worker stops to be started afresh; 0 for no limit.
@@ -129,27 +162,18 @@ impl Default for WorkerConfig {
             enabled: true,
             engines: vec![EngineKind::Whisper],
             concurrency: 0,
+            poll_ms: 1000,
             lease_secs: 30,
+            renew_secs: 2,
             drain_secs: 30,
+            stop_patience_secs: 30,
+            storage_patience_secs: 120,
+            time_limit_secs: 1800,
+            time_limit_per_audio: 20.0,
             max_jobs_per_worker: 0,
             max_rss_mb: 0,
         }
     }
-}
-
-/// How the weights are held in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ComputeType {
-    /// 8-bit weights: fastest on CPUs.
-    #[default]
-    Int8,
-    /// 8-bit weights and 16-bit activations: GPUs.
-    Int8Float16,
-    /// 16-bit: GPUs.
-    Float16,
-    /// 32-bit: slow, for comparison.
-    Float32,
 }
 
 /// The local engine.

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod jobs;
 pub mod ledger;
 pub mod limiter;
+pub mod local_engine;
 pub mod registry;
 pub mod tokens;
 
