@@ -1,7 +1,8 @@
 //! How fast the queue alone is: jobs that are no work, queued and drained on a Redis. Prints jobs per second for both, as
 //! JSON on the last line. `bench/queue` runs it beside Sidekiq.
 //!
-//! `redis_drain URL [JOBS] [WORKERS] [JOBS PER CLAIM]`
+//! `redis_drain URL [JOBS] [WORKERS] [JOBS PER CLAIM]`; `redis_drain URL --backlog [QUEUED] [DELAYED]` times claims of one job
+//! on a short and on a long queue instead.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use futures::future::{join_all, try_join_all};
 use verbatim_core::audio::{AudioFormat, AudioInfo};
 use verbatim_core::dedupe::DedupeKey;
+use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{ClaimNonce, IdSource, JobId, SubmissionId, TenantId, WorkerId};
 use verbatim_core::job::{Completion, JobState, Lease, NewSubmission, TenantCaps};
 use verbatim_core::options::{Priority, TranscribeOptions};
@@ -52,7 +54,12 @@ fn submission(ids: &Ids, number: usize) -> NewSubmission {
         tenant: TenantId::default(),
         options: TranscribeOptions::for_model("tiny.en"),
         dedupe_key: DedupeKey::from_stored(&digest),
-        audio: AudioInfo { sha256: digest, bytes: 512_044, format: AudioFormat::Wav, duration_ms: Some(16_040) },
+        audio: AudioInfo {
+            sha256: digest,
+            bytes: 512_044,
+            format: AudioFormat::Wav,
+            duration_ms: Some(16_040),
+        },
         priority: Priority::Normal,
         deadline: None,
         estimated_secs: 17,
@@ -64,19 +71,27 @@ fn submission(ids: &Ids, number: usize) -> NewSubmission {
 
 async fn fill(store: &RedisStore, ids: &Ids, jobs: usize) -> Result<f64> {
     let began = Instant::now();
+    fill_from(store, ids, 0, jobs).await?;
+    Ok(jobs as f64 / began.elapsed().as_secs_f64())
+}
+
+async fn fill_from(store: &RedisStore, ids: &Ids, first: usize, end: usize) -> Result<()> {
     let submit = |first: usize| async move {
-        for number in (first..jobs).step_by(SUBMITTERS) {
+        for number in (first..end).step_by(SUBMITTERS) {
             store.submit(submission(ids, number)).await?;
         }
         anyhow::Ok(())
     };
-    try_join_all((0..SUBMITTERS).map(submit)).await?;
-    Ok(jobs as f64 / began.elapsed().as_secs_f64())
+    try_join_all((first..first + SUBMITTERS).map(submit)).await?;
+    Ok(())
 }
 
 async fn complete(store: &RedisStore, lease: &Lease) -> Result<()> {
-    let completion =
-        Completion { result: BlobKey::for_result(&lease.token), duration_ms: 16_040, engine: "none".to_owned() };
+    let completion = Completion {
+        result: BlobKey::for_result(&lease.token),
+        duration_ms: 16_040,
+        engine: "none".to_owned(),
+    };
     let finish = store.complete(&lease.token, completion).await?;
     ensure!(finish == Finish::Done(JobState::Completed), "a job ended as {finish:?}");
     Ok(())
@@ -86,13 +101,17 @@ async fn work(store: RedisStore, ids: Arc<Ids>, per_claim: usize) -> Result<usiz
     let (worker, mut done) = (WorkerId::generate(&*ids), 0);
     loop {
         let nonce = ClaimNonce::generate(&*ids);
-        let request = ClaimRequest { worker: worker.clone(), nonce, max: per_claim, idle: true, lease: LEASE };
+        let request =
+            ClaimRequest { worker: worker.clone(), nonce, max: per_claim, idle: true, lease: LEASE };
         let leases = store.claim(request).await?;
         if leases.is_empty() {
             return Ok(done);
         }
         done += leases.len();
-        join_all(leases.iter().map(|lease| complete(&store, lease))).await.into_iter().collect::<Result<Vec<_>>>()?;
+        join_all(leases.iter().map(|lease| complete(&store, lease)))
+            .await
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
     }
 }
 
@@ -107,16 +126,67 @@ async fn drain(store: &RedisStore, ids: &Arc<Ids>, workers: usize, per_claim: us
     Ok((done, done as f64 / began.elapsed().as_secs_f64()))
 }
 
+/// Claims single jobs, fails them so that they wait again, and says how long the claims took: median and 99th percentile.
+async fn claims(store: &RedisStore, ids: &Ids, count: usize) -> Result<String> {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (worker, nonce) = (WorkerId::generate(ids), ClaimNonce::generate(ids));
+        let request = ClaimRequest { worker, nonce, max: 1, idle: true, lease: LEASE };
+        let began = Instant::now();
+        let leases = store.claim(request).await?;
+        times.push(began.elapsed());
+        let lease = leases.first().context("there is a job to claim")?;
+        store.release(&lease.token).await?;
+    }
+    times.sort();
+    let at = |share: f64| times[((count - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+    Ok(format!("a claim takes {:.2} ms (median), {:.2} ms (99 %)", at(0.5), at(0.99)))
+}
+
+/// Delays jobs by failing them.
+async fn delay(store: &RedisStore, ids: &Ids, jobs: usize) -> Result<()> {
+    let mut delayed = 0;
+    while delayed < jobs {
+        let (worker, nonce) = (WorkerId::generate(ids), ClaimNonce::generate(ids));
+        let request = ClaimRequest { worker, nonce, max: 64, idle: true, lease: LEASE };
+        let leases = store.claim(request).await?;
+        delayed += leases.len();
+        try_join_all(leases.iter().map(|lease| store.fail(&lease.token, later()))).await?;
+    }
+    Ok(())
+}
+
+/// A provider that wants to be asked again in an hour.
+fn later() -> JobFailure {
+    let mut failure = JobFailure::new(FailureKind::Throttled, "later");
+    failure.retry_after = Some(Duration::from_secs(3600));
+    failure
+}
+
+async fn backlog(store: &RedisStore, ids: &Ids, queued: usize, delayed: usize) -> Result<()> {
+    fill(store, ids, 1000).await?;
+    println!("1,000 jobs queued: {}", claims(store, ids, 1000).await?);
+    fill_from(store, ids, 1000, queued + delayed).await?;
+    delay(store, ids, delayed).await?;
+    let stats = store.stats().await?;
+    println!("{:?}: {}", stats.states, claims(store, ids, 1000).await?);
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
     let url = arguments.next().context("redis_drain URL [JOBS] [WORKERS] [JOBS PER CLAIM]")?;
+    let long = arguments.next_if_eq("--backlog").is_some();
     let mut number = |default| arguments.next().map_or(Ok(default), |text| text.parse());
-    let (jobs, workers, per_claim) = (number(20_000)?, number(4)?, number(64)?);
     let ids = Arc::new(Ids::default());
     let prefix = format!("bench-{}", std::process::id());
     let config = RedisConfig { url, prefix, policy: StorePolicy::default(), ids: ids.clone() };
     let store = RedisStore::connect(config).await?;
+    if long {
+        return backlog(&store, &ids, number(1_000_000)?, number(200_000)?).await;
+    }
+    let (jobs, workers, per_claim) = (number(20_000)?, number(4)?, number(64)?);
     let queued_per_sec = fill(&store, &ids, jobs).await?;
     let (done, drained_per_sec) = drain(&store, &ids, workers, per_claim).await?;
     let left = store.stats().await?.tiers.iter().map(|tier| tier.depth).sum::<u64>();

@@ -107,8 +107,8 @@ async fn subscribed(address: &Address, channels: &Channels, waiting: &Waiting) -
         match tokio::time::timeout(PATIENCE, messages.next()).await {
             Ok(Some(message)) if message.get_channel_name() == channels.work => waiting.work.notify_one(),
             Ok(Some(message)) => {
-                if let Ok(id) = message.get_payload::<String>() {
-                    waiting.job(&id);
+                if let Ok(ids) = message.get_payload::<String>() {
+                    ids.split(',').for_each(|id| waiting.job(id));
                 }
             }
             Ok(None) => return Ok(()),

@@ -2,6 +2,7 @@
 -- 9 failure of a job that is too old. Answers a list of leases.
 local worker, nonce, most = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local expires = now + tonumber(ARGV[6])
+local expires_text = whole(expires)
 local retention = tonumber(ARGV[8])
 local given = {}
 local FIELDS = { 't', 'p', 's', 'z', 'f', 'a', 'S', 'pr', 'ps', 'ns', 'e', 'ls', 'u', 'c', 'dm', 'cp' }
@@ -31,8 +32,9 @@ if holding == 1 and call('HGET', P .. 'j:' .. call('SMEMBERS', P .. 'r:' .. work
 
 local function charge(job, tier)
   put(job, 'ct', tier)
-  put(job, 'cc', math.max(1, tonumber(job.f.e)))
-  return job.f.cc
+  local cost = math.max(1, tonumber(job.f.e))
+  put(job, 'cc', cost)
+  return cost
 end
 
 -- Gives the job, which is in no index any more, to the worker; unless its time is up, then it ends here.
@@ -51,7 +53,7 @@ local function lease(job)
   put(job, 'f', tonumber(job.f.f) + 1)
   put(job, 'n', nonce)
   put(job, 'w', worker)
-  put(job, 'L', expires)
+  put(job, 'L', expires_text)
   put(job, 'a', tonumber(job.f.a) + 1)
   if not job.f.S then put(job, 'S', now_text) end
   drop(job, 'pr')
@@ -64,8 +66,8 @@ local function lease(job)
   put(job, 'ss', next_seq(job))
   put(job, 'sa', job.f.a)
   put(job, 'sT', now_text)
-  call('ZADD', P .. 'run', expires, job.id)
-  call('SADD', P .. 'r:' .. worker, job.id)
+  later('ZADD', 'run', expires_text, job.id)
+  later('SADD', 'r:' .. worker, job.id)
   save(job)
   given[#given + 1] = lease_of(job)
 end
@@ -95,23 +97,45 @@ local function eligible(ids)
   end
 end
 
-local function take_from(tier)
-  local head = call('ZRANGE', P .. 'a:' .. tier, 0, 0, 'WITHSCORES')
-  local name, start = head[1], tonumber(head[2])
-  local queue = P .. 'q:' .. tier .. ':' .. name
-  local job = load_some(call('ZPOPMIN', queue)[1], FIELDS)
-  local finish = start + charge(job, tier)
-  set_clock('v' .. tier, start)
-  if call('EXISTS', queue) == 1 then
-    call('ZADD', P .. 'a:' .. tier, finish, name)
+-- The tenant of each tier that is served next: how many jobs it has, its start tag, and that of the one behind it. While it
+-- stays in front, its tag is kept here and written down in the end.
+local heads = {}
+
+local function write_down(tier)
+  local head = heads[tier]
+  if not head then return end
+  heads[tier] = nil
+  if head.left > 0 then
+    call('ZADD', P .. 'a:' .. tier, head.start, head.name)
   else
-    call('ZREM', P .. 'a:' .. tier, name)
-    call('ZADD', P .. 'f:' .. tier, finish, name)
+    call('ZREM', P .. 'a:' .. tier, head.name)
+    call('ZADD', P .. 'f:' .. tier, head.start, head.name)
     alive[tier] = nil
   end
+end
+
+local function head_of(tier)
+  local head = heads[tier]
+  if not head then
+    local front = call('ZRANGE', P .. 'a:' .. tier, 0, 1, 'WITHSCORES')
+    head = { name = front[1], start = tonumber(front[2]), behind = tonumber(front[4]) }
+    head.queue = P .. 'q:' .. tier .. ':' .. head.name
+    head.left = call('ZCARD', head.queue)
+    heads[tier] = head
+  end
+  return head
+end
+
+local function take_from(tier)
+  local head = head_of(tier)
+  local job = load_some(call('ZPOPMIN', head.queue)[1], FIELDS)
+  set_clock('v' .. tier, head.start)
+  head.start, head.left = head.start + charge(job, tier), head.left - 1
+  if head.left == 0 or head.behind and head.start >= head.behind then write_down(tier) end
   lease(job)
-  if at_cap(tenant(name)) then
-    review(name)
+  if at_cap(tenant(job.f.t)) then
+    for other = 0, 2 do write_down(other) end
+    review(job.f.t)
     alive = {}
   end
 end
@@ -161,6 +185,7 @@ else
     take_from(tier)
   end
 end
+for tier = 0, 2 do write_down(tier) end
 if #given > 0 then
   local ids = {}
   for i, one in ipairs(given) do ids[i] = one[1] end

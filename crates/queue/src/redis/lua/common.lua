@@ -76,8 +76,26 @@ local function set_clock(name, value)
   clocks[name] = { value = value, changed = true }
 end
 
+-- Changes to an index that nothing in this script reads again, made in one command for all jobs.
+local pending = {}
+local function later(command, index, ...)
+  local name = command .. index
+  local change = pending[name]
+  if not change then
+    change = { command, P .. index }
+    pending[name] = change
+  end
+  for i = 1, select('#', ...) do change[#change + 1] = (select(i, ...)) end
+end
+
+local function catch_up()
+  for _, change in pairs(pending) do call(unpack(change)) end
+  pending = {}
+end
+
 -- Writes what was gathered, and tells who waits. The last line of every script that writes.
 local function flush()
+  catch_up()
   for name, by in pairs(counted) do
     if by ~= 0 then call('HINCRBY', P .. 'n', name, whole(by)) end
   end
@@ -98,7 +116,9 @@ local function flush()
     end
   end
   if #changed > 0 then call('HSET', P .. 'v', unpack(changed)) end
-  for id in pairs(news) do call('PUBLISH', P .. 'news', id) end
+  local ids = {}
+  for id in pairs(news) do ids[#ids + 1] = id end
+  if #ids > 0 then call('PUBLISH', P .. 'news', table.concat(ids, ',')) end
   if woken then call('PUBLISH', P .. 'work', '1') end
 end
 
@@ -250,8 +270,8 @@ local function leave(job)
     call('ZREM', P .. 'delayed', job.id)
   elseif f.s == 'r' then
     count('r', -1)
-    call('ZREM', P .. 'run', job.id)
-    call('SREM', P .. 'r:' .. f.w, job.id)
+    later('ZREM', 'run', job.id)
+    later('SREM', 'r:' .. f.w, job.id)
     drop(job, 'W')
     known.r = known.r - 1
     if known.mr then review(f.t) end
@@ -310,7 +330,7 @@ local function finish_job(job, state, retention)
   if state == 'f' then
     call('ZADD', P .. 'dlq', now_text, job.id)
   else
-    call('SADD', P .. 'g', blob_of(job))
+    later('SADD', 'g', blob_of(job))
   end
   if state ~= 'c' then forget_work(job) end
   if job.f.cp then
@@ -320,7 +340,7 @@ local function finish_job(job, state, retention)
   put(job, 'st', 'done')
   put(job, 'F', now_text)
   put(job, 'X', now + retention)
-  call('ZADD', P .. 'z', job.f.X, job.id)
+  later('ZADD', 'z', job.f.X, job.id)
   put(job, 'es', next_seq(job))
 end
 

@@ -65,6 +65,8 @@ for at, id in ipairs(due('run')) do
     end
   end
   save(job)
+  -- The next one of the same worker must not find it there.
+  catch_up()
   lapsed = lapsed + 1
 end
 
