@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use utoipa::ToSchema;
+use verbatim_core::audio::AudioInfo;
 use verbatim_core::job::Submission;
 use verbatim_core::time::Timestamp;
 
@@ -116,6 +117,17 @@ pub(crate) struct JobList {
     pub(crate) next_cursor: Option<String>,
 }
 
+impl From<AudioInfo> for Audio {
+    fn from(audio: AudioInfo) -> Self {
+        Self {
+            sha256: audio.sha256,
+            bytes: audio.bytes,
+            duration_secs: audio.duration_ms.map(seconds),
+            format: audio.format.as_str(),
+        }
+    }
+}
+
 impl From<Submission> for Job {
     fn from(submission: Submission) -> Self {
         let this = format!("/v1/jobs/{}", submission.id);
@@ -134,12 +146,7 @@ impl From<Submission> for Job {
             attempt: submission.attempt,
             engine: submission.engine,
             model: submission.options.model,
-            audio: Audio {
-                sha256: submission.audio.sha256,
-                bytes: submission.audio.bytes,
-                duration_secs: submission.audio.duration_ms.map(seconds),
-                format: submission.audio.format.as_str(),
-            },
+            audio: submission.audio.into(),
             cached: submission.cached,
             deduplicated: submission.deduplicated,
             error: submission

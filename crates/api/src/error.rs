@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use verbatim_core::api_key::Scope;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::model::ModelError;
 use verbatim_core::{ErrorKind, PortError};
@@ -44,6 +45,17 @@ impl ApiError {
     /// 404 for a job that does not exist, or not for this caller.
     pub(crate) fn no_such_job() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "there is no such job")
+    }
+
+    /// 401: nobody is known to be asking. The same words whatever is wrong with a key, so that nobody learns which exist.
+    pub(crate) fn unauthenticated(detail: &'static str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+    }
+
+    /// 403 for a key without the scope that the route needs.
+    pub(crate) fn forbidden(needed: Scope) -> Self {
+        let scope = needed.as_str();
+        Self::new(StatusCode::FORBIDDEN, "forbidden", format!("this takes a key with the scope `{scope}`"))
     }
 
     /// 500 that tells nothing.

@@ -1,5 +1,7 @@
 //! The HTTP API over the ports: the native job API, OpenAI's audio API, and what operators ask. Knows no adapter.
 
+mod audit;
+mod auth;
 mod dto;
 mod error;
 mod extract;

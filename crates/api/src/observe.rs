@@ -39,7 +39,15 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
     let mut request = Request::from_parts(parts, Body::from_stream(body.clone()));
     request.extensions_mut().insert(body.clone());
 
-    let span = tracing::info_span!("request", request.id = %id, method, route);
+    let span = tracing::info_span!(
+        "request",
+        request.id = %id,
+        method,
+        route,
+        // Known once the key has been looked at.
+        tenant = tracing::field::Empty,
+        key.id = tracing::field::Empty,
+    );
     let response = next.run(request).instrument(span.clone()).await;
     let error = response.extensions().get::<Arc<ApiError>>().cloned();
     let mut response = match &error {

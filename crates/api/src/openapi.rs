@@ -3,24 +3,78 @@
 
 #![expect(dead_code, reason = "the forms exist for their schemas only")]
 
-use utoipa::{OpenApi, ToSchema};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{Content, Ref, Response, ResponseBuilder};
+use utoipa::{Modify, OpenApi, ToSchema};
+use verbatim_core::api_key::Scope;
+
+use crate::problem::Face;
 
 /// The title page.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Verbatim",
-        description = "Speech to text. Two faces over one queue: the native job API, and OpenAI's audio API, so that existing clients work unchanged.\n\nErrors of the native API are RFC 9457 problems; `code` is stable. Every response has an `x-request-id`.",
+        description = "Speech to text. Two faces over one queue: the native job API, and OpenAI's audio API, so that existing clients work unchanged.\n\nErrors of the native API are RFC 9457 problems; `code` is stable. Every response has an `x-request-id`.\n\nWhere keys are on, send yours as `Authorization: Bearer <key>` or as `X-API-Key`; each sees its own tenant's jobs only.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
         (name = "jobs", description = "Submit audio, follow the job, fetch the transcript."),
         (name = "openai", description = "For OpenAI's clients: point their `base_url` at `/v1` of this server."),
+        (name = "admin", description = "For operators: jobs that failed for good. Takes a key with the scope `admin`."),
         (name = "operations", description = "Health, readiness, metrics."),
     ),
     components(schemas(crate::problem::Problem)),
+    modifiers(&Keys),
 )]
 pub(crate) struct TitlePage;
+
+/// The headers in which a key may come.
+const SCHEMES: [&str; 2] = ["bearer", "api_key"];
+
+/// Names the two headers in which a key may come.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("vbk_…").build();
+        let header = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(SCHEMES[0], SecurityScheme::Http(bearer));
+        components.add_security_scheme(SCHEMES[1], SecurityScheme::ApiKey(header));
+    }
+}
+
+/// Says of every route in `document` that it takes a key with this scope, and what happens without one.
+pub(crate) fn asks_for_key(document: &mut utoipa::openapi::OpenApi, scope: Scope) {
+    let name = scope.as_str();
+    for (path, item) in &mut document.paths.paths {
+        let face = Face::of(path);
+        let operations = [&mut item.get, &mut item.post, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            operation.security =
+                Some(SCHEMES.map(|scheme| SecurityRequirement::new(scheme, [name])).to_vec());
+            let mut add = |status: &str, text: String| {
+                let answer = || refusal(face, text).into();
+                operation.responses.responses.entry(status.to_owned()).or_insert_with(answer);
+            };
+            add("401", "`unauthenticated`: no key, or one that opens nothing".to_owned());
+            add("403", format!("`forbidden`: the key does not have the scope `{name}`"));
+            add("503", "A dependency is down; see `Retry-After`".to_owned());
+        }
+    }
+}
+
+fn refusal(face: Face, description: String) -> Response {
+    let (schema, media_type) = match face {
+        Face::Native => ("Problem", "application/problem+json"),
+        Face::OpenAi => ("OpenAiError", "application/json"),
+    };
+    let content = Content::new(Some(Ref::from_schema_name(schema)));
+    ResponseBuilder::new().description(description).content(media_type, content).build()
+}
 
 /// The form of `POST /v1/jobs`.
 #[derive(ToSchema)]

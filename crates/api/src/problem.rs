@@ -139,6 +139,9 @@ pub(crate) fn render(
     let (mut parts, _) = head.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if error.status == StatusCode::UNAUTHORIZED {
+        parts.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if let Some(after) = error.retry_after {
         parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
     }

@@ -10,7 +10,7 @@ use tracing::Instrument;
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::IdSource;
 use verbatim_core::model::ModelCatalog;
-use verbatim_core::ports::{BlobStore, JobClient, JobUpkeep};
+use verbatim_core::ports::{BlobStore, Directory, JobAdmin, JobClient, JobUpkeep};
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_telemetry::Metrics;
 
@@ -59,6 +59,11 @@ pub struct Offering {
 pub struct ApiParts {
     /// The job store, as clients see it.
     pub jobs: Arc<dyn JobClient>,
+    /// The job store, as operators see it.
+    pub admin: Arc<dyn JobAdmin>,
+    /// Knows the keys; `None` where everybody may come in. It is asked with every request, so that a revoked key opens
+    /// nothing from one moment to the next.
+    pub auth: Option<Arc<dyn Directory>>,
     /// The job store's figures and health.
     pub upkeep: Arc<dyn JobUpkeep>,
     /// Uploads go in, results come out.

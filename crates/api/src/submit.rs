@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use verbatim_core::api_key::Principal;
 use verbatim_core::dedupe::DedupeKey;
-use verbatim_core::ids::{SubmissionId, TenantId};
-use verbatim_core::job::{Idempotency, NewSubmission, SubmitOutcome, TenantCaps};
+use verbatim_core::ids::SubmissionId;
+use verbatim_core::job::{Idempotency, NewSubmission, SubmitOutcome};
 use verbatim_core::ports::BlobKey;
 use verbatim_core::{ErrorKind, PortError};
 use verbatim_telemetry::metrics::DedupeOutcome;
@@ -20,18 +21,19 @@ const GUESSED_BYTES_PER_SEC: u64 = 16_000;
 /// How long to wait before each repetition of a submit whose outcome is unknown.
 const REPEAT_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
-/// Makes the audio visible and submits the job. An upload that nobody adopted is deleted again. Run it under
+/// Makes the audio visible and submits the job for `principal`, whose key caps its priority. An upload that nobody adopted is deleted again. Run it under
 /// [`ApiState::see_through`]: half of it is worse than none.
 ///
 /// # Errors
 /// What the stores say; 409 for an idempotency key that was used with another body.
 pub(crate) async fn submit(
     state: ApiState,
-    tenant: TenantId,
+    principal: Principal,
     request: JobRequest,
     audio: StagedAudio,
     idempotency_key: Option<String>,
 ) -> Result<SubmitOutcome, ApiError> {
+    let Principal { tenant, max_priority, caps, .. } = principal;
     let StagedAudio { job_id, key, writer, info } = audio;
     let estimated_secs =
         info.duration_ms.map_or(info.bytes / GUESSED_BYTES_PER_SEC, |millis| millis.div_ceil(1000)).max(1);
@@ -48,10 +50,10 @@ pub(crate) async fn submit(
         options: request.options,
         audio: info,
         blob: key.clone(),
-        priority: request.priority,
+        priority: request.priority.min(max_priority),
         deadline: request.deadline.map(|after| state.clock.now().plus(after)),
         estimated_secs,
-        caps: TenantCaps::default(),
+        caps,
         metadata: request.metadata,
     };
     writer.finish().await?;

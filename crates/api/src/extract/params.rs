@@ -7,7 +7,7 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 use verbatim_core::event::EventSeq;
-use verbatim_core::ids::SubmissionId;
+use verbatim_core::ids::{SubmissionId, TenantId};
 
 use crate::error::ApiError;
 use crate::state::ApiState;
@@ -59,6 +59,31 @@ pub(crate) fn wait(secs: Option<u64>, max: Duration) -> Result<Option<Duration>,
             format!("`wait` is at most {} seconds", max.as_secs()),
         )),
     }
+}
+
+/// Things per page unless asked otherwise, and at most.
+const PAGE: (usize, usize) = (20, 100);
+
+/// `?limit=`: things per page.
+///
+/// # Errors
+/// 400 when it is none or too many.
+pub(crate) fn limit(asked: Option<usize>) -> Result<usize, ApiError> {
+    let (default, max) = PAGE;
+    let limit = asked.unwrap_or(default);
+    if !(1..=max).contains(&limit) {
+        return Err(ApiError::invalid("invalid_parameter", "limit", format!("`limit` is from 1 to {max}")));
+    }
+    Ok(limit)
+}
+
+/// `?tenant=`: whose things.
+///
+/// # Errors
+/// 400 when it cannot be a tenant's name.
+pub(crate) fn tenant(name: &str) -> Result<TenantId, ApiError> {
+    TenantId::parse(name)
+        .map_err(|error| ApiError::invalid("invalid_parameter", "tenant", format!("`tenant`: {error}")))
 }
 
 /// The longest `Idempotency-Key`.

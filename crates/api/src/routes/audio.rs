@@ -165,9 +165,9 @@ async fn answer(state: ApiState, caller: Caller, request: Request, task: Task) -
     let answer = Answer::parse(&form.fields)?;
     let job = JobRequest::openai(&form.fields, &offering.models, task, answer.words)?;
     let work = {
-        let (state, tenant) = (state.clone(), caller.tenant.clone());
+        let (state, principal) = (state.clone(), caller.principal.clone());
         async move {
-            let outcome = submit(state.clone(), tenant, job, form.audio, None).await?;
+            let outcome = submit(state.clone(), principal, job, form.audio, None).await?;
             Ok(Ticket::new(state, outcome.submission))
         }
     };

@@ -45,8 +45,9 @@ pub(crate) async fn watch(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let after = params::last_event_id(&headers)?;
-    let submission = watch::current(&state, &caller.tenant, &id).await?;
-    let events = state.jobs.events(&caller.tenant, &id, after).await?.ok_or_else(ApiError::no_such_job)?;
+    let submission = watch::current(&state, &caller.principal.tenant, &id).await?;
+    let events =
+        state.jobs.events(&caller.principal.tenant, &id, after).await?.ok_or_else(ApiError::no_such_job)?;
     let mut events = events.peekable();
     if submission.status.is_terminal() && Pin::new(&mut events).peek().await.is_none() {
         return Ok(StatusCode::NO_CONTENT.into_response());

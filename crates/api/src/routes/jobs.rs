@@ -43,9 +43,6 @@ pub(crate) struct JobsQuery {
     limit: Option<usize>,
 }
 
-/// Jobs per page unless asked otherwise, and at most.
-const PAGE: (usize, usize) = (20, 100);
-
 /// Submit audio
 ///
 /// Upload a file as field `file` of a multipart form; the other fields are options and may come before or after it.
@@ -81,10 +78,10 @@ pub(crate) async fn create(
     let offering = state.offered()?;
     let form = form::read(&state, request, Face::Native, &NATIVE_FIELDS).await?;
     let job = JobRequest::native(&form.fields, &offering.models, offering.diarization)?;
-    let tenant = caller.tenant.clone();
-    let outcome = state.see_through(submit(state.clone(), tenant, job, form.audio, key)).await?;
+    let work = submit(state.clone(), caller.principal.clone(), job, form.audio, key);
+    let outcome = state.see_through(work).await?;
     let submission = match wait {
-        Some(_) => watch::settled(&state, &caller.tenant, &outcome.submission.id, wait).await?,
+        Some(_) => watch::settled(&state, &caller.principal.tenant, &outcome.submission.id, wait).await?,
         None => outcome.submission,
     };
     let mut response = accepted(submission, wait.is_some());
@@ -115,11 +112,7 @@ pub(crate) async fn list(
     caller: Caller,
     Params(query): Params<JobsQuery>,
 ) -> Result<Json<JobList>, ApiError> {
-    let (default, max) = PAGE;
-    let limit = query.limit.unwrap_or(default);
-    if !(1..=max).contains(&limit) {
-        return Err(ApiError::invalid("invalid_parameter", "limit", format!("`limit` is from 1 to {max}")));
-    }
+    let limit = params::limit(query.limit)?;
     let status = query.status.as_deref().filter(|status| !status.is_empty()).map(|name| {
         let names = "queued, processing, completed, failed, cancelled";
         SubmissionStatus::parse(name)
@@ -131,7 +124,7 @@ pub(crate) async fn list(
         })
     });
     let wanted = ListQuery { status: status.transpose()?, before: before.transpose()?, limit: limit + 1 };
-    let mut page = state.jobs.list(&caller.tenant, wanted).await?;
+    let mut page = state.jobs.list(&caller.principal.tenant, wanted).await?;
     let has_more = page.len() > limit;
     page.truncate(limit);
     let next_cursor = page.last().filter(|_| has_more).map(|last| last.id.to_string());
@@ -160,7 +153,7 @@ pub(crate) async fn get(
     Params(query): Params<WaitQuery>,
 ) -> Result<Json<Job>, ApiError> {
     let wait = params::wait(query.wait, state.limits.max_wait)?;
-    Ok(Json(watch::settled(&state, &caller.tenant, &id, wait).await?.into()))
+    Ok(Json(watch::settled(&state, &caller.principal.tenant, &id, wait).await?.into()))
 }
 
 /// Cancel or remove a job
@@ -179,10 +172,10 @@ pub(crate) async fn delete(
     caller: Caller,
     JobPath(id): JobPath,
 ) -> Result<Response, ApiError> {
-    match state.jobs.delete(&caller.tenant, &id).await? {
+    match state.jobs.delete(&caller.principal.tenant, &id).await? {
         None => Err(ApiError::no_such_job()),
         Some(DeleteOutcome::Removed) => Ok(StatusCode::NO_CONTENT.into_response()),
-        Some(DeleteOutcome::Cancelled) => Ok(match state.jobs.get(&caller.tenant, &id).await? {
+        Some(DeleteOutcome::Cancelled) => Ok(match state.jobs.get(&caller.principal.tenant, &id).await? {
             Some(submission) => (StatusCode::ACCEPTED, Json(Job::from(submission))).into_response(),
             // Somebody else removed it in the meantime.
             None => StatusCode::NO_CONTENT.into_response(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod audio;
 mod audio_stream;
+pub(crate) mod dead_letters;
 pub(crate) mod events;
 pub(crate) mod fallback;
 pub(crate) mod jobs;

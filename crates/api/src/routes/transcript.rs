@@ -56,7 +56,7 @@ pub(crate) async fn get(
         code: "invalid_parameter",
         ..bad_value("format", name, TranscriptFormat::ALL.map(TranscriptFormat::as_str).join(", "))
     })?;
-    let submission = watch::current(&state, &caller.tenant, &id).await?;
+    let submission = watch::current(&state, &caller.principal.tenant, &id).await?;
     let transcript = result::transcript(&state, &submission).await?;
     let body = render(&transcript, format, submission.options.words);
     Ok(([(header::CONTENT_TYPE, format.content_type())], body).into_response())

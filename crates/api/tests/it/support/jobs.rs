@@ -10,12 +10,14 @@ use futures::stream;
 use tokio::sync::watch;
 use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage};
 use verbatim_core::failure::JobFailure;
-use verbatim_core::ids::{SubmissionId, TenantId};
-use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, SubmitOutcome};
+use verbatim_core::ids::{JobId, SubmissionId, TenantId};
+use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, SubmitOutcome, TenantCaps};
 use verbatim_core::language::Language;
 use verbatim_core::options::{ENGINE_AUTO, Task};
-use verbatim_core::ports::jobs::{DeleteOutcome, EventStream, ListQuery, QueueStats, TickReport};
-use verbatim_core::ports::{BlobKey, JobClient, JobUpkeep};
+use verbatim_core::ports::jobs::{
+    DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, ListQuery, QueueStats, TickReport,
+};
+use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobUpkeep};
 use verbatim_core::time::Clock;
 use verbatim_core::transcript::Transcript;
 use verbatim_core::{ErrorKind, PortError};
@@ -40,6 +42,10 @@ pub(crate) struct Jobs {
     pub(crate) refuse: Mutex<Option<ErrorKind>>,
     pub(crate) panic: AtomicBool,
     pub(crate) cancelled: AtomicUsize,
+    /// The caps of the last submission.
+    pub(crate) caps: Mutex<TenantCaps>,
+    /// What failed for good, the latest first.
+    pub(crate) dead: Mutex<Vec<DeadLetter>>,
 }
 
 impl Jobs {
@@ -47,6 +53,11 @@ impl Jobs {
         let entries = self.entries.lock().unwrap();
         assert_eq!(entries.len(), 1);
         entries.values().next().unwrap().submission.clone()
+    }
+
+    /// The submission, if it is this tenant's.
+    fn of(&self, tenant: &TenantId, id: &SubmissionId) -> Option<Entry> {
+        self.entries.lock().unwrap().get(id).filter(|entry| entry.submission.tenant == *tenant).cloned()
     }
 
     pub(crate) fn tell(&self, id: &SubmissionId, kind: EventKind) {
@@ -132,6 +143,7 @@ impl JobClient for Jobs {
         if let Some(kind) = *self.refuse.lock().unwrap() {
             return Err(PortError::new(kind, "the store says no, and why is secret"));
         }
+        *self.caps.lock().unwrap() = new.caps;
         let attached = self.attach.load(Ordering::Relaxed);
         let submission = submission(new, attached);
         let entry = Entry { submission: submission.clone(), events: watch::Sender::default() };
@@ -147,22 +159,23 @@ impl JobClient for Jobs {
         Ok(None)
     }
 
-    async fn get(&self, _: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
-        Ok(self.entries.lock().unwrap().get(id).map(|entry| entry.submission.clone()))
+    async fn get(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
+        Ok(self.of(tenant, id).map(|entry| entry.submission))
     }
 
-    async fn list(&self, _: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
+    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
         let entries = self.entries.lock().unwrap();
         let newest_first = entries.values().rev().map(|entry| entry.submission.clone());
         Ok(newest_first
+            .filter(|s| s.tenant == *tenant)
             .filter(|s| query.status.is_none_or(|status| s.status == status))
             .filter(|s| query.before.as_ref().is_none_or(|before| s.id < *before))
             .take(query.limit)
             .collect())
     }
 
-    async fn delete(&self, _: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError> {
-        let status = self.entries.lock().unwrap().get(id).map(|entry| entry.submission.status);
+    async fn delete(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError> {
+        let status = self.of(tenant, id).map(|entry| entry.submission.status);
         Ok(match status {
             None => None,
             Some(status) if status.is_terminal() => {
@@ -184,12 +197,11 @@ impl JobClient for Jobs {
 
     async fn events(
         &self,
-        _: &TenantId,
+        tenant: &TenantId,
         id: &SubmissionId,
         after: Option<EventSeq>,
     ) -> Result<Option<EventStream>, PortError> {
-        let entries = self.entries.lock().unwrap();
-        let Some(entry) = entries.get(id) else { return Ok(None) };
+        let Some(entry) = self.of(tenant, id) else { return Ok(None) };
         let at = after.map_or(0, |EventSeq(seq)| usize::try_from(seq).unwrap());
         let stream = stream::unfold((entry.events.subscribe(), at), |(mut events, at)| async move {
             if at > 0 && events.borrow().get(at - 1)?.kind.is_terminal() {
@@ -199,6 +211,33 @@ impl JobClient for Jobs {
             Some((Ok(event), (events, at + 1)))
         });
         Ok(Some(stream.boxed()))
+    }
+}
+
+#[async_trait]
+impl JobAdmin for Jobs {
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, PortError> {
+        let dead = self.dead.lock().unwrap().clone();
+        let after = |before: &JobId| dead.iter().position(|letter| letter.job_id == *before).map(|at| at + 1);
+        let from = query.before.as_ref().and_then(after).unwrap_or(0);
+        let wanted = dead[from..].iter();
+        let wanted =
+            wanted.filter(|letter| query.tenant.as_ref().is_none_or(|tenant| letter.tenant == *tenant));
+        Ok(wanted.take(query.limit).cloned().collect())
+    }
+
+    async fn redrive(&self, id: &JobId) -> Result<bool, PortError> {
+        if *self.refuse.lock().unwrap() == Some(ErrorKind::Conflict) {
+            return Err(PortError::new(ErrorKind::Conflict, "the same work is under way"));
+        }
+        self.discard_dead_letter(id).await
+    }
+
+    async fn discard_dead_letter(&self, id: &JobId) -> Result<bool, PortError> {
+        let mut dead = self.dead.lock().unwrap();
+        let before = dead.len();
+        dead.retain(|letter| letter.job_id != *id);
+        Ok(dead.len() < before)
     }
 }
 

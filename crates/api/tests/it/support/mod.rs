@@ -98,6 +98,8 @@ impl World {
         let (offering, receiver) = watch::channel(Some(Arc::new(Offering { models, diarization: false })));
         let state = ApiState::new(ApiParts {
             jobs: jobs.clone(),
+            admin: jobs.clone(),
+            auth: None,
             upkeep: jobs.clone(),
             blobs: Arc::new(blobs.clone()),
             offering: receiver,

@@ -1,0 +1,94 @@
+//! Who may come in: which key opens which route. Every guarded request is looked at before its body is read.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use verbatim_core::api_key::{Scope, authenticate};
+use verbatim_core::ports::Directory;
+
+use crate::error::ApiError;
+use crate::extract::Caller;
+use crate::state::ApiState;
+
+/// The other header in which a key may come.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Lets in who has the scope, as [`Caller`]. Everybody has every scope where keys are off.
+pub(crate) async fn guard(
+    State((state, needed)): State<(ApiState, Scope)>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let caller = match &state.auth {
+        None => Caller::anybody(),
+        Some(directory) => identify(&state, directory.as_ref(), request.headers()).await?,
+    };
+    let span = tracing::Span::current();
+    span.record("tenant", caller.principal.tenant.as_str());
+    if let Some(key) = &caller.key {
+        span.record("key.id", key.as_str());
+    }
+    if !caller.principal.may(needed) {
+        return Err(ApiError::forbidden(needed));
+    }
+    // Nobody behind this point has any business with the secret.
+    request.headers_mut().remove(header::AUTHORIZATION);
+    request.headers_mut().remove(API_KEY);
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// The holder of the request's key.
+async fn identify(
+    state: &ApiState,
+    directory: &dyn Directory,
+    headers: &HeaderMap,
+) -> Result<Caller, ApiError> {
+    let Some(text) = presented(headers) else {
+        return Err(ApiError::unauthenticated(
+            "this service asks for an API key: send it as `Authorization: Bearer <key>` or as `X-API-Key`",
+        ));
+    };
+    match authenticate(directory, text, state.clock.now()).await? {
+        Some(record) => Ok(Caller { key: Some(record.key.id), principal: record.key.principal }),
+        None => Err(ApiError::unauthenticated("the API key is unknown, revoked or expired")),
+    }
+}
+
+/// The key that a request brings. `X-API-Key` can be meant for nobody else, so it wins where a proxy on the way uses
+/// `Authorization` for its own purposes.
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let bearer = || {
+        let (scheme, key) = text(header::AUTHORIZATION)?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+    };
+    text(API_KEY).or_else(bearer).filter(|key| !key.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn of(headers: &[(&'static str, &'static str)]) -> Option<String> {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        presented(&headers.iter().map(pair).collect()).map(str::to_owned)
+    }
+
+    #[test]
+    fn a_key_comes_in_either_header() {
+        assert_eq!(of(&[("authorization", "Bearer k")]).as_deref(), Some("k"));
+        assert_eq!(of(&[("authorization", "bearer  k ")]).as_deref(), Some("k"));
+        assert_eq!(of(&[("x-api-key", "k")]).as_deref(), Some("k"));
+        assert_eq!(of(&[("authorization", "Basic eDp5"), ("x-api-key", "k")]).as_deref(), Some("k"));
+        for none in ["Basic eDp5", "Bearer", "Bearer ", "k"] {
+            assert_eq!(of(&[("authorization", none)]), None, "{none}");
+        }
+        assert_eq!(of(&[("x-api-key", "")]), None);
+        assert_eq!(of(&[]), None);
+    }
+}
