@@ -3,6 +3,7 @@
 
 mod audit;
 mod conformance;
+mod directory;
 mod server;
 mod store;
 mod support;
