@@ -1,0 +1,3 @@
+//! The harness itself, and what it shows.
+
+mod bad_histories;
