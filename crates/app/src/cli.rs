@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use verbatim_core::ids::SubmissionId;
+use verbatim_core::api_key::{KeyName, Scope};
+use verbatim_core::ids::{JobId, KeyId, SubmissionId, TenantId};
+use verbatim_core::options::Priority;
 use verbatim_core::render::TranscriptFormat;
 
-use crate::config::Overrides;
+use crate::config::{Overrides, Role, Secret};
 
 /// Speech to text as a service: audio goes in over HTTP, the words come out.
 #[derive(Debug, Parser)]
@@ -26,12 +28,20 @@ pub struct Cli {
 pub enum Command {
     /// Run the whole service in one process: API, worker, local model
     Serve(ServiceArgs),
+    /// Run a node of a cluster that takes jobs in; needs a Redis (redis.url)
+    Api(ServiceArgs),
+    /// Run a node of a cluster that works on jobs; needs a Redis (redis.url). Listens for metrics and health only
+    Worker(ServiceArgs),
     /// Transcribe files right here, without a server
     Transcribe(TranscribeArgs),
     /// Send files to a server and print their transcripts
     Submit(SubmitArgs),
     /// Look at the jobs of a server
     Jobs(JobsArgs),
+    /// Make, list and revoke API keys, in the data folder or the cluster's Redis
+    Keys(KeysArgs),
+    /// Look at jobs of a server that failed for good; queue them afresh or forget them
+    Dlq(DeadLettersArgs),
     /// Look at, fetch and find models
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -55,10 +65,26 @@ pub enum Command {
     },
 }
 
+/// The command line of the binaries that are one node of a cluster and nothing else.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    about = "One node of a cluster; settings come from VERBATIM__… and verbatim.toml"
+)]
+pub struct NodeCli {
+    /// Configuration file (default: verbatim.toml in the current folder, when there is one)
+    #[arg(long, value_name = "FILE", env = "VERBATIM_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What it shares with `verbatim api` and `verbatim worker`.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
 /// What the commands that run a service share.
 #[derive(Debug, Args)]
 pub struct ServiceArgs {
-    /// Address and port to listen on [default: 127.0.0.1:8080]
+    /// Address and port to listen on [default: 127.0.0.1:8080; a worker's 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
     /// Folder for database, audio and results
@@ -71,8 +97,8 @@ pub struct ServiceArgs {
 
 impl ServiceArgs {
     /// As overrides of the configuration.
-    pub fn overrides(&self) -> Overrides {
-        Overrides { listen: self.listen, data_dir: self.data_dir.clone(), model: self.model.clone() }
+    pub fn overrides(&self, role: Role) -> Overrides {
+        Overrides { role, listen: self.listen, data_dir: self.data_dir.clone(), model: self.model.clone() }
     }
 }
 
@@ -167,6 +193,13 @@ pub struct ServerArgs {
     /// Base URL of the server
     #[arg(long, value_name = "URL", env = "VERBATIM_SERVER", default_value = "http://127.0.0.1:8080")]
     pub server: String,
+    /// API key, for a server that asks for one
+    #[arg(long, value_name = "KEY", env = "VERBATIM_API_KEY", hide_env_values = true, value_parser = secret)]
+    pub api_key: Option<Secret>,
+}
+
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::from(text))
 }
 
 /// `verbatim submit`
@@ -244,6 +277,133 @@ pub enum JobsCommand {
 /// A job's id, checked before anybody is asked about it.
 fn job_id(text: &str) -> Result<String, String> {
     SubmissionId::parse(text).map(String::from).map_err(|error| error.to_string())
+}
+
+/// `verbatim keys`
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    /// Folder of the server's database (without a Redis)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: KeysCommand,
+}
+
+/// What can be done with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key and print it, this once
+    Create(CreateKeyArgs),
+    /// List keys, the oldest first, without their secrets
+    List {
+        /// Only those of this tenant
+        #[arg(long, value_parser = tenant)]
+        tenant: Option<TenantId>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// From now on the key opens nothing
+    Revoke {
+        /// Its id, as `verbatim keys list` shows it
+        #[arg(value_parser = key_id)]
+        id: KeyId,
+    },
+}
+
+/// `verbatim keys create`
+#[derive(Debug, Args)]
+pub struct CreateKeyArgs {
+    /// Whose jobs its holder sees
+    #[arg(long, value_parser = tenant, value_name = "NAME")]
+    pub tenant: TenantId,
+    /// What to call it
+    #[arg(long, default_value = "", value_parser = key_name)]
+    pub name: KeyName,
+    /// What it allows: jobs (submit, cancel, read), read, or admin (everything); several with commas
+    #[arg(long = "scope", default_value = "jobs", value_delimiter = ',', value_parser = scope, value_name = "SCOPE")]
+    pub scopes: Vec<Scope>,
+    /// The strongest priority its holder gets: high, normal or low
+    #[arg(long, default_value = "high", value_parser = priority, value_name = "PRIORITY")]
+    pub max_priority: Priority,
+    /// Jobs of the tenant that may run at once [default: no cap]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_running: Option<u64>,
+    /// Jobs of the tenant that may wait at once [default: no cap]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_queued: Option<u64>,
+    /// Days after which it opens nothing any more [default: never]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub expires_in_days: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn tenant(text: &str) -> Result<TenantId, String> {
+    TenantId::parse(text).map_err(|error| error.to_string())
+}
+
+fn key_id(text: &str) -> Result<KeyId, String> {
+    KeyId::parse(text).map_err(|error| error.to_string())
+}
+
+fn key_name(text: &str) -> Result<KeyName, String> {
+    KeyName::parse(text).map_err(|error| error.to_string())
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    Scope::parse(text).ok_or_else(|| "a scope is jobs, read or admin".to_owned())
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    let named = Priority::ALL.into_iter().find(|priority| priority.as_str() == text);
+    named.ok_or_else(|| "a priority is high, normal or low".to_owned())
+}
+
+/// `verbatim dlq`
+#[derive(Debug, Args)]
+pub struct DeadLettersArgs {
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: DeadLettersCommand,
+}
+
+/// What can be done with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List them, the latest failure first
+    List {
+        /// Only those of this tenant
+        #[arg(long, value_parser = tenant)]
+        tenant: Option<TenantId>,
+        /// At most so many
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
+        limit: u32,
+    },
+    /// Queue one afresh
+    Redrive {
+        /// Its id
+        #[arg(value_parser = dead_letter_id)]
+        id: JobId,
+    },
+    /// Forget one, its audio with it
+    Discard {
+        /// Its id
+        #[arg(value_parser = dead_letter_id)]
+        id: JobId,
+    },
+}
+
+fn dead_letter_id(text: &str) -> Result<JobId, String> {
+    JobId::parse(text).map_err(|error| error.to_string())
 }
 
 /// What can be done with models.

@@ -4,9 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
+
+use crate::cli::ServerArgs;
 
 /// Talks to one server.
 pub struct Client {
@@ -24,20 +27,25 @@ pub struct Event {
 }
 
 impl Client {
-    /// A client of the server at `base`.
+    /// A client of this server, which presents the key with every request.
     ///
     /// # Errors
-    /// When `base` is not an HTTP URL.
-    pub fn new(base: &str) -> anyhow::Result<Self> {
-        let base = base.trim_end_matches('/');
+    /// When the server is not an HTTP URL or the key cannot be one.
+    pub fn new(server: &ServerArgs) -> anyhow::Result<Self> {
+        let base = server.server.trim_end_matches('/');
         let url = reqwest::Url::parse(base).with_context(|| format!("--server {base} is not a URL"))?;
         if !matches!(url.scheme(), "http" | "https") {
             bail!("--server {base} must begin with http:// or https://");
         }
-        Ok(Self {
-            base: base.to_owned(),
-            http: reqwest::Client::builder().user_agent("verbatim-cli").build()?,
-        })
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &server.api_key {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
+                .context("the API key has characters that no key has")?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let http = reqwest::Client::builder().user_agent("verbatim-cli").default_headers(headers).build()?;
+        Ok(Self { base: base.to_owned(), http })
     }
 
     /// Uploads one file as a job; `fields` are the options. Returns the job.
@@ -76,8 +84,24 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn delete(&self, id: &str) -> anyhow::Result<bool> {
-        let response = self.send(self.http.delete(self.url(&format!("/v1/jobs/{id}")))).await?;
-        Ok(response.status() == StatusCode::NO_CONTENT)
+        Ok(self.delete_at(&format!("/v1/jobs/{id}")).await? == StatusCode::NO_CONTENT)
+    }
+
+    /// DELETE; tells the status.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn delete_at(&self, path: &str) -> anyhow::Result<StatusCode> {
+        Ok(self.send(self.http.delete(self.url(path))).await?.status())
+    }
+
+    /// POST without a body.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn post(&self, path: &str) -> anyhow::Result<()> {
+        self.send(self.http.post(self.url(path))).await?;
+        Ok(())
     }
 
     /// Whether the server is ready, and what it says.
@@ -151,6 +175,11 @@ impl Client {
         let status = response.status();
         let body = response.text().await.unwrap_or_default();
         let problem: Value = serde_json::from_str(&body).unwrap_or_default();
+        if status == StatusCode::UNAUTHORIZED {
+            bail!(
+                "the server asks for an API key that it knows: pass one with --api-key or VERBATIM_API_KEY ({status})"
+            );
+        }
         match problem["detail"].as_str().or(problem["title"].as_str()) {
             Some(detail) => bail!("{detail} ({status})"),
             None => bail!("the server answered {status}"),
@@ -205,8 +234,12 @@ mod tests {
 
     #[test]
     fn only_http_urls_are_servers() {
-        assert!(Client::new("ftp://x").is_err());
-        assert!(Client::new("nonsense").is_err());
-        assert!(Client::new("http://127.0.0.1:8080/").is_ok());
+        let of = |server: &str, key: Option<&str>| {
+            Client::new(&ServerArgs { server: server.to_owned(), api_key: key.map(Into::into) })
+        };
+        assert!(of("ftp://x", None).is_err());
+        assert!(of("nonsense", None).is_err());
+        assert!(of("http://127.0.0.1:8080/", Some("vbk_x")).is_ok());
+        assert!(of("http://127.0.0.1:8080/", Some("two\nlines")).is_err());
     }
 }

@@ -10,7 +10,7 @@ use crate::client::Client;
 /// # Errors
 /// When it is not, or cannot be reached.
 pub async fn run(arguments: &ServerArgs) -> anyhow::Result<()> {
-    match Client::new(&arguments.server)?.readiness().await? {
+    match Client::new(arguments)?.readiness().await? {
         (true, _) => {
             println!("{} is ready", arguments.server);
             Ok(())

@@ -11,7 +11,7 @@ use crate::client::{Client, Event};
 /// # Errors
 /// When the server cannot be reached or refuses; for `watch`, also when the job does not complete.
 pub async fn run(arguments: &JobsArgs) -> anyhow::Result<()> {
-    let client = Client::new(&arguments.server.server)?;
+    let client = Client::new(&arguments.server)?;
     match &arguments.command {
         JobsCommand::List { status, limit } => {
             let filter = status.as_ref().map_or_else(String::new, |status| format!("&status={status}"));

@@ -1,10 +1,11 @@
 //! One file per command.
 
 pub mod config;
+pub mod dead_letters;
 pub mod documents;
 pub mod healthcheck;
 pub mod jobs;
+pub mod keys;
 pub mod models;
-pub mod serve;
 pub mod submit;
 pub mod transcribe;

@@ -17,7 +17,7 @@ use crate::progress::{Progress, Unit};
 /// # Errors
 /// When any file could not be transcribed; the others are all the same.
 pub async fn run(arguments: &SubmitArgs) -> anyhow::Result<()> {
-    let client = Client::new(&arguments.server.server)?;
+    let client = Client::new(&arguments.server)?;
     let inputs = files::expand(&arguments.files.files)?;
     let fields = fields(arguments);
     let mut jobs = Vec::new();

@@ -13,9 +13,33 @@ const DEFAULT_FILE: &str = "verbatim.toml";
 /// The variables whose values are lists, separated by commas.
 const LISTS: [&str; 2] = ["VERBATIM__WORKER__ENGINES", "VERBATIM__WHISPER__ADDITIONAL_MODELS"];
 
+/// What a process is for, which decides some defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// All in one process, and every command that runs no service.
+    #[default]
+    Serve,
+    /// Takes jobs in.
+    Api,
+    /// Works on jobs.
+    Worker,
+}
+
+impl Role {
+    /// The defaults that are this role's own.
+    fn defaults(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Serve | Self::Api => &[],
+            Self::Worker => &[("server.listen", "127.0.0.1:8081"), ("worker.max_jobs_per_worker", "50")],
+        }
+    }
+}
+
 /// What the command line says; flags win over file and environment.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
+    /// What the process is for.
+    pub role: Role,
     /// `--listen`
     pub listen: Option<SocketAddr>,
     /// `--data-dir`
@@ -66,11 +90,15 @@ fn load_from(
     let (lists, texts): (HashMap<_, _>, HashMap<_, _>) =
         environment.into_iter().partition(|(name, _)| LISTS.contains(&name.as_str()));
     let variables = || Environment::with_prefix("VERBATIM").prefix_separator("__").separator("__");
-    // Only lists are parsed here: a text of digits must not become a number and lose its zeros.
+    // Only lists are parsed here: a password of digits must not become a number.
     let lists = variables().try_parsing(true).list_separator(",").source(Some(lists));
     let lists = lists.with_list_parse_key("worker.engines").with_list_parse_key("whisper.additional_models");
     let texts = variables().source(Some(texts));
-    let mut builder = config::Config::builder()
+    let mut builder = config::Config::builder();
+    for (key, value) in overrides.role.defaults() {
+        builder = builder.set_default(*key, *value)?;
+    }
+    let mut builder = builder
         .add_source(File::from(path).format(FileFormat::Toml).required(file.is_some()))
         .add_source(texts)
         .add_source(lists);
@@ -94,6 +122,15 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         (
             config.worker.engines.is_empty(),
             "worker.engines is empty: name at least one, `whisper` for example",
+        ),
+        (
+            config.s3.access_key_id.is_some() != config.s3.secret_access_key.is_some(),
+            "s3.access_key_id and s3.secret_access_key come together or not at all",
+        ),
+        (
+            config.redis.prefix.is_empty()
+                || !config.redis.prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b)),
+            "redis.prefix consists of letters, digits and `-_.:`",
         ),
         (config.upkeep.interval_secs == 0, "upkeep.interval_secs must be at least 1"),
         (config.upkeep.sweep_interval_secs == 0, "upkeep.sweep_interval_secs must be at least 1"),
@@ -163,6 +200,46 @@ mod tests {
         assert!(message(&[("VERBATIM__SERVER__PROT", "1")]).contains("prot"));
         assert!(message(&[("VERBATIM__WORKER__LEASE_SECS", "soon")]).contains("lease_secs"));
         assert!(message(&[("VERBATIM__WORKER__LEASE_SECS", "1")]).contains("at least 3"));
+    }
+
+    #[test]
+    fn a_worker_has_defaults_of_its_own() {
+        let of = |role, pairs: &[(&str, &str)]| {
+            let environment = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            load_from(None, environment.collect(), &Overrides { role, ..Overrides::default() }).unwrap()
+        };
+        let worker = of(Role::Worker, &[]);
+        assert_eq!((worker.server.listen.port(), worker.worker.max_jobs_per_worker), (8081, 50));
+        let serve = of(Role::Serve, &[]);
+        assert_eq!((serve.server.listen.port(), serve.worker.max_jobs_per_worker), (8080, 0));
+        assert_eq!(of(Role::Api, &[]), serve);
+        let told = of(Role::Worker, &[("VERBATIM__WORKER__MAX_JOBS_PER_WORKER", "0")]);
+        assert_eq!(told.worker.max_jobs_per_worker, 0);
+    }
+
+    #[test]
+    fn what_a_cluster_shares_is_read_and_its_secrets_are_not_printed() {
+        let config = from_env(&[
+            ("VERBATIM__REDIS__URL", "redis://user:12345@host:6379/1"),
+            ("VERBATIM__REDIS__PREFIX", "v1"),
+            ("VERBATIM__S3__BUCKET", "audio"),
+            ("VERBATIM__S3__ENDPOINT", "http://127.0.0.1:9000"),
+            ("VERBATIM__S3__PATH_STYLE", "true"),
+            ("VERBATIM__S3__ACCESS_KEY_ID", "1234567890"),
+            ("VERBATIM__S3__SECRET_ACCESS_KEY", "0987654321"),
+        ])
+        .unwrap();
+        assert_eq!(config.redis.url.as_ref().unwrap().expose(), "redis://user:12345@host:6379/1");
+        assert_eq!(config.s3.access_key_id.as_ref().unwrap().expose(), "1234567890");
+        assert_eq!(config.s3.secret_access_key.as_ref().unwrap().expose(), "0987654321");
+        let printed = toml::to_string(&config).unwrap() + &format!("{config:?}");
+        assert!(printed.contains("redis://[hidden]@host:6379/1") && printed.contains("audio"), "{printed}");
+        assert!(
+            !["12345", "1234567890", "0987654321"].iter().any(|secret| printed.contains(secret)),
+            "{printed}"
+        );
+        let half = from_env(&[("VERBATIM__S3__ACCESS_KEY_ID", "a")]).unwrap_err().to_string();
+        assert!(half.contains("s3.secret_access_key"), "{half}");
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Configuration: compiled-in defaults < `verbatim.toml` < environment `VERBATIM__SECTION__KEY` < flags. Unknown keys are
 //! errors; units are in the names.
 
+mod cluster;
 mod load;
+mod secret;
 mod sections;
 
-pub use load::{ConfigError, Overrides, load};
+pub use cluster::{RedisConfig, S3Config};
+pub use load::{ConfigError, Overrides, Role, load};
+pub use secret::{Secret, SecretUrl};
 pub use sections::{
-    Config, EngineKind, FakeConfig, LimitsConfig, LogConfig, LogFormat, ModelSource, ModelsConfig,
-    QueueConfig, ServerConfig, StorageConfig, UpkeepConfig, WhisperConfig, WorkerConfig,
+    AuthConfig, Config, EngineKind, FakeConfig, LimitsConfig, LogConfig, LogFormat, ModelSource,
+    ModelsConfig, QueueConfig, ServerConfig, StorageConfig, UpkeepConfig, WhisperConfig, WorkerConfig,
 };

@@ -6,14 +6,22 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use verbatim_core::ports::local_engine::ComputeType;
 
+use super::cluster::{RedisConfig, S3Config};
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the service listens.
     pub server: ServerConfig,
+    /// Who may come in.
+    pub auth: AuthConfig,
     /// Where data lies.
     pub storage: StorageConfig,
+    /// The job store of a cluster.
+    pub redis: RedisConfig,
+    /// The bucket for audio and results.
+    pub s3: S3Config,
     /// How jobs wait, retry and expire.
     pub queue: QueueConfig,
     /// How the stores are kept in order.
@@ -48,11 +56,21 @@ impl Default for ServerConfig {
     }
 }
 
+/// Who may come in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// Whether callers need an API key. When absent: with a job store in Redis they do; without one they do not, and then
+    /// the service listens on this machine's own addresses only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
+}
+
 /// Where data lies.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageConfig {
-    /// Folder of the embedded store: database, audio, results.
+    /// Folder of the embedded store: database, audio, results. Without a bucket a cluster shares its folder `blobs`.
     pub data_dir: PathBuf,
 }
 
@@ -102,7 +120,7 @@ impl Default for QueueConfig {
 pub struct UpkeepConfig {
     /// Time between rounds: due and lapsed jobs, what has expired.
     pub interval_secs: u64,
-    /// Time between searches for blobs that nothing refers to.
+    /// Time between searches for blobs that nothing refers to. Workers do not search.
     pub sweep_interval_secs: u64,
     /// Age at which such a blob is deleted.
     pub orphan_age_secs: u64,
@@ -150,7 +168,7 @@ pub struct WorkerConfig {
     pub time_limit_secs: u64,
     /// Times the length of the audio that an attempt may take on top of it.
     pub time_limit_per_audio: f64,
-    /// Jobs after which the worker stops to be started afresh; 0 for never.
+    /// Jobs after which the worker stops to be started afresh; 0 for never. `verbatim worker` has 50.
     pub max_jobs_per_worker: u64,
     /// Memory at which the worker stops to be started afresh; 0 for no limit.
     pub max_rss_mb: u64,

@@ -1,0 +1,135 @@
+//! What runs until it is told to stop: API, worker, or both in one process, over the stores that the configuration names.
+
+mod announce;
+mod api;
+mod stores;
+mod worker;
+
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use verbatim_api_lib::{Offering, ServeOptions};
+use verbatim_core::model::ModelCatalog;
+use verbatim_core::ports::SpeechEngine;
+use verbatim_core::ports::local_engine::LoadLocalEngine;
+use verbatim_telemetry::logs;
+
+use crate::config::{Config, LogFormat, Role};
+use crate::engines;
+use crate::gate::Gate;
+use crate::shutdown::{Shutdown, listen_for_signals};
+
+use stores::Stores;
+
+/// The parts that run side by side; each ends by itself once the shutdown has begun.
+type Parts = JoinSet<anyhow::Result<()>>;
+
+/// What is on offer, as far as this process knows.
+type Offered = watch::Receiver<Option<Arc<Offering>>>;
+
+/// Runs the service until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, with what to do about it; when a part of it breaks down.
+pub async fn run(role: Role, config: Config, whisper: Option<LoadLocalEngine>) -> anyhow::Result<()> {
+    let format = match config.log.format {
+        LogFormat::Pretty => logs::LogFormat::Pretty,
+        LogFormat::Json => logs::LogFormat::Json,
+    };
+    logs::init(&config.log.filter, format)?;
+    let stores = Stores::open(role, &config).await?;
+    let listener = TcpListener::bind(config.server.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}; is another server running? --listen takes another port",
+            config.server.listen
+        )
+    })?;
+    println!("listening on http://{}", listener.local_addr()?);
+    std::io::stdout().flush()?;
+
+    let shutdown = Shutdown::default();
+    let gate = Gate::default();
+    let mut parts = Parts::new();
+    let listening = tokio::spawn(listen_for_signals(shutdown.clone()));
+    let (router, soft) = (gate.router(), shutdown.soft.clone());
+    parts.spawn(async move {
+        verbatim_api_lib::serve(listener, router, soft, ServeOptions::default()).await;
+        Ok(())
+    });
+    let starting = start(role, &stores, &config, whisper, &gate, &shutdown, &mut parts);
+    let outcome = tokio::select! {
+        () = shutdown.soft.cancelled() => Ok(()),
+        started = starting => started,
+    };
+    if outcome.is_err() {
+        shutdown.soft.cancel();
+    }
+    let ended = join(parts, &shutdown).await;
+    stores.settle().await;
+    listening.abort();
+    outcome.and(ended)
+}
+
+/// Starts what the role has, and lets requests in.
+async fn start(
+    role: Role,
+    stores: &Stores,
+    config: &Config,
+    whisper: Option<LoadLocalEngine>,
+    gate: &Gate,
+    shutdown: &Shutdown,
+    parts: &mut Parts,
+) -> anyhow::Result<()> {
+    let engine: Option<Arc<dyn SpeechEngine>> = match role {
+        Role::Api => None,
+        Role::Serve | Role::Worker => Some(Arc::new(engines::load(config, whisper).await?)),
+    };
+    let router = match role {
+        Role::Worker => worker::operations(stores),
+        Role::Serve | Role::Api => {
+            let offered = offered(engine.as_deref(), stores, shutdown, parts)?;
+            api::start(stores, config, offered, shutdown, parts)
+        }
+    };
+    worker::start_upkeep(role, stores, config, shutdown, parts);
+    if let Some(engine) = engine.filter(|_| config.worker.enabled) {
+        worker::start(stores, config, engine, shutdown, parts)?;
+    }
+    gate.open(router);
+    tracing::info!("ready");
+    Ok(())
+}
+
+/// What the process's own engine offers; where it has none, what the workers of the cluster announce.
+fn offered(
+    engine: Option<&dyn SpeechEngine>,
+    stores: &Stores,
+    shutdown: &Shutdown,
+    parts: &mut Parts,
+) -> anyhow::Result<Offered> {
+    match (engine, &stores.registry) {
+        (Some(engine), _) => {
+            let capabilities = engine.capabilities();
+            let models = ModelCatalog::new(capabilities.models).context("no engine offers a model")?;
+            let diarization = capabilities.diarization;
+            Ok(watch::channel(Some(Arc::new(Offering { models, diarization }))).1)
+        }
+        (None, Some(registry)) => Ok(announce::listen(Arc::clone(registry), shutdown.soft.clone(), parts)),
+        (None, None) => anyhow::bail!("there is neither an engine nor a cluster to learn models from"),
+    }
+}
+
+/// Waits for every part. When one ends before it was asked to, the others are asked too.
+async fn join(mut parts: Parts, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        shutdown.soft.cancel();
+        let ended = ended.context("a part of the service panicked").and_then(|ended| ended);
+        outcome = outcome.and(ended);
+    }
+    outcome
+}

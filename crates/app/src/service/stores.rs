@@ -1,0 +1,152 @@
+//! Which stores a process works on: a folder of its own, or what a cluster shares.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::FutureExt;
+use verbatim_blobs::{FolderStore, S3Config, S3Store};
+use verbatim_core::policy::StorePolicy;
+use verbatim_core::ports::{BlobStore, Directory, EngineRegistry, JobAdmin, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::retry::RetryPolicy;
+use verbatim_queue::{RedisConfig, RedisStore, SqliteConfig, SqliteDirectory, SqliteStore};
+use verbatim_telemetry::Metrics;
+
+use crate::auth::keys_required;
+use crate::config::{Config, QueueConfig, Role};
+use crate::system::{SystemClock, SystemIds};
+
+/// How long the end of the process waits for uploads that were given up to be out of the bucket.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What the parts of the service share. Some of these are one and the same store.
+pub(super) struct Stores {
+    pub(super) jobs: Arc<dyn JobClient>,
+    pub(super) leases: Arc<dyn JobLeases>,
+    pub(super) upkeep: Arc<dyn JobUpkeep>,
+    pub(super) admin: Arc<dyn JobAdmin>,
+    /// Who may come in; `None` where everybody may.
+    pub(super) directory: Option<Arc<dyn Directory>>,
+    /// Where workers announce themselves; only in a cluster.
+    pub(super) registry: Option<Arc<dyn EngineRegistry>>,
+    pub(super) blobs: Arc<dyn BlobStore>,
+    /// The blobs once more, when they lie in a bucket.
+    pub(super) bucket: Option<Arc<S3Store>>,
+    pub(super) clock: Arc<SystemClock>,
+    pub(super) ids: Arc<SystemIds>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Stores {
+    /// Opens what the configuration names.
+    ///
+    /// # Errors
+    /// When something cannot be opened, with what to do about it.
+    pub(super) async fn open(role: Role, config: &Config) -> anyhow::Result<Self> {
+        let (clock, ids) = (Arc::new(SystemClock), Arc::new(SystemIds::default()));
+        let metrics = Arc::new(Metrics::new()?);
+        let asks_for_keys = role != Role::Worker && keys_required(config)?;
+        let policy = policy(&config.queue);
+        let (blobs, bucket) = open_blobs(config).await?;
+        let Some(url) = &config.redis.url else {
+            anyhow::ensure!(
+                role == Role::Serve,
+                "redis.url is not set: API nodes and workers meet in a Redis (VERBATIM__REDIS__URL=redis://host:6379); \
+                 `verbatim serve` runs everything in one process without one"
+            );
+            let folder = config.storage.data_dir.clone();
+            let store = SqliteStore::open(SqliteConfig {
+                folder: folder.clone(),
+                policy,
+                clock: clock.clone(),
+                ids: ids.clone(),
+            })?;
+            let store = Arc::new(store);
+            return Ok(Self {
+                jobs: store.clone(),
+                leases: store.clone(),
+                upkeep: store.clone(),
+                admin: store,
+                directory: if asks_for_keys {
+                    Some(Arc::new(SqliteDirectory::open(&folder, clock.clone())?))
+                } else {
+                    None
+                },
+                registry: None,
+                blobs,
+                bucket,
+                clock,
+                ids,
+                metrics,
+            });
+        };
+        let store = RedisStore::connect(RedisConfig {
+            url: url.expose().to_owned(),
+            prefix: config.redis.prefix.clone(),
+            policy,
+            ids: ids.clone(),
+        });
+        let store = Arc::new(store.await.with_context(|| format!("cannot work with {}", url.redacted()))?);
+        Ok(Self {
+            jobs: store.clone(),
+            leases: store.clone(),
+            upkeep: store.clone(),
+            admin: store.clone(),
+            directory: asks_for_keys.then(|| store.clone() as _),
+            registry: Some(store),
+            blobs,
+            bucket,
+            clock,
+            ids,
+            metrics,
+        })
+    }
+
+    /// Waits, at the end of the process, until nothing half-written is left in the bucket.
+    pub(super) async fn settle(&self) {
+        if let Some(bucket) = &self.bucket
+            && tokio::time::timeout(SETTLE, bucket.settle()).await.is_err()
+        {
+            tracing::warn!("uploads that were given up are left to the upkeep");
+        }
+    }
+}
+
+async fn open_blobs(config: &Config) -> anyhow::Result<(Arc<dyn BlobStore>, Option<Arc<S3Store>>)> {
+    let Some(bucket) = config.s3.bucket.clone() else {
+        let folder = config.storage.data_dir.join("blobs");
+        if config.redis.url.is_some() {
+            tracing::info!(folder = %folder.display(), "audio and results lie in a folder; all nodes must share it");
+        }
+        return Ok((Arc::new(FolderStore::open(folder)?), None));
+    };
+    let key = config.s3.access_key_id.as_ref().zip(config.s3.secret_access_key.as_ref());
+    let store = S3Store::open(S3Config {
+        bucket,
+        endpoint: config.s3.endpoint.clone(),
+        region: config.s3.region.clone(),
+        path_style: config.s3.path_style,
+        prefix: config.s3.prefix.clone(),
+        credentials: key.map(|(id, secret)| (id.expose().to_owned(), secret.expose().into())),
+    });
+    // Boxed: the SDK's futures are nested too deeply to lie within ours.
+    let store = Arc::new(store.boxed().await?);
+    Ok((store.clone(), Some(store)))
+}
+
+fn policy(queue: &QueueConfig) -> StorePolicy {
+    let defaults = StorePolicy::default();
+    StorePolicy {
+        retry: RetryPolicy {
+            max_attempts: queue.max_attempts,
+            max_crashes: queue.max_crashes,
+            ..RetryPolicy::default()
+        },
+        dedupe_ttl: Duration::from_secs(queue.dedupe_ttl_secs),
+        result_retention: Duration::from_secs(queue.result_retention_secs),
+        idempotency_ttl: Duration::from_secs(queue.idempotency_ttl_secs),
+        max_age: Duration::from_secs(queue.max_age_secs),
+        max_waiting: (queue.max_queued > 0).then_some(queue.max_queued),
+        ..defaults
+    }
+}

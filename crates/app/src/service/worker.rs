@@ -1,0 +1,181 @@
+//! The half that works on jobs, and the upkeep.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+use verbatim_blobs::s3::{S3Store, STALE_UPLOAD_AGE};
+use verbatim_core::ports::{JobUpkeep, SpeechEngine};
+use verbatim_core::time::Clock;
+use verbatim_telemetry::Metrics;
+use verbatim_worker_lib::{
+    Pipeline, ShutdownSignals, Sweep, TimeLimit, Upkeep, UpkeepConfig, Worker, WorkerConfig, WorkerExit,
+    WorkerPorts,
+};
+
+use super::stores::Stores;
+use super::{Parts, announce};
+use crate::commands::transcribe::pipeline_config;
+use crate::config::{Config, Role};
+use crate::shutdown::Shutdown;
+
+/// Starts a worker with this engine. When it stops to be started afresh, the process ends with it.
+pub(super) fn start(
+    stores: &Stores,
+    config: &Config,
+    engine: Arc<dyn SpeechEngine>,
+    shutdown: &Shutdown,
+    parts: &mut Parts,
+) -> anyhow::Result<()> {
+    let capabilities = engine.capabilities();
+    let worker = build(stores, config, engine)?;
+    if let Some(registry) = stores.registry.clone() {
+        let (clock, id, stop) = (stores.clock.clone(), worker.id().clone(), shutdown.soft.clone());
+        parts.spawn(async move {
+            announce::speak(registry, clock, id, capabilities, stop).await;
+            Ok(())
+        });
+    }
+    let signals = ShutdownSignals { drain: shutdown.soft.clone(), release: shutdown.hard.clone() };
+    parts.spawn(async move {
+        let exit = worker.run(signals).await?;
+        if exit != WorkerExit::Shutdown {
+            tracing::info!(?exit, "stopping to be started afresh");
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+fn build(stores: &Stores, config: &Config, engine: Arc<dyn SpeechEngine>) -> anyhow::Result<Worker> {
+    let concurrency = match config.worker.concurrency {
+        0 => engine.capabilities().concurrency.max(1),
+        chosen => chosen,
+    };
+    let scratch = config.storage.data_dir.join("scratch");
+    let pipeline = Pipeline::new(engine, pipeline_config(config, &scratch))
+        .with_context(|| format!("cannot make the folder {}", scratch.display()))?;
+    let ports = WorkerPorts {
+        leases: stores.leases.clone(),
+        blobs: stores.blobs.clone(),
+        clock: stores.clock.clone(),
+        ids: stores.ids.clone(),
+        metrics: stores.metrics.clone(),
+    };
+    let worker = WorkerConfig {
+        concurrency,
+        lease: Duration::from_secs(config.worker.lease_secs),
+        renew: Duration::from_secs(config.worker.renew_secs),
+        poll: Duration::from_millis(config.worker.poll_ms),
+        grace: Duration::from_secs(config.worker.drain_secs),
+        stop_patience: Duration::from_secs(config.worker.stop_patience_secs),
+        storage_patience: Duration::from_secs(config.worker.storage_patience_secs),
+        time_limit: TimeLimit {
+            base: Duration::from_secs(config.worker.time_limit_secs),
+            per_audio: config.worker.time_limit_per_audio,
+        },
+        max_jobs: config.worker.max_jobs_per_worker,
+        max_rss_bytes: config.worker.max_rss_mb * 1024 * 1024,
+    };
+    Ok(Worker::new(ports, pipeline, worker))
+}
+
+/// Starts the upkeep. Every node ticks; workers, of which there can be many, leave searching the blobs to the others.
+pub(super) fn start_upkeep(
+    role: Role,
+    stores: &Stores,
+    config: &Config,
+    shutdown: &Shutdown,
+    parts: &mut Parts,
+) {
+    let interval = Duration::from_secs(config.upkeep.sweep_interval_secs);
+    let sweep = (role != Role::Worker).then(|| Sweep {
+        interval,
+        orphan_age: Duration::from_secs(config.upkeep.orphan_age_secs),
+        ..Sweep::default()
+    });
+    let upkeep = Upkeep {
+        upkeep: stores.upkeep.clone(),
+        blobs: stores.blobs.clone(),
+        clock: stores.clock.clone(),
+        ids: stores.ids.clone(),
+        metrics: stores.metrics.clone(),
+        config: UpkeepConfig { interval: Duration::from_secs(config.upkeep.interval_secs), sweep },
+    };
+    let stop = shutdown.soft.clone();
+    parts.spawn(async move {
+        upkeep.run(stop).await;
+        Ok(())
+    });
+    if let Some(bucket) = stores.bucket.clone().filter(|_| role != Role::Worker) {
+        let (clock, stop) = (stores.clock.clone(), shutdown.soft.clone());
+        parts.spawn(async move {
+            tokio::select! {
+                () = abort_stale_uploads(&bucket, clock.as_ref(), interval) => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Takes away what nodes that were killed had half uploaded.
+async fn abort_stale_uploads(bucket: &S3Store, clock: &dyn Clock, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        match bucket.abort_stale_uploads(STALE_UPLOAD_AGE, clock.now()).await {
+            Ok(0) => {}
+            Ok(aborted) => tracing::info!(aborted, "uploads that nobody finished were taken away"),
+            Err(error) => {
+                tracing::warn!(%error, "unfinished uploads are still in the bucket; trying again later")
+            }
+        }
+    }
+}
+
+/// What a worker serves: its health and its metrics.
+pub(super) fn operations(stores: &Stores) -> Router {
+    let state = Operations { upkeep: stores.upkeep.clone(), metrics: stores.metrics.clone() };
+    Router::new()
+        .route("/healthz", get(async || axum::Json(json!({ "status": "ok" }))))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+#[derive(Clone)]
+struct Operations {
+    upkeep: Arc<dyn JobUpkeep>,
+    metrics: Arc<Metrics>,
+}
+
+async fn ready(State(state): State<Operations>) -> Response {
+    match state.upkeep.ping().await {
+        Ok(()) => axum::Json(json!({ "status": "ready" })).into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "the job store does not answer");
+            let headers = [(header::RETRY_AFTER, "1")];
+            let body =
+                axum::Json(json!({ "status": "not_ready", "reason": "the job store does not answer" }));
+            (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response()
+        }
+    }
+}
+
+async fn metrics(State(state): State<Operations>) -> Response {
+    match state.metrics.render() {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
