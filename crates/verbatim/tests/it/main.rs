@@ -5,6 +5,7 @@ mod command_line;
 mod durability;
 mod http;
 mod intake;
+mod keys;
 mod openai_sdk;
 #[path = "../support/mod.rs"]
 mod support;
