@@ -1,184 +1,311 @@
-//! A reference model of the job store: what DESIGN.md says, as plainly as it can be written, without indexes or SQL.
-//! A property test draws operations, [`replay`] runs them on a store and on the model and compares after each.
+//! A reference model of the job store: what DESIGN.md says, as plainly as it can be written, without indexes or SQL. It
+//! predicts every answer, also which jobs a claim gives. [`replay`] runs a history on a store and on the model and
+//! compares after each step; `tests/model` draws the histories.
 
 mod reference;
+mod turns;
 
 use std::time::Duration;
 
+use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::ids::WorkerId;
-use verbatim_core::job::{Completion, JobState, Lease, NewSubmission, SubmissionStatus};
+use verbatim_core::ids::{JobId, TenantId, WorkerId};
+use verbatim_core::job::{
+    Completion, JobState, Lease, LeaseToken, NewSubmission, SubmissionStatus, TenantCaps,
+};
 use verbatim_core::options::Priority;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::jobs::{ClaimRequest, DeadLetterQuery, DeleteOutcome, Finish, ListQuery, Renewal};
+use verbatim_core::ports::{JobAdmin, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::time::Clock;
+use verbatim_core::{ErrorKind, PortError};
 
-use super::virtual_world::count_of;
-use super::{Harness, Verdict, World, ensure, ensure_eq};
-use reference::Model;
+use super::virtual_world::{VirtualClock, count_of, tenant};
+use super::{Harness, Verdict, Violation, World, ensure_eq};
+use reference::Given;
+pub use reference::Model;
 
-/// One step of a random history. The numbers pick from what there is, modulo how much there is.
+/// Those who submit.
+pub const TENANTS: [&str; 3] = ["ann", "bob", "cat"];
+/// How many claim.
+pub const WORKERS: usize = 3;
+/// How long a claim can be repeated at least, in milliseconds: as long as its leases last.
+const REPEATABLE: i64 = 30_000;
+
+/// Work of a tenant on its way.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are those of a submission; tiers in the order of Priority::ALL")]
+pub struct Work {
+    pub tenant: usize,
+    pub work: u8,
+    pub tier: usize,
+    pub secs: u64,
+    pub caps: TenantCaps,
+    pub deadline: Option<u16>,
+}
+
+/// One step of a history. Numbers name what was made so far, in the order in which it was made.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields say what is picked")]
 pub enum Op {
-    /// Submits one of a few works.
-    Submit { work: u8, tier: u8 },
-    /// One of a few workers claims.
-    Claim { worker: u8, max: u8, says_idle: bool },
-    /// The holder of any lease ever given completes.
-    Complete { lease: u8 },
+    /// Submits work.
+    Submit(Work),
+    /// Submits the same ticket again, with other caps, which do not count.
+    Resubmit { ticket: usize, caps: TenantCaps },
+    /// A worker claims.
+    Claim { worker: usize, max: usize, says_idle: bool },
+    /// A worker repeats its last claim that got something.
+    ClaimAgain { worker: usize },
+    /// The holder of any lease ever given completes; the audio lasted so long.
+    Complete { lease: usize, secs: u16 },
     /// The holder of any lease ever given fails.
-    Fail { lease: u8, permanent: bool },
+    Fail { lease: usize, kind: FailureKind },
     /// The holder of any lease ever given releases.
-    Release { lease: u8 },
+    Release { lease: usize },
     /// The holder of any lease ever given renews.
-    Renew { lease: u8 },
-    /// One of the submissions is cancelled.
-    Cancel { submission: u8 },
-    /// One of the submissions is deleted.
-    Delete { submission: u8 },
-    /// Time passes, and upkeep follows.
-    Pass { secs: u16 },
+    Renew { lease: usize },
+    /// A submission is cancelled.
+    Cancel { ticket: usize },
+    /// A submission is deleted.
+    Delete { ticket: usize },
+    /// A job is queued afresh, if it is a dead letter.
+    Redrive { job: usize },
+    /// A job is forgotten, if it is a dead letter.
+    Discard { job: usize },
+    /// Time passes.
+    Wait { secs: u16 },
+    /// Upkeep, until there is nothing to do.
+    Upkeep,
+}
+
+/// What a step answers.
+#[derive(Debug, Clone, PartialEq)]
+enum Answer {
+    Nothing,
+    Submitted { job: usize, cached: bool, attached: bool },
+    Replayed { job: usize },
+    Throttled,
+    Given(Vec<Given>),
+    Finish(Finish),
+    Renewal(Renewal),
+    Status(Option<SubmissionStatus>),
+    Deleted(Option<DeleteOutcome>),
+    Redriven(Option<bool>),
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Rules under which a short history meets every limit.
-pub fn brisk_policy() -> StorePolicy {
+fn brisk_policy() -> StorePolicy {
     StorePolicy {
         dedupe_ttl: Duration::from_secs(120),
         result_retention: Duration::from_secs(300),
-        max_age: Duration::from_secs(900),
+        max_age: Duration::from_secs(400),
+        alone_patience: Duration::from_secs(20),
         ..StorePolicy::default()
     }
 }
 
-/// Runs the history on a fresh store and on the model.
+impl Default for Model {
+    fn default() -> Self {
+        Self::empty(VirtualClock::default().now())
+    }
+}
+
+impl Model {
+    /// Whether what the step names is there.
+    pub fn allows(&self, op: &Op) -> bool {
+        match *op {
+            Op::Submit(_) | Op::Claim { .. } | Op::Wait { .. } | Op::Upkeep => true,
+            Op::Resubmit { ticket, .. } => self.tickets.get(ticket).is_some_and(|ticket| !ticket.gone),
+            Op::ClaimAgain { worker } => {
+                self.turns.last[worker].as_ref().is_some_and(|(_, until)| self.now < *until)
+            }
+            Op::Complete { lease, .. } | Op::Fail { lease, .. } => lease < self.leases.len(),
+            Op::Release { lease } | Op::Renew { lease } => lease < self.leases.len(),
+            Op::Cancel { ticket } | Op::Delete { ticket } => ticket < self.tickets.len(),
+            Op::Redrive { job } | Op::Discard { job } => job < self.jobs.len(),
+        }
+    }
+
+    /// Takes the step.
+    pub fn apply(&mut self, op: &Op) {
+        self.answer = self.step(op);
+        self.refresh();
+    }
+
+    /// How many tickets, jobs and leases were ever made.
+    pub fn made(&self) -> (usize, usize, usize) {
+        (self.tickets.len(), self.jobs.len(), self.leases.len())
+    }
+
+    /// The leases that are held.
+    pub fn held(&self) -> Vec<usize> {
+        (0..self.leases.len()).filter(|lease| self.is_current(&self.leases[*lease])).collect()
+    }
+}
+
+/// Runs the history on a fresh store and on the model; `seen` hears of each step.
 ///
 /// # Errors
 /// The first step after which they differ.
-pub async fn replay<H: Harness>(harness: &H, ops: &[Op]) -> Verdict {
-    let world = World::with_policy(harness, brisk_policy()).await?;
-    let workers: Vec<_> = (0..3).map(|_| world.worker()).collect();
-    let mut run = Run { model: Model::new(world.policy), world: &world, workers, leases: Vec::new() };
+pub async fn replay<H: Harness>(harness: &H, mut model: Model, ops: &[Op], seen: impl Fn()) -> Verdict {
+    let world = World::with_policy(harness, model.policy).await?;
+    let workers = (0..WORKERS).map(|_| world.worker()).collect();
+    let tenants = TENANTS.into_iter().map(tenant).collect::<Verdict<_>>()?;
+    let mut run = Run {
+        world: &world,
+        tenants,
+        workers,
+        claims: Default::default(),
+        tickets: Vec::new(),
+        jobs: Vec::new(),
+        leases: Vec::new(),
+    };
     for (number, op) in ops.iter().enumerate() {
+        seen();
+        model.apply(op);
         let compared = match run.step(op).await {
-            Ok(()) => run.compare().await,
-            failed => failed,
+            Ok(answer) => run.compare(&model, &answer).await,
+            Err(violation) => Err(violation),
         };
-        compared.map_err(|violation| {
-            super::Violation::new(format!("after step {number}, {op:?}: {violation}"))
-        })?;
+        compared.map_err(|violation| Violation::new(format!("after step {number}, {op:?}: {violation}")))?;
     }
     world.audit().await
 }
 
+/// The store's side: what the numbers of a history name.
 struct Run<'w, 'h, H: Harness> {
     world: &'w World<'h, H>,
-    model: Model,
+    tenants: Vec<TenantId>,
     workers: Vec<WorkerId>,
-    leases: Vec<Lease>,
-}
-
-fn pick<T>(items: &[T], number: u8) -> Option<&T> {
-    items.get(usize::from(number).checked_rem(items.len())?)
+    claims: [Option<ClaimRequest>; WORKERS],
+    tickets: Vec<NewSubmission>,
+    jobs: Vec<JobId>,
+    leases: Vec<LeaseToken>,
 }
 
 impl<H: Harness> Run<'_, '_, H> {
-    async fn step(&mut self, op: &Op) -> Verdict {
-        match *op {
-            Op::Submit { work, tier } => self.submit(work, tier).await,
-            Op::Claim { worker, max, says_idle } => self.claim(worker, usize::from(max), says_idle).await,
-            Op::Cancel { submission } => self.cancel(submission).await,
-            Op::Delete { submission } => self.delete(submission).await,
-            Op::Pass { secs } => {
-                self.world.pass(Duration::from_secs(secs.into())).await?;
-                self.model.settle(self.world.now());
-                Ok(())
+    async fn step(&mut self, op: &Op) -> Verdict<Answer> {
+        let (world, store) = (self.world, &self.world.store);
+        Ok(match *op {
+            Op::Submit(ref work) => self.submit(work).await?,
+            Op::Resubmit { ticket, caps } => {
+                let again = NewSubmission { caps, ..self.tickets[ticket].clone() };
+                let outcome = store.submit(again).await?;
+                ensure_eq!(outcome.replayed, true, "whether a ticket is replayed");
+                Answer::Replayed { job: self.number_of(&outcome.submission.job_id)? }
             }
-            _ => self.use_lease(op).await,
-        }
+            Op::Claim { worker, max, says_idle } => {
+                let request = world.request(&self.workers[worker], max, says_idle);
+                let leases = store.claim(request.clone()).await?;
+                if !leases.is_empty() {
+                    self.claims[worker] = Some(request);
+                }
+                self.leases.extend(leases.iter().map(|lease| lease.token.clone()));
+                self.given(&leases)?
+            }
+            Op::ClaimAgain { worker } => {
+                let Some(request) = self.claims[worker].clone() else { return Ok(Answer::Nothing) };
+                let leases = store.claim(request).await?;
+                self.given(&leases)?
+            }
+            Op::Complete { lease, secs } => {
+                let completion = Completion {
+                    duration_ms: u64::from(secs) * 1000,
+                    ..world.completion(&self.leases[lease])
+                };
+                Answer::Finish(store.complete(&self.leases[lease], completion).await?)
+            }
+            Op::Fail { lease, kind } => {
+                Answer::Finish(store.fail(&self.leases[lease], JobFailure::new(kind, "it failed")).await?)
+            }
+            Op::Release { lease } => Answer::Finish(store.release(&self.leases[lease]).await?),
+            Op::Renew { lease } => Answer::Renewal(world.renew(&self.leases[lease]).await?),
+            Op::Cancel { ticket } => {
+                let ticket = &self.tickets[ticket];
+                Answer::Status(store.cancel(&ticket.tenant, &ticket.id).await?.map(|found| found.status))
+            }
+            Op::Delete { ticket } => {
+                let ticket = &self.tickets[ticket];
+                Answer::Deleted(store.delete(&ticket.tenant, &ticket.id).await?)
+            }
+            Op::Redrive { job } => match store.redrive(&self.jobs[job]).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => Answer::Redriven(None),
+                done => Answer::Redriven(Some(done?)),
+            },
+            Op::Discard { job } => Answer::Redriven(Some(store.discard_dead_letter(&self.jobs[job]).await?)),
+            Op::Wait { secs } => {
+                world.clock.advance(Duration::from_secs(secs.into()));
+                Answer::Nothing
+            }
+            Op::Upkeep => {
+                world.settle().await?;
+                Answer::Nothing
+            }
+        })
     }
 
-    async fn submit(&mut self, work: u8, tier: u8) -> Verdict {
-        let priority = Priority::ALL[usize::from(tier) % Priority::ALL.len()];
-        let work = format!("work {}", work % 5);
-        let new = NewSubmission { priority, ..self.world.upload(&work) };
-        let outcome = self.world.store.submit(new.clone()).await?;
-        let (job, cached, attached) = self.model.submit(&new, self.world.now());
-        ensure_eq!(outcome.submission.job_id, job, "the job of a submission");
-        let told = (outcome.submission.cached, outcome.submission.deduplicated, outcome.blob_adopted);
-        ensure_eq!(told, (cached, attached, !cached && !attached), "whether it is cached, attached, adopted");
-        Ok(())
-    }
-
-    async fn claim(&mut self, worker: u8, max: usize, says_idle: bool) -> Verdict {
-        let Some(worker) = pick(&self.workers, worker) else { return Ok(()) };
-        let request = self.world.request(worker, max, says_idle);
-        let leases = self.world.store.claim(request.clone()).await?;
-        self.model.claimed(&request, &leases, self.world.now())?;
-        self.leases.extend(leases);
-        Ok(())
-    }
-
-    async fn cancel(&mut self, number: u8) -> Verdict {
-        let Some(id) = pick(self.model.tickets(), number).cloned() else { return Ok(()) };
-        let found = self.world.store.cancel(&self.world.tenant(), &id).await?;
-        self.model.cancel(&id, self.world.now());
-        ensure_eq!(
-            found.map(|submission| submission.status),
-            self.model.status(&id),
-            "the answer to a cancellation"
-        );
-        Ok(())
-    }
-
-    async fn delete(&mut self, number: u8) -> Verdict {
-        let Some(id) = pick(self.model.tickets(), number).cloned() else { return Ok(()) };
-        let outcome = self.world.store.delete(&self.world.tenant(), &id).await?;
-        ensure_eq!(outcome, self.model.delete(&id, self.world.now()), "the answer to a deletion");
-        Ok(())
-    }
-
-    async fn use_lease(&mut self, op: &Op) -> Verdict {
-        let (Op::Complete { lease } | Op::Fail { lease, .. } | Op::Release { lease } | Op::Renew { lease }) =
-            *op
-        else {
-            return Ok(());
+    async fn submit(&mut self, work: &Work) -> Verdict<Answer> {
+        let whose = &self.tenants[work.tenant];
+        let new = NewSubmission {
+            tenant: whose.clone(),
+            dedupe_key: DedupeKey::from_stored(format!("{whose} {}", work.work)),
+            priority: Priority::ALL[work.tier],
+            estimated_secs: work.secs,
+            caps: work.caps,
+            deadline: work.deadline.map(|secs| self.world.now().plus(Duration::from_secs(secs.into()))),
+            ..self.world.upload("work")
         };
-        let Some(token) = pick(&self.leases, lease).map(|lease| lease.token.clone()) else { return Ok(()) };
-        let (store, now) = (&self.world.store, self.world.now());
-        match *op {
-            Op::Complete { .. } => {
-                let result = BlobKey::for_result(&token);
-                let completion = Completion { result, duration_ms: 1000, engine: "fake".to_owned() };
-                let finish = store.complete(&token, completion).await?;
-                ensure_eq!(finish, self.model.complete(&token, now), "the answer to a completion");
-            }
-            Op::Fail { permanent, .. } => {
-                let kind = if permanent { FailureKind::BadAudio } else { FailureKind::EngineFailed };
-                let failure = JobFailure::new(kind, "it failed");
-                let finish = store.fail(&token, failure.clone()).await?;
-                ensure_eq!(finish, self.model.fail(&token, &failure, now), "the answer to a failure");
-            }
-            Op::Release { .. } => {
-                let finish = store.release(&token).await?;
-                ensure_eq!(finish, self.model.release(&token, now), "the answer to a release");
-            }
-            _ => {
-                let renewal = self.world.renew(&token).await?;
-                ensure_eq!(renewal, self.model.renew(&token, now), "the answer to a renewal");
-            }
+        let outcome = match self.world.store.submit(new.clone()).await {
+            Err(error) if PortError::kind(&error) == ErrorKind::Throttled => return Ok(Answer::Throttled),
+            outcome => outcome?,
+        };
+        let (cached, attached) = (outcome.submission.cached, outcome.submission.deduplicated);
+        ensure_eq!(outcome.blob_adopted, !cached && !attached, "whether the audio is adopted");
+        if outcome.blob_adopted {
+            self.jobs.push(new.job_id.clone());
         }
-        Ok(())
+        self.tickets.push(new);
+        Ok(Answer::Submitted { job: self.number_of(&outcome.submission.job_id)?, cached, attached })
     }
 
-    /// Every submission and every count, on both sides.
-    async fn compare(&self) -> Verdict {
-        let listed = self.world.list().await?;
-        let seen: Vec<_> =
-            listed.iter().map(|submission| (&submission.id, submission.status, submission.attempt)).collect();
-        let mut expected: Vec<(_, SubmissionStatus, u32)> = self.model.submissions().collect();
-        expected.sort_by(|a, b| b.0.cmp(a.0));
+    fn number_of(&self, id: &JobId) -> Verdict<usize> {
+        let number = self.jobs.iter().position(|job| job == id);
+        number.ok_or_else(|| Violation::new(format!("job {id} was never made")))
+    }
+
+    fn given(&self, leases: &[Lease]) -> Verdict<Answer> {
+        let given = leases.iter().map(|lease| {
+            let job = self.number_of(&lease.token.job_id)?;
+            Ok(Given { job, fence: lease.token.fence.get(), attempt: lease.attempt, alone: lease.alone })
+        });
+        Ok(Answer::Given(given.collect::<Verdict<_>>()?))
+    }
+
+    /// The answer, every submission, every dead letter and every count, on both sides.
+    async fn compare(&self, model: &Model, answer: &Answer) -> Verdict {
+        ensure_eq!(answer, &model.answer, "the answer");
+        let store = &self.world.store;
+        let mut seen = Vec::new();
+        for whose in &self.tenants {
+            let listed = store.list(whose, ListQuery { limit: usize::MAX, ..ListQuery::default() }).await?;
+            seen.extend(
+                listed.into_iter().map(|found| (found.id, found.status, found.attempt, found.priority)),
+            );
+        }
+        seen.sort_by(|a, b| a.0.cmp(&b.0));
+        let expected: Vec<_> = (0..self.tickets.len())
+            .filter_map(|ticket| {
+                let job = &model.jobs[model.tickets[ticket].job];
+                let status = model.status(ticket)?;
+                Some((self.tickets[ticket].id.clone(), status, job.attempt, Priority::ALL[job.tier]))
+            })
+            .collect();
         ensure_eq!(seen, expected, "the submissions");
-        let stats = self.world.store.stats().await?;
+        let stats = store.stats().await?;
         for state in [
             JobState::Queued,
             JobState::Delayed,
@@ -187,9 +314,18 @@ impl<H: Harness> Run<'_, '_, H> {
             JobState::Failed,
             JobState::Cancelled,
         ] {
-            ensure_eq!(count_of(&stats, state), self.model.count(state), "jobs that are {}", state.as_str());
+            let expected = model.jobs.iter().filter(|job| job.is(state)).count() as u64;
+            ensure_eq!(count_of(&stats, state), expected, "jobs that are {}", state.as_str());
         }
-        ensure!(stats.submissions == seen.len() as u64, "{} submissions are counted", stats.submissions);
+        ensure_eq!(stats.submissions, expected.len() as u64, "counted submissions");
+        let letters = store.dead_letters(DeadLetterQuery { limit: usize::MAX, ..Default::default() }).await?;
+        let mut letters: Vec<_> =
+            letters.into_iter().map(|dead| (dead.job_id, dead.attempts, dead.crashes)).collect();
+        letters.sort_by(|a, b| a.0.cmp(&b.0));
+        let dead = (0..self.jobs.len()).filter(|at| model.jobs[*at].is(JobState::Failed));
+        let dead: Vec<_> =
+            dead.map(|at| (self.jobs[at].clone(), model.jobs[at].attempt, model.jobs[at].crashes)).collect();
+        ensure_eq!(letters, dead, "the dead letters");
         Ok(())
     }
 }

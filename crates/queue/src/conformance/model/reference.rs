@@ -1,328 +1,459 @@
-//! The model: lists of jobs and submissions, and the rules.
+//! The model: lists of jobs and submissions, and the rules. Whatever was made keeps its number, also when it is forgotten.
 
 use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::ids::{JobId, SubmissionId, WorkerId};
-use verbatim_core::job::{JobState, Lease, LeaseToken, NewSubmission, SubmissionStatus};
+use verbatim_core::job::{JobState, SubmissionStatus, TenantCaps};
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::jobs::{ClaimRequest, DeleteOutcome, Finish, Renewal};
+use verbatim_core::ports::jobs::{DeleteOutcome, Finish, Renewal};
 use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 use verbatim_core::time::Timestamp;
 
 use super::super::virtual_world::LEASE;
-use super::super::{Verdict, ensure, ensure_eq};
+use super::turns::Turns;
+use super::{Answer, Op, TENANTS, Work, brisk_policy, millis};
 
 /// The jitter of [`super::super::SeededIds`].
 const JITTER: f64 = 0.5;
 
-#[derive(Debug)]
-struct Job {
-    id: JobId,
-    work: String,
-    state: JobState,
-    created_at: Timestamp,
-    since: Timestamp,
-    due: Timestamp,
-    finished_at: Timestamp,
-    expires_at: Timestamp,
-    attempt: u32,
-    crashes: u32,
-    suspect: bool,
-    crowded: bool,
-    unwanted: bool,
-    holder: Option<(LeaseToken, WorkerId, Timestamp)>,
-    fence: u64,
-    past: Option<(&'static str, LeaseToken, JobState)>,
+/// A job that a claim gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) job: usize,
+    pub(super) fence: u64,
+    pub(super) attempt: u32,
+    pub(super) alone: bool,
 }
 
-#[derive(Debug)]
-struct Ticket {
-    id: SubmissionId,
-    job: JobId,
-    cancelled: bool,
+#[derive(Debug, Clone)]
+struct Held {
+    worker: usize,
+    until: i64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) tenant: usize,
+    work: u8,
+    pub(super) tier: usize,
+    pub(super) secs: u64,
+    state: JobState,
+    gone: bool,
+    ends_at: i64,
+    pub(super) position: i64,
+    /// Since when it is queued.
+    pub(super) since: i64,
+    due: i64,
+    finished_at: i64,
+    expires_at: i64,
+    pub(super) attempt: u32,
+    pub(super) crashes: u32,
+    pub(super) suspect: bool,
+    crowded: bool,
+    unwanted: bool,
+    held: Option<Held>,
+    pub(super) fence: u64,
+    past: Option<(&'static str, u64, JobState)>,
+    /// The tier and the seconds that its tenant paid for the last claim.
+    pub(super) charge: (usize, i64),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Ticket {
+    pub(super) job: usize,
+    deadline: Option<i64>,
+    /// How it ended apart from its job.
+    ended: Option<SubmissionStatus>,
+    pub(super) gone: bool,
 }
 
 /// What the store should be.
-#[derive(Debug)]
-pub(super) struct Model {
-    policy: StorePolicy,
-    jobs: Vec<Job>,
-    tickets: Vec<Ticket>,
-    ids: Vec<SubmissionId>,
+#[derive(Debug, Clone)]
+pub struct Model {
+    pub(super) policy: StorePolicy,
+    pub(super) now: i64,
+    pub(super) jobs: Vec<Job>,
+    pub(super) tickets: Vec<Ticket>,
+    pub(super) leases: Vec<Given>,
+    caps: [TenantCaps; TENANTS.len()],
+    pub(super) turns: Turns,
+    head: i64,
+    tail: i64,
+    /// What the last step answered.
+    pub(super) answer: Answer,
+}
+
+impl Job {
+    pub(super) fn is(&self, state: JobState) -> bool {
+        self.state == state && !self.gone
+    }
+
+    pub(super) fn is_held_by(&self, worker: usize) -> bool {
+        self.held.as_ref().is_some_and(|held| held.worker == worker)
+    }
+
+    fn is_live(&self) -> bool {
+        !self.state.is_terminal()
+    }
 }
 
 impl Model {
-    pub(super) fn new(policy: StorePolicy) -> Self {
-        Self { policy, jobs: Vec::new(), tickets: Vec::new(), ids: Vec::new() }
+    pub(super) fn empty(now: Timestamp) -> Self {
+        Self {
+            policy: brisk_policy(),
+            now: now.as_millis(),
+            jobs: Vec::new(),
+            tickets: Vec::new(),
+            leases: Vec::new(),
+            caps: Default::default(),
+            turns: Turns::default(),
+            head: 0,
+            tail: 0,
+            answer: Answer::Nothing,
+        }
     }
 
-    /// Every ticket ever given.
-    pub(super) fn tickets(&self) -> &[SubmissionId] {
-        &self.ids
+    pub(super) fn step(&mut self, op: &Op) -> Answer {
+        match *op {
+            Op::Submit(ref work) => self.submit(work),
+            Op::Resubmit { ticket, .. } => Answer::Replayed { job: self.tickets[ticket].job },
+            Op::Claim { worker, max, says_idle } => {
+                let given = self.claim(worker, max, says_idle);
+                self.leases.extend(given.iter().cloned());
+                Answer::Given(given)
+            }
+            Op::ClaimAgain { worker } => Answer::Given(self.still_held(worker)),
+            Op::Complete { lease, secs } => Answer::Finish(self.finish("complete", lease, |model, at| {
+                model.settle(at, i64::from(secs));
+                if model.jobs[at].unwanted { JobState::Cancelled } else { JobState::Completed }
+            })),
+            Op::Fail { lease, kind } => {
+                Answer::Finish(self.finish("fail", lease, |model, at| model.failed(at, kind)))
+            }
+            Op::Release { lease } => Answer::Finish(self.finish("release", lease, Self::released)),
+            Op::Renew { lease } => Answer::Renewal(self.renew(lease)),
+            Op::Cancel { ticket } => {
+                self.cancel(ticket);
+                Answer::Status(self.status(ticket))
+            }
+            Op::Delete { ticket } => Answer::Deleted(self.delete(ticket)),
+            Op::Redrive { job } => Answer::Redriven(self.redrive(job)),
+            Op::Discard { job } => {
+                let there = self.jobs[job].is(JobState::Failed);
+                if there {
+                    self.forget(job);
+                }
+                Answer::Redriven(Some(there))
+            }
+            Op::Wait { secs } => {
+                self.now += i64::from(secs) * 1000;
+                Answer::Nothing
+            }
+            Op::Upkeep => {
+                self.upkeep();
+                Answer::Nothing
+            }
+        }
     }
 
-    /// What is remembered: ticket, status, attempts.
-    pub(super) fn submissions(&self) -> impl Iterator<Item = (&SubmissionId, SubmissionStatus, u32)> {
-        self.tickets.iter().filter_map(|ticket| {
-            let job = self.jobs.iter().find(|job| job.id == ticket.job)?;
-            let status = if ticket.cancelled { SubmissionStatus::Cancelled } else { job.state.into() };
-            Some((&ticket.id, status, job.attempt))
+    pub(super) fn status(&self, ticket: usize) -> Option<SubmissionStatus> {
+        let ticket = &self.tickets[ticket];
+        (!ticket.gone).then(|| ticket.ended.unwrap_or_else(|| self.jobs[ticket.job].state.into()))
+    }
+
+    pub(super) fn may_run_more(&self, tenant: usize) -> bool {
+        let running =
+            self.jobs.iter().filter(|job| job.tenant == tenant && job.is(JobState::Running)).count();
+        self.caps[tenant].max_running.is_none_or(|most| (running as u64) < most)
+    }
+
+    /// Tickets of the job that still wait for it or were told how it ended.
+    fn waits(&self, job: usize) -> bool {
+        self.tickets.iter().any(|ticket| ticket.job == job && !ticket.gone && ticket.ended.is_none())
+    }
+
+    fn live(&self, tenant: usize, work: u8) -> Option<usize> {
+        self.jobs.iter().position(|job| {
+            (job.tenant, job.work) == (tenant, work) && !job.gone && job.is_live() && !job.unwanted
         })
     }
 
-    pub(super) fn status(&self, id: &SubmissionId) -> Option<SubmissionStatus> {
-        self.submissions().find(|(other, ..)| *other == id).map(|(_, status, _)| status)
+    fn fresh(&self, tenant: usize, work: u8) -> Option<usize> {
+        let ttl = millis(self.policy.dedupe_ttl);
+        self.jobs.iter().position(|job| {
+            let same = (job.tenant, job.work) == (tenant, work);
+            same && job.is(JobState::Completed) && job.finished_at + ttl > self.now
+        })
     }
 
-    pub(super) fn count(&self, state: JobState) -> u64 {
-        self.jobs.iter().filter(|job| job.state == state).count() as u64
+    fn submit(&mut self, new: &Work) -> Answer {
+        let (fresh, live) = (self.fresh(new.tenant, new.work), self.live(new.tenant, new.work));
+        let (cached, attached) = (fresh.is_some(), fresh.is_none() && live.is_some());
+        let waiting =
+            |job: &&Job| job.tenant == new.tenant && (job.is(JobState::Queued) || job.is(JobState::Delayed));
+        let most = new.caps.max_queued.unwrap_or(u64::MAX);
+        if !cached && !attached && self.jobs.iter().filter(waiting).count() as u64 >= most {
+            return Answer::Throttled;
+        }
+        self.caps[new.tenant] = new.caps;
+        let job = fresh.or(live).unwrap_or_else(|| self.new_job(new));
+        if cached {
+            let keep = self.now + millis(self.policy.result_retention);
+            self.jobs[job].expires_at = self.jobs[job].expires_at.max(keep);
+        }
+        if attached {
+            self.jobs[job].tier = self.jobs[job].tier.min(new.tier);
+        }
+        let deadline = new.deadline.filter(|_| !cached).map(|secs| self.now + i64::from(secs) * 1000);
+        self.tickets.push(Ticket { job, deadline, ended: None, gone: false });
+        Answer::Submitted { job, cached, attached }
     }
 
-    /// The job, whether its result was there already, whether it was under way already.
-    pub(super) fn submit(&mut self, new: &NewSubmission, now: Timestamp) -> (JobId, bool, bool) {
-        let work = new.dedupe_key.as_str();
-        let (ttl, keep) = (self.policy.dedupe_ttl, self.policy.result_retention);
-        let fresh = |job: &&mut Job| job.state == JobState::Completed && job.finished_at.plus(ttl) > now;
-        let live = |job: &&Job| !job.state.is_terminal() && !job.unwanted;
-        let cached = self
-            .jobs
-            .iter_mut()
-            .filter(|job| job.work == work)
-            .filter(fresh)
-            .max_by_key(|job| job.finished_at);
-        let (job, cached, attached) = if let Some(job) = cached {
-            job.expires_at = job.expires_at.max(now.plus(keep));
-            (job.id.clone(), true, false)
-        } else if let Some(job) = self.jobs.iter().filter(|job| job.work == work).find(live) {
-            (job.id.clone(), false, true)
+    fn new_job(&mut self, new: &Work) -> usize {
+        self.tail += 1;
+        self.jobs.push(Job {
+            tenant: new.tenant,
+            work: new.work,
+            tier: new.tier,
+            secs: new.secs,
+            state: JobState::Queued,
+            gone: false,
+            ends_at: self.now + millis(self.policy.max_age),
+            position: self.tail,
+            since: self.now,
+            due: 0,
+            finished_at: 0,
+            expires_at: 0,
+            attempt: 0,
+            crashes: 0,
+            suspect: false,
+            crowded: false,
+            unwanted: false,
+            held: None,
+            fence: 0,
+            past: None,
+            charge: (0, 0),
+        });
+        self.jobs.len() - 1
+    }
+
+    pub(super) fn lease(&mut self, at: usize, worker: usize) -> Given {
+        let job = &mut self.jobs[at];
+        job.state = JobState::Running;
+        job.attempt += 1;
+        job.fence += 1;
+        job.crowded = false;
+        job.held = Some(Held { worker, until: self.now + millis(LEASE) });
+        let given = Given { job: at, fence: job.fence, attempt: job.attempt, alone: job.suspect };
+        self.refresh();
+        given
+    }
+
+    fn still_held(&self, worker: usize) -> Vec<Given> {
+        let last = self.turns.last[worker].iter().flat_map(|(given, _)| given);
+        last.filter(|given| self.is_current(given)).cloned().collect()
+    }
+
+    /// Whether nobody ended this lease yet.
+    pub(super) fn is_current(&self, given: &Given) -> bool {
+        let job = &self.jobs[given.job];
+        job.held.is_some() && job.fence == given.fence
+    }
+
+    fn renew(&mut self, lease: usize) -> Renewal {
+        let given = self.leases[lease].clone();
+        if !self.is_current(&given) {
+            return Renewal::Lost;
+        }
+        let until = self.now + millis(LEASE);
+        let job = &mut self.jobs[given.job];
+        if let Some(held) = &mut job.held {
+            held.until = until;
+        }
+        if job.unwanted {
+            Renewal::CancelRequested
         } else {
-            self.jobs.push(Job {
-                id: new.job_id.clone(),
-                work: work.to_owned(),
-                state: JobState::Queued,
-                created_at: now,
-                since: now,
-                due: now,
-                finished_at: now,
-                expires_at: now,
-                attempt: 0,
-                crashes: 0,
-                suspect: false,
-                crowded: false,
-                unwanted: false,
-                holder: None,
-                fence: 0,
-                past: None,
-            });
-            (new.job_id.clone(), false, false)
-        };
-        self.ids.push(new.id.clone());
-        self.tickets.push(Ticket { id: new.id.clone(), job: job.clone(), cancelled: false });
-        (job, cached, attached)
-    }
-
-    /// Checks what a claim gave against what it may give, and takes it over.
-    pub(super) fn claimed(&mut self, request: &ClaimRequest, leases: &[Lease], now: Timestamp) -> Verdict {
-        let held: Vec<_> = self.running_of(&request.worker).collect();
-        let (holds_any, holds_suspect) = (!held.is_empty(), held.iter().any(|job| job.suspect));
-        let idle = request.idle && !holds_any && request.max > 0;
-        let queued = |suspect: bool| {
-            self.jobs.iter().filter(move |job| job.state == JobState::Queued && job.suspect == suspect)
-        };
-        let overdue = queued(true).any(|job| job.since.plus(self.policy.alone_patience) < now);
-        let (suspects, others) = (queued(true).count(), queued(false).count());
-        ensure!(leases.len() <= request.max, "more leases than were asked for");
-        if leases.iter().any(|lease| lease.alone) {
-            ensure!(idle && leases.len() == 1, "a suspect was not alone");
-            ensure!(suspects > 0, "no suspect was there");
-        } else if holds_suspect {
-            ensure_eq!(leases.len(), 0, "leases for a worker that must wait");
-        } else if overdue {
-            ensure!(!idle, "an idle worker did not get the suspect that waited too long");
-            ensure!(leases.len() <= others, "more leases than there are jobs");
-        } else {
-            ensure_eq!(leases.len(), others.min(request.max), "leases");
-            ensure!(!(leases.is_empty() && idle && suspects > 0), "an idle worker left a suspect");
+            Renewal::Held { expires_at: Timestamp::from_millis(until) }
         }
-        for lease in leases {
-            let Some(job) = self.jobs.iter_mut().find(|job| job.id == lease.token.job_id) else {
-                return Err(super::super::Violation::new("a lease on a job that does not exist"));
-            };
-            ensure_eq!(job.state, JobState::Queued, "the state of a job that was given");
-            ensure_eq!(
-                (lease.attempt, lease.alone),
-                (job.attempt + 1, job.suspect),
-                "attempt, and whether alone"
-            );
-            ensure!(lease.token.fence.get() > job.fence, "the fence did not rise");
-            job.state = JobState::Running;
-            job.attempt += 1;
-            job.crowded = false;
-            job.fence = lease.token.fence.get();
-            job.holder = Some((lease.token.clone(), request.worker.clone(), now.plus(request.lease)));
-        }
-        Ok(())
-    }
-
-    fn running_of(&self, worker: &WorkerId) -> impl Iterator<Item = &Job> {
-        self.jobs.iter().filter(move |job| job.holder.as_ref().is_some_and(|(_, holder, _)| holder == worker))
-    }
-
-    fn held(&mut self, token: &LeaseToken) -> Option<usize> {
-        self.jobs.iter().position(|job| job.holder.as_ref().is_some_and(|(held, ..)| held == token))
-    }
-
-    pub(super) fn renew(&mut self, token: &LeaseToken, now: Timestamp) -> Renewal {
-        let Some(at) = self.held(token) else { return Renewal::Lost };
-        let expires_at = now.plus(LEASE);
-        if let Some((_, _, end)) = &mut self.jobs[at].holder {
-            *end = expires_at;
-        }
-        if self.jobs[at].unwanted { Renewal::CancelRequested } else { Renewal::Held { expires_at } }
-    }
-
-    pub(super) fn complete(&mut self, token: &LeaseToken, now: Timestamp) -> Finish {
-        self.finish("complete", token, now, |job, _, _| job.state = JobState::Completed)
-    }
-
-    pub(super) fn fail(&mut self, token: &LeaseToken, failure: &JobFailure, now: Timestamp) -> Finish {
-        self.finish("fail", token, now, |job, policy, now| {
-            job.retry(next_step(&policy.retry, job.attempt, failure, JITTER), now);
-        })
-    }
-
-    pub(super) fn release(&mut self, token: &LeaseToken, now: Timestamp) -> Finish {
-        self.finish("release", token, now, |job, _, now| {
-            job.attempt -= 1;
-            job.state = JobState::Queued;
-            job.since = now;
-        })
     }
 
     fn finish(
         &mut self,
         call: &'static str,
-        token: &LeaseToken,
-        now: Timestamp,
-        act: impl FnOnce(&mut Job, &StorePolicy, Timestamp),
+        lease: usize,
+        act: impl FnOnce(&mut Self, usize) -> JobState,
     ) -> Finish {
-        let Some(at) = self.held(token) else {
-            let past = self.jobs.iter().filter_map(|job| job.past.as_ref());
-            let same = past.into_iter().find(|(other, past, _)| *other == call && past == token);
-            return same.map_or(Finish::Stale, |(.., state)| Finish::Done(*state));
-        };
+        let given = self.leases[lease].clone();
+        let at = given.job;
+        if !self.is_current(&given) {
+            let same = self.jobs[at]
+                .past
+                .filter(|past| !self.jobs[at].gone && (past.0, past.1) == (call, given.fence));
+            return same.map_or(Finish::Stale, |(.., state)| Finish::Done(state));
+        }
+        let state = act(self, at);
+        self.move_to(at, state);
+        self.jobs[at].past = Some((call, given.fence, state));
+        Finish::Done(state)
+    }
+
+    fn failed(&mut self, at: usize, kind: FailureKind) -> JobState {
+        if self.jobs[at].unwanted {
+            return JobState::Cancelled;
+        }
+        let step = next_step(&self.policy.retry, self.jobs[at].attempt, &JobFailure::new(kind, ""), JITTER);
+        if let NextStep::Retry { refund: true, .. } = step {
+            self.jobs[at].attempt -= 1;
+        }
+        self.try_again(at, step)
+    }
+
+    fn released(&mut self, at: usize) -> JobState {
+        self.settle(at, 0);
+        if self.jobs[at].unwanted {
+            return JobState::Cancelled;
+        }
+        self.head -= 1;
+        self.jobs[at].position = self.head;
+        self.jobs[at].attempt -= 1;
+        JobState::Queued
+    }
+
+    fn try_again(&mut self, at: usize, step: NextStep) -> JobState {
+        let NextStep::Retry { delay, .. } = step else { return JobState::Failed };
+        self.jobs[at].due = self.now + millis(delay);
+        JobState::Delayed
+    }
+
+    /// Nobody holds the job any more, and it is in this state.
+    fn move_to(&mut self, at: usize, state: JobState) {
         let job = &mut self.jobs[at];
-        job.holder = None;
-        if job.unwanted {
-            job.state = JobState::Cancelled;
-        } else {
-            act(job, &self.policy, now);
+        job.held = None;
+        job.state = state;
+        job.since = self.now;
+        if state.is_terminal() {
+            job.finished_at = self.now;
+            job.expires_at = self.now + millis(self.policy.result_retention);
         }
-        job.past = Some((call, token.clone(), job.state));
-        job.note_end(&self.policy, now);
-        Finish::Done(job.state)
+        self.refresh();
     }
 
-    pub(super) fn cancel(&mut self, id: &SubmissionId, now: Timestamp) {
-        if self.status(id).is_none_or(SubmissionStatus::is_terminal) {
-            return;
-        }
-        let Some(ticket) = self.tickets.iter_mut().find(|ticket| ticket.id == *id) else { return };
-        ticket.cancelled = true;
-        let job = ticket.job.clone();
-        if self.tickets.iter().any(|ticket| ticket.job == job && !ticket.cancelled) {
-            return;
-        }
-        let Some(job) = self.jobs.iter_mut().find(|other| other.id == job) else { return };
-        if job.state == JobState::Running {
-            job.unwanted = true;
-        } else {
-            job.state = JobState::Cancelled;
-            job.note_end(&self.policy, now);
+    fn cancel(&mut self, ticket: usize) {
+        if self.status(ticket).is_some_and(|status| !status.is_terminal()) {
+            self.end_apart(ticket, SubmissionStatus::Cancelled);
         }
     }
 
-    pub(super) fn delete(&mut self, id: &SubmissionId, now: Timestamp) -> Option<DeleteOutcome> {
-        if !self.status(id)?.is_terminal() {
-            self.cancel(id, now);
+    /// The job goes with the last ticket that waits for it: at once, or when its worker hears that it was cancelled.
+    fn end_apart(&mut self, ticket: usize, how: SubmissionStatus) {
+        self.tickets[ticket].ended = Some(how);
+        let at = self.tickets[ticket].job;
+        if self.waits(at) {
+            return;
+        }
+        match how {
+            SubmissionStatus::Failed => self.move_to(at, JobState::Failed),
+            _ if self.jobs[at].is(JobState::Running) => self.jobs[at].unwanted = true,
+            _ => self.move_to(at, JobState::Cancelled),
+        }
+    }
+
+    fn delete(&mut self, ticket: usize) -> Option<DeleteOutcome> {
+        if !self.status(ticket)?.is_terminal() {
+            self.cancel(ticket);
             return Some(DeleteOutcome::Cancelled);
         }
-        let at = self.tickets.iter().position(|ticket| ticket.id == *id)?;
-        let job = self.tickets.remove(at).job;
-        let others = self.tickets.iter().any(|ticket| ticket.job == job);
-        self.jobs.retain(|other| other.id != job || others || !other.state.is_terminal());
+        self.tickets[ticket].gone = true;
+        let at = self.tickets[ticket].job;
+        if !self.jobs[at].is_live() && self.tickets.iter().all(|other| other.gone || other.job != at) {
+            self.forget(at);
+        }
         Some(DeleteOutcome::Removed)
     }
 
-    /// What happens because it is that late now.
-    pub(super) fn settle(&mut self, now: Timestamp) {
-        for at in 0..self.jobs.len() {
-            self.end_if_old(at, now);
+    fn forget(&mut self, at: usize) {
+        self.jobs[at].gone = true;
+        for ticket in self.tickets.iter_mut().filter(|ticket| ticket.job == at) {
+            ticket.gone = true;
         }
-        for at in 0..self.jobs.len() {
-            self.take_back_if_lapsed(at, now);
-        }
-        for job in &mut self.jobs {
-            if job.state == JobState::Delayed && job.due <= now {
-                job.state = JobState::Queued;
-                job.since = now;
-            }
-        }
-        self.jobs.retain(|job| !job.state.is_terminal() || job.expires_at > now);
-        self.tickets.retain(|ticket| self.jobs.iter().any(|job| job.id == ticket.job));
     }
 
-    fn end_if_old(&mut self, at: usize, now: Timestamp) {
+    /// `None` for a refusal.
+    fn redrive(&mut self, at: usize) -> Option<bool> {
+        if !self.jobs[at].is(JobState::Failed) {
+            return Some(false);
+        }
+        let (tenant, work) = (self.jobs[at].tenant, self.jobs[at].work);
+        if !self.waits(at) || self.live(tenant, work).is_some() || self.fresh(tenant, work).is_some() {
+            return None;
+        }
+        self.tail += 1;
         let job = &mut self.jobs[at];
-        if !job.state.is_terminal() && job.created_at.plus(self.policy.max_age) <= now {
-            job.holder = None;
-            job.state = if job.unwanted { JobState::Cancelled } else { JobState::Failed };
-            job.note_end(&self.policy, now);
+        (job.attempt, job.crashes, job.position) = (0, 0, self.tail);
+        job.ends_at = self.now + millis(self.policy.max_age);
+        self.move_to(at, JobState::Queued);
+        Some(true)
+    }
+
+    /// What happens because it is that late now.
+    fn upkeep(&mut self) {
+        for ticket in 0..self.tickets.len() {
+            if self.tickets[ticket].deadline.take_if(|deadline| *deadline <= self.now).is_some()
+                && self.status(ticket).is_some_and(|status| !status.is_terminal())
+            {
+                self.end_apart(ticket, SubmissionStatus::Failed);
+            }
+        }
+        for at in 0..self.jobs.len() {
+            self.end_if_old(at);
+        }
+        let until =
+            |at: &usize| self.jobs[*at].held.as_ref().map(|held| held.until).filter(|end| *end <= self.now);
+        let mut lapsed: Vec<_> = (0..self.jobs.len()).filter(|at| until(at).is_some()).collect();
+        lapsed.sort_by_key(until);
+        for at in lapsed {
+            self.take_back(at);
+        }
+        for at in 0..self.jobs.len() {
+            if self.jobs[at].is(JobState::Delayed) && self.jobs[at].due <= self.now {
+                self.move_to(at, JobState::Queued);
+            }
+            if !self.jobs[at].is_live() && self.jobs[at].expires_at <= self.now {
+                self.forget(at);
+            }
         }
     }
 
-    fn take_back_if_lapsed(&mut self, at: usize, now: Timestamp) {
-        let Some((_, worker, _)) = self.jobs[at].holder.take_if(|(.., end)| *end <= now) else { return };
+    /// Whether the job ended, because its time is up.
+    pub(super) fn end_if_old(&mut self, at: usize) -> bool {
+        let job = &self.jobs[at];
+        let old = job.is_live() && job.ends_at <= self.now;
+        if old {
+            self.move_to(at, if job.unwanted { JobState::Cancelled } else { JobState::Failed });
+        }
+        old
+    }
+
+    /// Its worker vanished. Whoever was alone with it is to blame; the others are suspects.
+    fn take_back(&mut self, at: usize) {
+        let Some(Held { worker, .. }) = self.jobs[at].held.take() else { return };
         let mut in_company = self.jobs[at].crowded;
-        for other in &mut self.jobs {
-            if other.holder.as_ref().is_some_and(|(_, holder, _)| *holder == worker) {
-                other.crowded = true;
-                in_company = true;
-            }
+        for other in self.jobs.iter_mut().filter(|job| job.is_held_by(worker)) {
+            other.crowded = true;
+            in_company = true;
         }
         let job = &mut self.jobs[at];
         if job.unwanted {
-            job.state = JobState::Cancelled;
-        } else {
-            job.attempt -= 1;
-            job.suspect = true;
-            job.state = JobState::Queued;
-            job.since = now;
-            if !in_company {
-                job.crashes += 1;
-                let retry = RetryPolicy { max_attempts: self.policy.retry.max_crashes, ..self.policy.retry };
-                let lost = JobFailure::new(FailureKind::WorkerLost, "");
-                job.retry(next_step(&retry, job.crashes, &lost, JITTER), now);
-            }
+            return self.move_to(at, JobState::Cancelled);
         }
-        job.note_end(&self.policy, now);
-    }
-}
-
-impl Job {
-    fn retry(&mut self, step: NextStep, now: Timestamp) {
-        match step {
-            NextStep::GiveUp => self.state = JobState::Failed,
-            NextStep::Retry { delay, .. } => {
-                self.state = JobState::Delayed;
-                self.due = now.plus(delay);
-            }
+        job.attempt -= 1;
+        job.suspect = true;
+        if in_company {
+            return self.move_to(at, JobState::Queued);
         }
-    }
-
-    fn note_end(&mut self, policy: &StorePolicy, now: Timestamp) {
-        if self.state.is_terminal() {
-            self.finished_at = now;
-            self.expires_at = now.plus(policy.result_retention);
-        }
+        job.crashes += 1;
+        let retry = RetryPolicy { max_attempts: self.policy.retry.max_crashes, ..self.policy.retry };
+        let lost = JobFailure::new(FailureKind::WorkerLost, "");
+        let step = next_step(&retry, job.crashes, &lost, JITTER);
+        let state = self.try_again(at, step);
+        self.move_to(at, state);
     }
 }

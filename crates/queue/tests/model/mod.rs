@@ -1,0 +1,118 @@
+//! Draws histories for the reference model and runs them on a store. Included by the tests of each store.
+
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest_state_machine::ReferenceStateMachine;
+use verbatim_core::failure::FailureKind;
+use verbatim_core::job::TenantCaps;
+use verbatim_queue::conformance::Harness;
+use verbatim_queue::conformance::model::{Model, Op, TENANTS, WORKERS, Work, replay};
+
+struct Histories;
+
+fn caps() -> impl Strategy<Value = TenantCaps> {
+    (prop::option::of(0_u64..4), prop::option::weighted(0.3, 1_u64..5))
+        .prop_map(|(max_running, max_queued)| TenantCaps { max_running, max_queued })
+}
+
+fn work() -> impl Strategy<Value = Op> {
+    let deadline = prop::option::weighted(0.2, 1_u16..120);
+    (0..TENANTS.len(), 0_u8..6, 0_usize..3, 0_u64..60, caps(), deadline).prop_map(
+        |(tenant, work, tier, secs, caps, deadline)| {
+            Op::Submit(Work { tenant, work, tier, secs, caps, deadline })
+        },
+    )
+}
+
+fn use_of(lease: BoxedStrategy<usize>) -> impl Strategy<Value = Op> {
+    let kinds = select(vec![FailureKind::EngineFailed, FailureKind::BadAudio, FailureKind::Throttled]);
+    prop_oneof![
+        3 => (lease.clone(), 1_u16..90).prop_map(|(lease, secs)| Op::Complete { lease, secs }),
+        2 => (lease.clone(), kinds).prop_map(|(lease, kind)| Op::Fail { lease, kind }),
+        2 => lease.clone().prop_map(|lease| Op::Release { lease }),
+        2 => lease.prop_map(|lease| Op::Renew { lease }),
+    ]
+}
+
+impl ReferenceStateMachine for Histories {
+    type State = Model;
+    type Transition = Op;
+
+    fn init_state() -> BoxedStrategy<Model> {
+        Just(Model::default()).boxed()
+    }
+
+    fn transitions(state: &Model) -> BoxedStrategy<Op> {
+        let (tickets, jobs, leases) = state.made();
+        let claim = (0..WORKERS, 0_usize..4, prop::bool::weighted(0.8))
+            .prop_map(|(worker, max, says_idle)| Op::Claim { worker, max, says_idle });
+        let mut steps = vec![
+            (6, work().boxed()),
+            (7, claim.boxed()),
+            (3, (0_u16..40).prop_map(|secs| Op::Wait { secs }).boxed()),
+            (3, Just(Op::Upkeep).boxed()),
+        ];
+        let again: Vec<_> =
+            (0..WORKERS).map(|worker| Op::ClaimAgain { worker }).filter(|op| state.allows(op)).collect();
+        if !again.is_empty() {
+            steps.push((1, select(again).boxed()));
+        }
+        let held = state.held();
+        if !held.is_empty() {
+            steps.push((8, use_of(select(held).boxed()).boxed()));
+        }
+        if leases > 0 {
+            steps.push((2, use_of((0..leases).boxed()).boxed()));
+        }
+        if jobs > 0 {
+            steps.push((2, (0..jobs).prop_map(|job| Op::Redrive { job }).boxed()));
+            steps.push((1, (0..jobs).prop_map(|job| Op::Discard { job }).boxed()));
+        }
+        if tickets > 0 {
+            steps.push((1, (0..tickets).prop_map(|ticket| Op::Cancel { ticket }).boxed()));
+            steps.push((1, (0..tickets).prop_map(|ticket| Op::Delete { ticket }).boxed()));
+        }
+        let there: Vec<_> = (0..tickets)
+            .filter(|ticket| state.allows(&Op::Resubmit { ticket: *ticket, caps: TenantCaps::default() }))
+            .collect();
+        if !there.is_empty() {
+            steps.push((
+                1,
+                (select(there), caps()).prop_map(|(ticket, caps)| Op::Resubmit { ticket, caps }).boxed(),
+            ));
+        }
+        prop::strategy::Union::new_weighted(steps).boxed()
+    }
+
+    fn apply(mut state: Model, step: &Op) -> Model {
+        state.apply(step);
+        state
+    }
+
+    fn preconditions(state: &Model, step: &Op) -> bool {
+        state.allows(step)
+    }
+}
+
+/// Any history agrees with the model, on a fresh store for each.
+pub(crate) fn agrees<H: Harness>(cases: u32, fresh: impl Fn() -> H) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let drawn =
+        TestRunner::new(config).run(&Histories::sequential_strategy(1..120), |(model, steps, seen)| {
+            let count = || {
+                if let Some(seen) = &seen {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }
+            };
+            let verdict = runtime.block_on(replay(&fresh(), model, &steps, count));
+            verdict.map_err(|violation| TestCaseError::fail(violation.to_string()))
+        });
+    if let Err(failure) = drawn {
+        panic!("{failure}");
+    }
+}
