@@ -18,6 +18,7 @@ use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, Offering, router};
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::{IdSource, SubmissionId};
 use verbatim_core::model::{ModelCatalog, ModelInfo};
+use verbatim_core::ports::Directory;
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_core::transcript::Segment;
 use verbatim_telemetry::Metrics;
@@ -86,6 +87,14 @@ impl World {
     }
 
     pub(crate) fn with_limits(limits: ApiLimits) -> Self {
+        Self::with(limits, None)
+    }
+
+    pub(crate) fn with_keys(keys: Arc<dyn Directory>) -> Self {
+        Self::with(ApiLimits::default(), Some(keys))
+    }
+
+    fn with(limits: ApiLimits, auth: Option<Arc<dyn Directory>>) -> Self {
         let (jobs, blobs) = (Arc::new(Jobs::default()), Blobs::default());
         let shutdown = CancellationToken::new();
         let model = |name: &str, multilingual| ModelInfo {
@@ -99,7 +108,7 @@ impl World {
         let state = ApiState::new(ApiParts {
             jobs: jobs.clone(),
             admin: jobs.clone(),
-            auth: None,
+            auth,
             upkeep: jobs.clone(),
             blobs: Arc::new(blobs.clone()),
             offering: receiver,
