@@ -58,10 +58,12 @@ impl Room {
 
     /// A command that runs inside, as a process of this same id.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--user", "--mount", "--preserve-credentials", "--target", &self.id.to_string()]);
-        command.arg(program).kill_on_drop(true);
-        command
+        self.inside().command(program)
+    }
+
+    /// What makes commands run inside.
+    pub fn inside(&self) -> Inside {
+        Inside(self.id)
     }
 
     /// Redis's disk, as those inside see it.
@@ -115,6 +117,20 @@ impl Room {
     /// When the process that holds it cannot be ended.
     pub async fn close(mut self) -> Result<()> {
         Ok(self.holder.kill().await?)
+    }
+}
+
+/// The way into a room.
+#[derive(Debug, Clone, Copy)]
+pub struct Inside(u32);
+
+impl Inside {
+    /// A command that runs inside, as a process of this same id.
+    pub fn command(self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--user", "--mount", "--preserve-credentials", "--target", &self.0.to_string()]);
+        command.arg(program).kill_on_drop(true);
+        command
     }
 }
 

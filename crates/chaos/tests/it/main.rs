@@ -1,3 +1,8 @@
-//! The harness itself, and what it shows.
+//! The checker, the short profile, and single faults one by one.
 
 mod bad_histories;
+mod frozen;
+mod full;
+mod poison;
+mod profile;
+mod support;

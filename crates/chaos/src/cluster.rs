@@ -1,0 +1,241 @@
+//! A cluster of the harness's own: Redis behind the proxy, API nodes and workers under supervision, blobs on a small disk.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::engine::NOTES;
+use crate::node::{Exit, MakeCommand, Node, Signal};
+use crate::proxy::Proxy;
+use crate::redis_server::{RedisServer, look};
+use crate::room::Room;
+
+/// The variable that tells a process of the harness what it is: `api` or `worker`.
+pub const ROLE: &str = "CHAOS_ROLE";
+/// What all keys in Redis begin with.
+pub const PREFIX: &str = "chaos";
+/// How long a cluster may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a cluster is made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The harness's own program, which the nodes run.
+    pub program: PathBuf,
+    /// API nodes.
+    pub apis: usize,
+    /// Workers.
+    pub workers: usize,
+    /// Jobs that a worker works on at once.
+    pub concurrency: usize,
+    /// Room for blobs.
+    pub blobs_mb: u64,
+    /// Options of Redis.
+    pub redis: Vec<String>,
+}
+
+impl Settings {
+    /// Two API nodes and four workers.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        let (apis, workers, concurrency, blobs_mb) = (2, 4, 4, 128);
+        Self { program: program.into(), apis, workers, concurrency, blobs_mb, redis: Vec::new() }
+    }
+}
+
+/// The lease of every job.
+pub const LEASE: Duration = Duration::from_secs(3);
+
+/// The cluster. Its processes end when it is dropped.
+pub struct Cluster {
+    /// API nodes.
+    pub apis: Vec<Node>,
+    /// Workers.
+    pub workers: Vec<Node>,
+    /// The line to Redis.
+    pub proxy: Proxy,
+    /// Redis itself.
+    pub redis: Mutex<RedisServer>,
+    redis_port: u16,
+    /// The disks.
+    pub room: Room,
+    settings: Settings,
+    folder: PathBuf,
+}
+
+impl Cluster {
+    /// Starts one with its data and logs in this folder, and waits until it takes jobs.
+    ///
+    /// # Errors
+    /// When a part of it does not start.
+    pub async fn start(folder: &Path, settings: Settings) -> Result<Self> {
+        let logs = folder.join("logs");
+        let model = folder.join("chaos");
+        for new in [&logs, &model, &folder.join("notes")] {
+            std::fs::create_dir_all(new)?;
+        }
+        // What a folder needs to pass for a model.
+        for file in ["config.json", "model.bin", "vocabulary.txt"] {
+            std::fs::write(model.join(file), "")?;
+        }
+        let room = Room::open(folder, settings.blobs_mb).await?;
+        let redis = RedisServer::start(&room, &logs, &settings.redis).await?;
+        let redis_port = redis.port();
+        let proxy = Proxy::start(redis_port).await?;
+        let (apis, workers) = (Vec::new(), Vec::new());
+        let redis = Mutex::new(redis);
+        let folder = folder.to_owned();
+        let mut cluster = Self { apis, workers, proxy, redis, redis_port, room, settings, folder };
+        for number in 0..cluster.settings.workers {
+            let node = cluster.node("worker", number, &[]);
+            cluster.workers.push(node);
+        }
+        for number in 0..cluster.settings.apis {
+            let node = cluster.node("api", number, &[]);
+            cluster.apis.push(node);
+        }
+        cluster.until_ready().await?;
+        Ok(cluster)
+    }
+
+    fn node(&self, role: &'static str, number: usize, more: &[(&'static str, &'static str)]) -> Node {
+        let settings = self.environment(role, more);
+        let (program, id) = (self.settings.program.clone(), self.room.inside());
+        let make: MakeCommand = Box::new(move || {
+            let mut command = id.command(&program);
+            command.envs(settings.iter().map(|(name, value)| (name, value)));
+            command
+        });
+        Node::start(&format!("{role}-{number}"), &self.logs(), make)
+    }
+
+    fn environment(&self, role: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
+        let path = |name: &str| self.folder.join(name).display().to_string();
+        let redis = format!("redis://127.0.0.1:{}", self.proxy.port());
+        let concurrency = self.settings.concurrency.to_string();
+        let (data, model, notes, lease) =
+            (path("data"), path("chaos"), path("notes"), LEASE.as_secs().to_string());
+        let mut all = vec![
+            (ROLE, role),
+            (NOTES, &notes),
+            ("VERBATIM__REDIS__URL", &redis),
+            ("VERBATIM__REDIS__PREFIX", PREFIX),
+            ("VERBATIM__STORAGE__DATA_DIR", &data),
+            ("VERBATIM__SERVER__LISTEN", "127.0.0.1:0"),
+            ("VERBATIM__AUTH__REQUIRED", "false"),
+            ("VERBATIM__LOG__FORMAT", "json"),
+            ("VERBATIM__LOG__FILTER", "info"),
+            // The harness's engine comes in where a local one would.
+            ("VERBATIM__WORKER__ENGINES", "whisper"),
+            ("VERBATIM__WHISPER__MODEL", &model),
+            ("VERBATIM__WORKER__CONCURRENCY", &concurrency),
+            ("VERBATIM__WORKER__LEASE_SECS", &lease),
+            ("VERBATIM__WORKER__RENEW_SECS", "1"),
+            ("VERBATIM__WORKER__POLL_MS", "200"),
+            ("VERBATIM__WORKER__DRAIN_SECS", "5"),
+            ("VERBATIM__WORKER__STORAGE_PATIENCE_SECS", "1"),
+            ("VERBATIM__WORKER__MAX_JOBS_PER_WORKER", "500"),
+        ];
+        all.extend(more);
+        all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// Where the logs are.
+    pub fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// Asks Redis something, past the proxy.
+    ///
+    /// # Errors
+    /// As [`look`].
+    pub async fn look<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut redis::Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        look(self.redis_port, ask).await
+    }
+
+    async fn until_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        for api in &self.apis {
+            loop {
+                if let Some(url) = api.url()
+                    && let Ok(answer) = reqwest::get(format!("{url}/readyz")).await
+                    && answer.status().is_success()
+                {
+                    break;
+                }
+                ensure!(
+                    Instant::now() < deadline,
+                    "{} is not ready; look at {}",
+                    api.name(),
+                    api.log().display()
+                );
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL of Redis, and its start after this time.
+    ///
+    /// # Errors
+    /// When it does not start again.
+    pub async fn restart_redis(&self, down: Duration) -> Result<()> {
+        let mut redis = self.redis.lock().await;
+        redis.kill().await?;
+        tokio::time::sleep(down).await;
+        redis.launch(&self.room).await
+    }
+
+    /// The id of the worker in this node, once its log tells.
+    pub fn worker_id(&self, number: usize) -> Option<String> {
+        let log = std::fs::read_to_string(self.workers.get(number)?.log()).ok()?;
+        let line = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let mut started = line.filter(|line| line["message"] == "worker started");
+        let id = started.next()?["worker.id"].as_str()?.to_owned();
+        id.strip_prefix("worker_").map(str::to_owned)
+    }
+
+    /// How many jobs this worker holds.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn held_by(&self, number: usize) -> Result<usize> {
+        let id = self.worker_id(number).context("the worker has not told its id yet")?;
+        let key = format!("{{{PREFIX}}}:r:{id}");
+        self.look(move |redis| Ok(redis::cmd("SCARD").arg(key).query(redis)?)).await
+    }
+
+    /// SIGTERM of every node, and the wait for their ends. How they ended, by name.
+    ///
+    /// # Errors
+    /// When one could not be supervised.
+    pub async fn stop_nodes(&mut self) -> Result<Vec<(String, Option<Exit>)>> {
+        let nodes = self.workers.drain(..).chain(self.apis.drain(..));
+        let stops = nodes.map(|node| async move {
+            let name = node.name().to_owned();
+            node.stop().await.map(|exit| (name, exit))
+        });
+        futures::future::join_all(stops).await.into_iter().collect()
+    }
+
+    /// One API node more, which looks for orphaned blobs every second and spares none for its youth.
+    pub fn start_sweeper(&mut self) {
+        let eager =
+            [("VERBATIM__UPKEEP__SWEEP_INTERVAL_SECS", "1"), ("VERBATIM__UPKEEP__ORPHAN_AGE_SECS", "1")];
+        let sweeper = self.node("api", 100, &eager);
+        self.apis.push(sweeper);
+    }
+
+    /// Sends a signal to a node when it runs.
+    pub async fn signal(nodes: &[Node], number: usize, signal: Signal) -> bool {
+        match nodes.get(number) {
+            Some(node) => node.signal(signal).await,
+            None => false,
+        }
+    }
+}
