@@ -23,8 +23,7 @@ pub(crate) fn audit(redis: &mut Connection, prefix: &str) -> Result<()> {
     let found: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query(redis)?;
     let keys: BTreeSet<String> =
         found.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect();
-    let mut picture =
-        Picture { redis, prefix, keys, jobs: BTreeMap::new(), submissions: BTreeMap::new() };
+    let mut picture = Picture { redis, prefix, keys, jobs: BTreeMap::new(), submissions: BTreeMap::new() };
     picture.jobs = picture.hashes("j:")?;
     picture.submissions = picture.hashes("s:")?;
     picture.each_job_is_in_one_index()?;
@@ -115,7 +114,10 @@ impl Picture<'_> {
         };
         let (kept_queues, kept_workers) = (kept(&["q:", "u:"]), kept(&["r:"]));
         ensure!(kept_queues == queues.keys().cloned().collect(), "queues {kept_queues:?}, not {queues:?}");
-        ensure!(kept_workers == workers.keys().cloned().collect(), "holders {kept_workers:?}, not {workers:?}");
+        ensure!(
+            kept_workers == workers.keys().cloned().collect(),
+            "holders {kept_workers:?}, not {workers:?}"
+        );
         for (queue, jobs) in &queues {
             self.index_is(queue, jobs, "o")?;
         }
@@ -207,7 +209,8 @@ impl Picture<'_> {
         for tier in 0..3 {
             let active = self.zset(&format!("a:{tier}"))?;
             let idle = self.zset(&format!("f:{tier}"))?;
-            let virtual_time: f64 = self.hash("v")?.get(&format!("v{tier}")).map_or(Ok(0.0), |v| v.parse())?;
+            let virtual_time: f64 =
+                self.hash("v")?.get(&format!("v{tier}")).map_or(Ok(0.0), |v| v.parse())?;
             for (name, start) in &active {
                 ensure!(!idle.contains_key(name), "{name} is active and idle in tier {tier}");
                 ensure!(*start >= virtual_time, "{name} starts at {start} before {virtual_time}");
@@ -224,7 +227,10 @@ impl Picture<'_> {
                     wanted.insert(name);
                 }
             }
-            ensure!(active.keys().cloned().collect::<BTreeSet<_>>() == wanted, "active: {active:?}, not {wanted:?}");
+            ensure!(
+                active.keys().cloned().collect::<BTreeSet<_>>() == wanted,
+                "active: {active:?}, not {wanted:?}"
+            );
         }
         Ok(())
     }

@@ -1,9 +1,13 @@
 //! The binary as users meet it: over HTTP and on the command line, in good times and bad.
 
 mod bad_inputs;
+mod cluster;
 mod command_line;
 mod durability;
 mod http;
+/// The same contract over the cluster's store.
+#[path = "http/mod.rs"]
+mod http_over_redis;
 mod intake;
 mod keys;
 mod openai_sdk;

@@ -9,6 +9,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 mod client;
+#[path = "../../../queue/tests/redis/server.rs"]
+#[allow(dead_code, reason = "shared with the tests of the job store, which need more of it")]
+pub(crate) mod redis_server;
 pub(crate) mod sound;
 
 pub(crate) use client::Client;
@@ -46,6 +49,13 @@ impl Server {
         Self::spawn(folder, command).await
     }
 
+    /// Starts a node of a cluster: `command` is `api` or `worker`.
+    pub(crate) async fn start_node(command: &str, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_verbatim"));
+        process.envs(settings.iter().copied());
+        Self::spawn_as(command, folder, process).await
+    }
+
     /// Starts it with its data on a disk of its own of this size (as `mount` reads it), which only it can see.
     pub(crate) async fn start_on_small_disk(folder: &Path, size: &str) -> Result<Self> {
         let mounted = folder.join("data");
@@ -57,10 +67,15 @@ impl Server {
         Self::spawn(folder, command).await
     }
 
-    async fn spawn(folder: &Path, mut command: Command) -> Result<Self> {
-        let log = folder.join("serve.log");
+    async fn spawn(folder: &Path, command: Command) -> Result<Self> {
+        Self::spawn_as("serve", folder, command).await
+    }
+
+    async fn spawn_as(role: &str, folder: &Path, mut command: Command) -> Result<Self> {
+        let log = tempfile::Builder::new().prefix(role).suffix(".log").tempfile_in(folder)?.into_temp_path();
+        let log = log.keep()?;
         let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args([role, "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(folder.join("data"))
             .env("VERBATIM__MODELS__DIR", models())
             .current_dir(folder)

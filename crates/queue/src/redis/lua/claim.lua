@@ -37,14 +37,17 @@ local function charge(job, tier)
   return cost
 end
 
--- Gives the job, which is in no index any more, to the worker; unless its time is up, then it ends here.
+-- Ends a job whose time was up before upkeep saw it. Nobody is charged for it.
+local function ended_by_age(job)
+  if tonumber(job.f.z) > now then return false end
+  job = load(job.id)
+  fail_job(job, ARGV[9], retention)
+  save(job)
+  return true
+end
+
+-- Gives the job, which is in no index any more, to the worker.
 local function lease(job)
-  if tonumber(job.f.z) <= now then
-    job = load(job.id)
-    fail_job(job, ARGV[9], retention)
-    save(job)
-    return
-  end
   local whose = tenant(job.f.t)
   whose.r, whose.w, whose.changed = whose.r + 1, whose.w - 1, true
   count('q' .. job.f.p, -1)
@@ -75,6 +78,7 @@ end
 -- Takes a job that must run alone. It is served out of turn: charged, but time does not move on with it.
 local function take_suspect(id)
   local job = load_some(id, FIELDS)
+  if ended_by_age(job) then return end
   local tier, name = job.f.p, job.f.t
   local cost = charge(job, tier)
   call('ZREM', P .. 'u:' .. tier, id)
@@ -129,8 +133,13 @@ end
 local function take_from(tier)
   local head = head_of(tier)
   local job = load_some(call('ZPOPMIN', head.queue)[1], FIELDS)
+  head.left = head.left - 1
+  if ended_by_age(job) then
+    if head.left == 0 then write_down(tier) end
+    return
+  end
   set_clock('v' .. tier, head.start)
-  head.start, head.left = head.start + charge(job, tier), head.left - 1
+  head.start = head.start + charge(job, tier)
   if head.left == 0 or head.behind and head.start >= head.behind then write_down(tier) end
   lease(job)
   if at_cap(tenant(job.f.t)) then

@@ -5,6 +5,8 @@ local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
 local promoted, lapsed, failed, expired = 0, 0, 0, 0
 
 local function due(index)
+  -- What came before may have taken jobs out of it.
+  catch_up()
   return call('ZRANGEBYSCORE', P .. index, '-inf', now_text, 'LIMIT', 0, most)
 end
 

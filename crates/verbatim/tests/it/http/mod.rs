@@ -14,6 +14,7 @@ use reqwest::multipart::{Form, Part};
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
 
+use crate::support::redis_server::RedisServer;
 use crate::support::sound::{hello, wav};
 use crate::support::{Client, Server};
 
@@ -22,21 +23,33 @@ struct Service {
     client: Client,
     /// Kept alive for as long as the test asks it.
     _server: Option<Server>,
+    _redis: Option<RedisServer>,
+}
+
+/// Whether this copy of the suite runs over Redis: `main.rs` includes it twice.
+fn over_redis() -> bool {
+    module_path!().contains("over_redis")
 }
 
 impl Service {
     /// The service under test: English model, default settings.
     async fn reach() -> Result<Self> {
         match std::env::var("VERBATIM_TEST_URL") {
-            Ok(url) => Ok(Self { client: Client::new(&url), _server: None }),
+            Ok(url) => Ok(Self { client: Client::new(&url), _server: None, _redis: None }),
             Err(_) => Self::own(&[]).await,
         }
     }
 
     /// A service of the test's own, for what needs other settings.
     async fn own(settings: &[(&str, &str)]) -> Result<Self> {
-        let server = Server::start(settings).await?;
-        Ok(Self { client: Client::new(server.url()), _server: Some(server) })
+        let redis = over_redis().then(|| RedisServer::start(&[]));
+        let url = redis.as_ref().map(RedisServer::url).unwrap_or_default();
+        let mut all = settings.to_vec();
+        if redis.is_some() {
+            all.extend([("VERBATIM__REDIS__URL", url.as_str()), ("VERBATIM__AUTH__REQUIRED", "false")]);
+        }
+        let server = Server::start(&all).await?;
+        Ok(Self { client: Client::new(server.url()), _server: Some(server), _redis: redis })
     }
 
     fn url(&self, path: &str) -> String {
