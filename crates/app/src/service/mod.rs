@@ -51,57 +51,64 @@ pub async fn run(role: Role, config: Config, whisper: Option<LoadLocalEngine>) -
     println!("listening on http://{}", listener.local_addr()?);
     std::io::stdout().flush()?;
 
-    let shutdown = Shutdown::default();
-    let gate = Gate::default();
-    let mut parts = Parts::new();
+    let mut process = Process::default();
+    let shutdown = process.shutdown.clone();
     let listening = tokio::spawn(listen_for_signals(shutdown.clone()));
-    let (router, soft) = (gate.router(), shutdown.soft.clone());
-    parts.spawn(async move {
+    let (router, soft) = (process.gate.router(), shutdown.soft.clone());
+    process.parts.spawn(async move {
         verbatim_api_lib::serve(listener, router, soft, ServeOptions::default()).await;
         Ok(())
     });
-    let starting = start(role, &stores, &config, whisper, &gate, &shutdown, &mut parts);
     let outcome = tokio::select! {
         () = shutdown.soft.cancelled() => Ok(()),
-        started = starting => started,
+        started = process.start(role, &stores, &config, whisper) => started,
     };
     if outcome.is_err() {
         shutdown.soft.cancel();
     }
-    let ended = join(parts, &shutdown).await;
+    let ended = join(process.parts, &shutdown).await;
     stores.settle().await;
     listening.abort();
     outcome.and(ended)
 }
 
-/// Starts what the role has, and lets requests in.
-async fn start(
-    role: Role,
-    stores: &Stores,
-    config: &Config,
-    whisper: Option<LoadLocalEngine>,
-    gate: &Gate,
-    shutdown: &Shutdown,
-    parts: &mut Parts,
-) -> anyhow::Result<()> {
-    let engine: Option<Arc<dyn SpeechEngine>> = match role {
-        Role::Api => None,
-        Role::Serve | Role::Worker => Some(Arc::new(engines::load(config, whisper).await?)),
-    };
-    let router = match role {
-        Role::Worker => worker::operations(stores),
-        Role::Serve | Role::Api => {
-            let offered = offered(engine.as_deref(), stores, shutdown, parts)?;
-            api::start(stores, config, offered, shutdown, parts)
+/// A process on its way: closed until everything in it runs.
+#[derive(Default)]
+struct Process {
+    gate: Gate,
+    shutdown: Shutdown,
+    parts: Parts,
+}
+
+impl Process {
+    /// Starts what the role has, and lets requests in.
+    async fn start(
+        &mut self,
+        role: Role,
+        stores: &Stores,
+        config: &Config,
+        whisper: Option<LoadLocalEngine>,
+    ) -> anyhow::Result<()> {
+        let Self { gate, shutdown, parts } = self;
+        let engine: Option<Arc<dyn SpeechEngine>> = match role {
+            Role::Api => None,
+            Role::Serve | Role::Worker => Some(Arc::new(engines::load(config, whisper).await?)),
+        };
+        let router = match role {
+            Role::Worker => worker::operations(stores),
+            Role::Serve | Role::Api => {
+                let offered = offered(engine.as_deref(), stores, shutdown, parts)?;
+                api::start(stores, config, offered, shutdown, parts)
+            }
+        };
+        worker::start_upkeep(role, stores, config, shutdown, parts);
+        if let Some(engine) = engine.filter(|_| config.worker.enabled) {
+            worker::start(stores, config, engine, shutdown, parts)?;
         }
-    };
-    worker::start_upkeep(role, stores, config, shutdown, parts);
-    if let Some(engine) = engine.filter(|_| config.worker.enabled) {
-        worker::start(stores, config, engine, shutdown, parts)?;
+        gate.open(router);
+        tracing::info!("ready");
+        Ok(())
     }
-    gate.open(router);
-    tracing::info!("ready");
-    Ok(())
 }
 
 /// What the process's own engine offers; where it has none, what the workers of the cluster announce.

@@ -115,7 +115,8 @@ pub async fn a_suspect_keeps_to_the_cap<H: Harness>(harness: &H) -> Verdict {
     }
     world.claim_one().await?;
     world.pass(LEASE).await?;
-    let long = |worker: &WorkerId, idle| ClaimRequest { lease: LEASE * 100, ..world.request(worker, 1, idle) };
+    let long =
+        |worker: &WorkerId, idle| ClaimRequest { lease: LEASE * 100, ..world.request(worker, 1, idle) };
     let steady = world.store.claim(long(&world.worker(), true)).await?;
     ensure_eq!(steady.len(), 1, "the tenant's other job runs");
     world.pass(world.policy.retry.base_delay).await?;

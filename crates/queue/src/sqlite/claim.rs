@@ -105,21 +105,24 @@ enum Candidate {
 fn by_turns(step: &mut Step<'_>, request: &ClaimRequest, idle: bool) -> StoreResult<Vec<Lease>> {
     let mut shares = Shares::load(step.conn)?;
     let mut leases = Vec::new();
+    let mut served = false;
     for _ in 0..request.max.min(MAX_JOBS_PER_CALL) {
         let candidates = candidates(step, idle && leases.is_empty())?;
-        match shares.choose(candidates) {
-            None => break,
-            Some(Candidate::Alone(id)) => {
+        let Some(chosen) = shares.choose(candidates) else { break };
+        served = true;
+        match chosen {
+            Candidate::Alone(id) => {
                 leases.extend(lease_alone(step, &id, request)?);
                 break;
             }
-            Some(Candidate::InTurn(id)) => {
+            Candidate::InTurn(id) => {
                 let job = job::load_existing(step.conn, &id)?;
                 leases.extend(lease(step, job, request, tenants::charge)?);
             }
         }
     }
-    if !leases.is_empty() {
+    // Also when the job turned out to be too old: its tier has had its turn.
+    if served {
         shares.save(step.conn)?;
     }
     Ok(leases)

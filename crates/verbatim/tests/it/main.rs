@@ -1,5 +1,7 @@
 //! The binary as users meet it: over HTTP and on the command line, in good times and bad.
 
+#![allow(clippy::duplicate_mod, reason = "the HTTP contract runs once over each store")]
+
 mod bad_inputs;
 mod cluster;
 mod command_line;
