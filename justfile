@@ -15,6 +15,10 @@ test:
 try crate:
     cargo nextest run --package verbatim-{{crate}}
 
+# Break a cluster on purpose for some minutes, and check that nothing was lost
+chaos *arguments='--profile long':
+    cargo run --quiet --package verbatim-chaos -- {{arguments}}
+
 # Format everything
 fmt:
     cargo fmt --all

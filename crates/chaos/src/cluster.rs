@@ -1,6 +1,8 @@
 //! A cluster of the harness's own: Redis behind the proxy, API nodes and workers under supervision, blobs on a small disk.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -59,6 +61,7 @@ pub struct Cluster {
     /// Redis itself.
     pub redis: Mutex<RedisServer>,
     redis_port: u16,
+    frozen: std::sync::Mutex<BTreeSet<usize>>,
     /// The disks.
     pub room: Room,
     settings: Settings,
@@ -87,7 +90,17 @@ impl Cluster {
         let (apis, workers) = (Vec::new(), Vec::new());
         let redis = Mutex::new(redis);
         let folder = folder.to_owned();
-        let mut cluster = Self { apis, workers, proxy, redis, redis_port, room, settings, folder };
+        let mut cluster = Self {
+            apis,
+            workers,
+            proxy,
+            redis,
+            redis_port,
+            frozen: Default::default(),
+            room,
+            settings,
+            folder,
+        };
         for number in 0..cluster.settings.workers {
             let node = cluster.node("worker", number, &[]);
             cluster.workers.push(node);
@@ -229,6 +242,20 @@ impl Cluster {
             [("VERBATIM__UPKEEP__SWEEP_INTERVAL_SECS", "1"), ("VERBATIM__UPKEEP__ORPHAN_AGE_SECS", "1")];
         let sweeper = self.node("api", 100, &eager);
         self.apis.push(sweeper);
+    }
+
+    /// The workers that are frozen now: a zombie that is killed in its sleep would prove nothing.
+    pub fn frozen<T>(&self, look: impl FnOnce(&mut BTreeSet<usize>) -> T) -> T {
+        look(&mut self.frozen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// This worker, or the next one that is not frozen.
+    pub fn awake(&self, number: usize) -> usize {
+        let all = self.workers.len();
+        self.frozen(|frozen| {
+            (number..number + all).map(|node| node % all).find(|node| !frozen.contains(node))
+        })
+        .unwrap_or(number % all)
     }
 
     /// Sends a signal to a node when it runs.

@@ -222,7 +222,7 @@ async fn strike(
 async fn befall(cluster: &Cluster, fault: Fault) -> Result<()> {
     match fault {
         Fault::KillWorker(node) => {
-            Cluster::signal(&cluster.workers, node, Signal::Kill).await;
+            Cluster::signal(&cluster.workers, cluster.awake(node), Signal::Kill).await;
         }
         Fault::KillApi(node) => {
             Cluster::signal(&cluster.apis, node, Signal::Kill).await;
@@ -241,7 +241,7 @@ async fn befall(cluster: &Cluster, fault: Fault) -> Result<()> {
             cluster.room.free()?;
         }
         Fault::RollWorker(node) => {
-            Cluster::signal(&cluster.workers, node, Signal::Term).await;
+            Cluster::signal(&cluster.workers, cluster.awake(node), Signal::Term).await;
         }
         Fault::RollApi(node) => {
             Cluster::signal(&cluster.apis, node, Signal::Term).await;
@@ -258,15 +258,19 @@ async fn through(cluster: &Cluster, line: Line, time: Duration) {
 
 /// Freezes this worker, or the next one that holds a job then.
 async fn freeze(cluster: &Cluster, first: usize, time: Duration) {
-    for node in (first..first + 50).map(|node| node % cluster.workers.len()) {
+    for node in first..first + 200 {
+        let node = cluster.awake(node);
+        cluster.frozen(|frozen| frozen.insert(node));
         if Cluster::signal(&cluster.workers, node, Signal::Stop).await {
             if cluster.held_by(node).await.unwrap_or(0) > 0 {
                 tokio::time::sleep(time).await;
                 Cluster::signal(&cluster.workers, node, Signal::Cont).await;
+                cluster.frozen(|frozen| frozen.remove(&node));
                 return;
             }
             Cluster::signal(&cluster.workers, node, Signal::Cont).await;
         }
+        cluster.frozen(|frozen| frozen.remove(&node));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
