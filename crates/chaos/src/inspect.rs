@@ -77,7 +77,7 @@ pub fn blobs(root: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// What the workers' logs tell: the leases that they began on, and how many attempts ended as stale.
+/// What the workers' logs tell: the leases that they began on, and how often a worker was told that one was lost.
 ///
 /// # Errors
 /// When the logs cannot be read.
@@ -97,6 +97,7 @@ pub fn logs(folder: &Path) -> Result<(Begun, u64)> {
                 (Some("job started"), Some(id), Some(fence)) => {
                     begun.entry(id.to_owned()).or_default().insert(fence);
                 }
+                (Some("the lease is lost"), ..) => stale += 1,
                 (Some("job ended"), ..) if line["outcome"] == "Stale" => stale += 1,
                 _ => {}
             }

@@ -300,7 +300,7 @@ impl Outcome {
             ("SCRIPT FLUSH", count(|fault| matches!(fault, Fault::ForgetScripts))),
             ("blob store full", count(|fault| matches!(fault, Fault::FillBlobs(_)))),
             ("SIGTERM", count(|fault| matches!(fault, Fault::RollWorker(_) | Fault::RollApi(_)))),
-            ("attempts that lost their lease", self.stale_attempts),
+            ("told that a lease was lost", self.stale_attempts),
             ("lost", wrong(Kind::Lost)),
             ("wrong", wrong(Kind::Wrong)),
             ("published by a stale fence", wrong(Kind::Stale)),
