@@ -78,16 +78,24 @@ pub(crate) async fn submit(
 
 /// Submits; once more when the outcome is unknown, which the ticket's id makes safe.
 async fn submit_repeatedly(state: &ApiState, submission: NewSubmission) -> Result<SubmitOutcome, PortError> {
+    let mut unknown = false;
     for pause in REPEAT_AFTER {
         match state.jobs.submit(submission.clone()).await {
             Err(error) if error.kind() == ErrorKind::Unavailable && !error.is_definite() => {
                 tracing::warn!(error = %chain(&error), "a submission is repeated");
+                unknown = true;
                 tokio::time::sleep(pause).await;
             }
-            outcome => return outcome,
+            outcome => return outcome.map_err(|error| after(unknown, error)),
         }
     }
-    state.jobs.submit(submission).await
+    state.jobs.submit(submission).await.map_err(|error| after(unknown, error))
+}
+
+/// The error of a call before which another one may have taken effect: a store that cannot be reached now says nothing
+/// about that one. A store that was reached does: it would have replayed it.
+fn after(unknown: bool, error: PortError) -> PortError {
+    if unknown && error.kind() == ErrorKind::Unavailable { error.outcome_unknown() } else { error }
 }
 
 fn refused(error: PortError) -> ApiError {

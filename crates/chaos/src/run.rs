@@ -76,7 +76,8 @@ pub async fn run(folder: &Path, settings: Settings, profile: &Profile) -> Result
     let mut stores = alone.look(inspect::stores).await?;
     stores.blobs = inspect::blobs(&alone.room.blobs())?;
     violations.extend(check_stores(&histories, &stores, &begun_leases));
-    if profile.dose.freeze > 0 && stale_attempts == 0 {
+    // One freeze may catch an idle worker; of several, none can be without a job by chance.
+    if profile.dose.freeze > 1 && stale_attempts == 0 {
         let what = "no zombie held a job: the run proves nothing about them".to_owned();
         violations.push(Violation { kind: Kind::Unaccounted, what });
     }

@@ -63,6 +63,13 @@ impl PortError {
         self
     }
 
+    /// The same error, where an earlier try of the same call may have taken effect.
+    #[must_use]
+    pub fn outcome_unknown(mut self) -> Self {
+        self.refused = false;
+        self
+    }
+
     /// Whether it is certain that nothing was done. After any other error the call may have taken effect.
     pub fn is_definite(&self) -> bool {
         self.refused || !matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Internal)

@@ -93,7 +93,6 @@ async fn a_blob_store_without_space_loses_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "fails: a second NOSCRIPT in one call is answered with 500; the Redis store has to ask again"]
 async fn a_redis_that_forgets_its_scripts_loses_nothing() -> Result<()> {
     let world = World::new(settings()).await?;
     let done = AtomicBool::new(false);

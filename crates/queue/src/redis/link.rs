@@ -20,6 +20,8 @@ use super::error;
 
 /// Connections of a process. More of them spread the work of one process over several of Redis's sockets; a few do.
 const LANES: usize = 4;
+/// How often a script is loaded anew for one call.
+const MOST_LOADS: u32 = 10;
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long an answer may take. Redis stalls for seconds while a slow disk takes its log.
@@ -140,10 +142,14 @@ impl Link {
     /// All that is asked can be repeated, so that a connection that turns out to be broken costs no more than another try
     /// on a fresh one.
     async fn ask<T: FromRedisValue>(&self, what: Ask<'_>) -> Result<T, PortError> {
-        let mut again = true;
+        // Whether a try broke off, and so may have taken effect: whatever the next one meets, that stays unknown.
+        let mut broke_off = false;
+        let mut loads = 0;
         let lane = self.next.fetch_add(1, Ordering::Relaxed) % LANES;
         loop {
-            let (mut shared, number) = self.connection(lane).await?;
+            let open = self.connection(lane).await;
+            let (mut shared, number) =
+                open.map_err(|error| if broke_off { error.outcome_unknown() } else { error })?;
             let answer = match what {
                 Ask::Script(script) => script.invoke_async(&mut shared).await,
                 Ask::Command(command) => command.query_async(&mut shared).await,
@@ -152,13 +158,21 @@ impl Link {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
+            // Forgotten again between the loading and the call: nothing was done.
+            if failure.code() == Some("NOSCRIPT") && loads < MOST_LOADS {
+                loads += 1;
+                continue;
+            }
             let broken = is_broken(&failure);
             if broken {
                 self.drop_lane(lane, number);
             }
-            if !(broken && std::mem::take(&mut again)) {
-                return Err(error::from_redis(failure));
+            if broken && !broke_off {
+                broke_off = true;
+                continue;
             }
+            let error = error::from_redis(failure);
+            return Err(if broke_off { error.outcome_unknown() } else { error });
         }
     }
 

@@ -14,6 +14,9 @@ const MIGRATIONS: &[M<'static>] =
 
 /// Readers and the writer do not wait for each other in WAL mode, except for moments of recovery.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a database that another process is just making is tried again, and after how long.
+const OPEN_TRIES: u32 = 100;
+const OPEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Prepared statements kept per connection; there are about a hundred.
 const STATEMENTS: usize = 128;
@@ -31,6 +34,20 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, PortError> {
 
 /// A connection that writes, with these migrations done.
 pub(super) fn open_database(path: &Path, migrations: &[M<'static>]) -> Result<Connection, PortError> {
+    let mut tries = 0;
+    loop {
+        match try_to_open(path, migrations) {
+            // Another process is making the same file: SQLite does not wait for that, whatever its busy timeout says.
+            Err(error) if error.kind() == ErrorKind::Unavailable && tries < OPEN_TRIES => {
+                tries += 1;
+                std::thread::sleep(OPEN_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn try_to_open(path: &Path, migrations: &[M<'static>]) -> Result<Connection, PortError> {
     let mut conn = prepare_writer(path)?;
     Migrations::from_slice(migrations).to_latest(&mut conn).map_err(|error| match error {
         MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => PortError::new(

@@ -72,8 +72,11 @@ impl Server {
     }
 
     async fn spawn_as(role: &str, folder: &Path, mut command: Command) -> Result<Self> {
-        let log = tempfile::Builder::new().prefix(role).suffix(".log").tempfile_in(folder)?.into_temp_path();
-        let log = log.keep()?;
+        let log = (0..)
+            .map(|number| if number == 0 { format!("{role}.log") } else { format!("{role}-{number}.log") })
+            .map(|name| folder.join(name))
+            .find(|log| role == "serve" || !log.exists())
+            .context("a name for the log")?;
         let mut child = command
             .args([role, "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(folder.join("data"))
