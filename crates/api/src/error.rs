@@ -160,7 +160,9 @@ impl From<ModelError> for ApiError {
     fn from(error: ModelError) -> Self {
         let (code, param) = match &error {
             ModelError::Unknown { .. } => (MODEL_NOT_FOUND, "model"),
-            ModelError::CannotTranslate(_) => ("model_cannot_translate", "model"),
+            ModelError::EnglishCannotTranslate(_) | ModelError::CannotTranslate(_) => {
+                ("model_cannot_translate", "model")
+            }
             ModelError::CannotHear(..) => ("model_cannot_hear", "language"),
         };
         Self::invalid(code, param, error.to_string())

@@ -256,6 +256,7 @@ mod tests {
             name: name.into(),
             engine: engine.into(),
             multilingual,
+            translates: multilingual,
             revision: "r".into(),
         };
         ModelCatalog::new(vec![

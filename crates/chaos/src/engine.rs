@@ -99,6 +99,7 @@ impl SpeechEngine for ChaosEngine {
             name: CHAOS.to_owned(),
             engine: CHAOS.to_owned(),
             multilingual: true,
+            translates: true,
             revision: "chaos-1".to_owned(),
         };
         Capabilities { models: vec![model], concurrency: 4, max_duration: None, diarization: false }
@@ -128,7 +129,7 @@ async fn say(
     cancel: CancellationToken,
 ) -> Result<Transcript, EngineError> {
     let digest = digest(&samples(Arc::clone(&audio)).await?);
-    let request = EngineRequest { audio, speech: None, options, resume: None };
+    let request = EngineRequest::new(audio, options);
     let mut transcript = FakeEngine::new(0.0).transcribe(request, Arc::new(Nobody), cancel).await?;
     if let Some(last) = transcript.segments.last_mut() {
         last.text = format!("{} {digest:016x}", last.text);

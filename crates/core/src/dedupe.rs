@@ -56,6 +56,7 @@ mod tests {
             name: "tiny.en".into(),
             engine: "whisper".into(),
             multilingual: false,
+            translates: false,
             revision: revision.into(),
         };
         DedupeKey::new(&TenantId::parse(tenant).unwrap(), sha, options, &model)

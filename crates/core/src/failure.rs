@@ -20,7 +20,7 @@ pub enum FailureKind {
     Cancelled,
     /// A provider asked us to slow down; the attempt is refunded.
     Throttled,
-    /// No engine could take the job right now.
+    /// No engine could take the job right now; the attempt is refunded.
     EngineUnavailable,
     /// The engine failed in a way that may not happen again.
     EngineFailed,

@@ -11,6 +11,7 @@ pub mod ids;
 pub mod job;
 pub mod language;
 pub mod model;
+pub mod money;
 pub mod options;
 pub mod policy;
 pub mod ports;

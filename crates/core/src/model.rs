@@ -12,8 +12,11 @@ pub struct ModelInfo {
     pub name: String,
     /// Name of the engine that runs it.
     pub engine: String,
-    /// Whether it hears more than English and can translate.
+    /// Whether it hears more than English.
     pub multilingual: bool,
+    /// Whether it can translate into English.
+    #[serde(default)]
+    pub translates: bool,
     /// What identifies its weights and the decoder that runs them; part of the dedupe key.
     pub revision: String,
 }
@@ -31,6 +34,9 @@ pub enum ModelError {
     },
     /// An English-only model was asked to translate.
     #[error("model `{0}` is English-only and cannot translate; use a multilingual model such as `base`")]
+    EnglishCannotTranslate(String),
+    /// A model that only transcribes was asked to translate.
+    #[error("model `{0}` cannot translate; use a multilingual Whisper model such as `base`")]
     CannotTranslate(String),
     /// An English-only model was asked to hear another language.
     #[error("model `{0}` is English-only and cannot hear `{1}`; use a multilingual model such as `base`")]
@@ -83,14 +89,14 @@ impl ModelInfo {
     /// # Errors
     /// The reason why it cannot, for the client.
     pub fn check(&self, options: &TranscribeOptions) -> Result<(), ModelError> {
-        if self.multilingual {
-            return Ok(());
+        if options.task == Task::Translate && !self.multilingual {
+            return Err(ModelError::EnglishCannotTranslate(self.name.clone()));
         }
-        if options.task == Task::Translate {
+        if options.task == Task::Translate && !self.translates {
             return Err(ModelError::CannotTranslate(self.name.clone()));
         }
         match options.language {
-            Some(language) if language != Language::ENGLISH => {
+            Some(language) if !self.multilingual && language != Language::ENGLISH => {
                 Err(ModelError::CannotHear(self.name.clone(), language))
             }
             _ => Ok(()),
@@ -103,7 +109,13 @@ mod tests {
     use super::*;
 
     fn model(name: &str, multilingual: bool) -> ModelInfo {
-        ModelInfo { name: name.into(), engine: "whisper".into(), multilingual, revision: "r".into() }
+        ModelInfo {
+            name: name.into(),
+            engine: "whisper".into(),
+            multilingual,
+            translates: multilingual,
+            revision: "r".into(),
+        }
     }
 
     #[test]
@@ -127,6 +139,10 @@ mod tests {
         assert!(tiny.check(&with(Some(Language::ENGLISH), Task::Transcribe)).is_ok());
         assert!(tiny.check(&with(Some(german), Task::Transcribe)).is_err());
         assert!(tiny.check(&with(None, Task::Translate)).is_err());
-        assert!(model("base", true).check(&with(Some(german), Task::Translate)).is_ok());
+        let base = model("base", true);
+        assert!(base.check(&with(Some(german), Task::Translate)).is_ok());
+        let hears_only = ModelInfo { translates: false, ..base };
+        assert!(hears_only.check(&with(Some(german), Task::Transcribe)).is_ok());
+        assert!(hears_only.check(&with(Some(german), Task::Translate)).is_err());
     }
 }

@@ -68,6 +68,10 @@ pub struct TranscribeOptions {
     pub engine: String,
     /// Name of the model, resolved: never empty, never an alias.
     pub model: String,
+    /// Whether the client named no model and the service has several engines: each answers with its own default, and
+    /// `model` is only the likeliest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_model: bool,
     /// The language spoken; detected when absent.
     pub language: Option<Language>,
     /// Transcribe or translate.
@@ -96,6 +100,7 @@ impl TranscribeOptions {
         Self {
             engine: ENGINE_AUTO.to_owned(),
             model: model.into(),
+            any_model: false,
             language: None,
             task: Task::Transcribe,
             prompt: None,

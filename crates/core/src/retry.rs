@@ -49,8 +49,12 @@ pub fn next_step(policy: &RetryPolicy, attempt: u32, failure: &JobFailure, fract
     if !failure.kind.is_retryable() {
         return NextStep::GiveUp;
     }
-    // Neither a provider's limits nor a full or unreachable store are the job's fault; its greatest age ends it.
-    let refund = matches!(failure.kind, FailureKind::Throttled | FailureKind::StorageUnavailable);
+    // Neither a provider's limits and outages nor a full or unreachable store are the job's fault; its greatest age
+    // ends it.
+    let refund = matches!(
+        failure.kind,
+        FailureKind::Throttled | FailureKind::EngineUnavailable | FailureKind::StorageUnavailable
+    );
     if attempt >= policy.max_attempts && !refund {
         return NextStep::GiveUp;
     }
@@ -85,7 +89,8 @@ mod tests {
     #[test]
     fn attempts_run_out_unless_the_job_is_not_to_blame() {
         assert_eq!(after(5, FailureKind::EngineFailed), NextStep::GiveUp);
-        for kind in [FailureKind::Throttled, FailureKind::StorageUnavailable] {
+        for kind in [FailureKind::Throttled, FailureKind::EngineUnavailable, FailureKind::StorageUnavailable]
+        {
             assert!(matches!(after(5, kind), NextStep::Retry { refund: true, .. }));
         }
     }

@@ -89,6 +89,7 @@ impl SpeechEngine for FakeEngine {
             name: FAKE.to_owned(),
             engine: FAKE.to_owned(),
             multilingual: true,
+            translates: true,
             revision: REVISION.to_owned(),
         };
         Capabilities { models: vec![model], concurrency: 64, max_duration: None, diarization: false }
@@ -101,7 +102,7 @@ impl SpeechEngine for FakeEngine {
         cancel: CancellationToken,
     ) -> Result<Transcript, EngineError> {
         self.fail_if_due()?;
-        let EngineRequest { audio, speech, options, resume } = request;
+        let EngineRequest { audio, speech, options, resume, .. } = request;
         let (mut position, mut segments) = match resume {
             Some(point) if point.revision == REVISION => (point.position_ms * SAMPLES_PER_MS, point.segments),
             _ => (0, Vec::new()),

@@ -148,6 +148,7 @@ mod tests {
             name: (*model).to_owned(),
             engine: name.to_owned(),
             multilingual: *multilingual,
+            translates: *multilingual,
             revision: String::new(),
         };
         let models = models.iter().map(info).collect();
@@ -217,7 +218,7 @@ mod tests {
         }
         let options =
             TranscribeOptions { engine: "cloud".to_owned(), ..TranscribeOptions::for_model("base") };
-        let request = EngineRequest { audio: Arc::new(vec![0.0; 16]), speech: None, options, resume: None };
+        let request = EngineRequest::new(Arc::new(vec![0.0; 16]), options);
         let transcript = set().transcribe(request, Arc::new(Silent), CancellationToken::new()).await?;
         assert_eq!(transcript.engine, "cloud");
         Ok(())

@@ -34,7 +34,7 @@ impl EngineObserver for Recorder {
 fn request(secs: usize, phase: usize) -> EngineRequest {
     let samples: Vec<f32> = (0..secs * 16_000).map(|n| ((n * 7 + phase) % 1000) as f32 / 1000.0).collect();
     let options = TranscribeOptions { words: true, ..TranscribeOptions::for_model("fake") };
-    EngineRequest { audio: Arc::new(samples), speech: None, options, resume: None }
+    EngineRequest::new(Arc::new(samples), options)
 }
 
 async fn run(

@@ -7,11 +7,15 @@ use prometheus::{
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ports::jobs::QueueStats;
 
+use crate::limits::LimitMetrics;
+use crate::providers::ProviderMetrics;
+
 /// Seconds from a millisecond to a minute: for requests.
 const REQUEST_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
 /// Seconds from a tenth to hours: for jobs.
-const JOB_BUCKETS: [f64; 12] = [0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0];
+pub(crate) const JOB_BUCKETS: [f64; 12] =
+    [0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0];
 /// Processing time over audio time.
 const REAL_TIME_BUCKETS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
 
@@ -73,6 +77,10 @@ impl JobOutcome {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Of the engines behind the service.
+    pub providers: ProviderMetrics,
+    /// Of what protects it.
+    pub limits: LimitMetrics,
     /// HTTP requests by `route` (the template, never the path), `method` and `status`.
     pub http_requests: IntCounterVec,
     /// HTTP latency by `route` and `method`, until the response's head.
@@ -106,7 +114,7 @@ pub struct Metrics {
 }
 
 /// Registers the metric `made`, which can only fail when two metrics share a name: a bug that the first start shows.
-fn register<M: prometheus::core::Collector + Clone + 'static>(
+pub(crate) fn register<M: prometheus::core::Collector + Clone + 'static>(
     registry: &Registry,
     made: prometheus::Result<M>,
 ) -> prometheus::Result<M> {
@@ -115,11 +123,11 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(
     Ok(metric)
 }
 
-fn opts(name: &str, help: &str) -> Opts {
+pub(crate) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("verbatim")
 }
 
-fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
+pub(crate) fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
     HistogramOpts::new(name, help).namespace("verbatim").buckets(buckets.to_vec())
 }
 
@@ -138,6 +146,8 @@ impl Metrics {
             register(r, HistogramVec::new(histogram(name, help, buckets), labels))
         };
         Ok(Self {
+            providers: ProviderMetrics::new(r)?,
+            limits: LimitMetrics::new(r)?,
             http_requests: counters(
                 "http_requests_total",
                 "HTTP requests answered.",

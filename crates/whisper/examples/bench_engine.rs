@@ -63,12 +63,9 @@ async fn main() -> anyhow::Result<()> {
             |spans: &Vec<(u64, u64)>| spans.iter().map(|&(start, end)| SpeechSpan { start, end }).collect();
         let begun = Instant::now();
         let jobs = (0..order.times).map(|_| {
-            let request = EngineRequest {
-                audio: audio.clone(),
-                speech: order.speech.as_ref().map(spans),
-                options: TranscribeOptions { words: order.words, ..TranscribeOptions::for_model(name) },
-                resume: None,
-            };
+            let options = TranscribeOptions { words: order.words, ..TranscribeOptions::for_model(name) };
+            let speech = order.speech.as_ref().map(spans);
+            let request = EngineRequest { speech, ..EngineRequest::new(audio.clone(), options) };
             engine.transcribe(request, Arc::new(Nobody), CancellationToken::new())
         });
         let transcripts = try_join_all(jobs).await?;

@@ -48,6 +48,7 @@ impl Model {
             name: source.name.clone(),
             engine: ENGINE.to_owned(),
             multilingual: whisper.is_multilingual(),
+            translates: whisper.is_multilingual(),
             revision: format!("{DECODER_REVISION}-{}-{digest}", compute_type.as_str()),
         };
         Ok(Self { info, mel: MelBank::new(whisper.n_mels()), whisper, vocabulary })

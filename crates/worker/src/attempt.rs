@@ -13,6 +13,7 @@ use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::job::{Completion, JobState, Lease};
 use verbatim_core::ports::blobs::{BlobKey, put_bytes};
+use verbatim_core::ports::engine::EngineJob;
 use verbatim_core::ports::jobs::Finish;
 use verbatim_core::{CancellationToken, ErrorKind, PortError};
 use verbatim_telemetry::metrics::JobOutcome;
@@ -92,10 +93,11 @@ impl Attempts {
         gatherer: Arc<Gatherer>,
     ) -> AbortOnDropHandle<Result<Completion, JobFailure>> {
         let (ports, pipeline) = (self.ports.clone(), self.pipeline.clone());
-        let Lease { token, options, blob, checkpoint, .. } = held.lease.clone();
+        let Lease { token, tenant, options, blob, checkpoint, .. } = held.lease.clone();
+        let job = EngineJob { id: token.job_id.clone(), fence: token.fence, tenant, blob: blob.clone() };
         let observer: Arc<dyn PipelineObserver> = Arc::clone(&gatherer) as _;
         let cancel = held.stop.token().clone();
-        let work = Work { options, resume: checkpoint, observer, cancel: cancel.clone() };
+        let work = Work { job: Some(job), options, resume: checkpoint, observer, cancel: cancel.clone() };
         let limit = self.config.storage_patience;
         let producing = async move {
             let patience = Patience { ids: &ports.ids, limit, cancel: &cancel };

@@ -122,6 +122,7 @@ mod tests {
             name: (*name).to_owned(),
             engine: "whisper".to_owned(),
             multilingual: false,
+            translates: false,
             revision: (*revision).to_owned(),
         };
         EngineOffer {

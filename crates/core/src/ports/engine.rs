@@ -7,22 +7,64 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::audio::{PcmSource, SpeechSpan};
+use super::blobs::BlobKey;
+use crate::audio::{AudioFormat, PcmSource, SpeechSpan};
 use crate::failure::{FailureKind, JobFailure};
+use crate::ids::{Fence, JobId, TenantId};
 use crate::model::ModelInfo;
 use crate::options::TranscribeOptions;
 use crate::transcript::{Segment, Transcript};
 
-/// One piece of work for an engine.
+/// An upload as it arrived, for engines that would rather decode it themselves.
+pub trait Upload: Send + Sync {
+    /// Its container format; `None` when it was not looked for.
+    fn format(&self) -> Option<AudioFormat>;
+
+    /// Its length in bytes.
+    fn bytes(&self) -> u64;
+
+    /// Copies bytes from `offset` into `out` and returns how many were copied: none only at the end. May block.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> std::io::Result<usize>;
+}
+
+/// For whom an engine works: absent when a file is transcribed without a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineJob {
+    /// The job.
+    pub id: JobId,
+    /// The lease under which it is worked on.
+    pub fence: Fence,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Where the upload lies, for engines that fetch it by URL.
+    pub blob: BlobKey,
+}
+
+/// One piece of work for an engine. Clones share the audio.
+#[derive(Clone)]
 pub struct EngineRequest {
+    /// The job it belongs to.
+    pub job: Option<EngineJob>,
     /// The decoded audio.
     pub audio: Arc<dyn PcmSource>,
+    /// The upload itself.
+    pub upload: Option<Arc<dyn Upload>>,
     /// Where somebody speaks, in order and without overlap; `None` when voice activity was not looked for.
     pub speech: Option<Vec<SpeechSpan>>,
     /// What the client asked for.
     pub options: TranscribeOptions,
     /// Where an earlier worker got to.
     pub resume: Option<Checkpoint>,
+}
+
+impl EngineRequest {
+    /// A request outside of any job, from the beginning.
+    pub fn new(audio: Arc<dyn PcmSource>, options: TranscribeOptions) -> Self {
+        Self { job: None, audio, upload: None, speech: None, options, resume: None }
+    }
 }
 
 /// What an engine needs to go on where another left off. Segments are all that was decoded until then.

@@ -10,10 +10,13 @@ pub mod ledger;
 pub mod limiter;
 pub mod local_engine;
 pub mod registry;
-pub mod tokens;
+pub mod shared_state;
 
 pub use blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter};
 pub use directory::Directory;
 pub use engine::{EngineError, EngineObserver, EngineRequest, SpeechEngine};
 pub use jobs::{JobAdmin, JobClient, JobLeases, JobUpkeep};
+pub use ledger::Ledger;
+pub use limiter::Limiter;
 pub use registry::EngineRegistry;
+pub use shared_state::SharedState;

@@ -175,6 +175,7 @@ pub async fn a_tenant_is_never_answered_from_anothers_work<H: Harness>(harness: 
             name: "tiny.en".to_owned(),
             engine: "whisper".to_owned(),
             multilingual: false,
+            translates: false,
             revision: "r".to_owned(),
         };
         let dedupe_key = DedupeKey::new(whose, "talk", &new.options, &model);

@@ -132,7 +132,7 @@ impl EngineObserver for Notes {
 
 /// A request without voice activity.
 pub(crate) fn request(audio: Vec<f32>, options: TranscribeOptions) -> EngineRequest {
-    EngineRequest { audio: Arc::new(audio), speech: None, options, resume: None }
+    EngineRequest::new(Arc::new(audio), options)
 }
 
 /// A request for some stretches of the audio, in seconds.

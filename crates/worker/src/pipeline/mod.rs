@@ -1,6 +1,7 @@
 //! From audio to transcript: decode, find the speech, let an engine hear it. Works without a queue as well.
 
 mod fetch;
+mod upload;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,9 +13,13 @@ use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::options::TranscribeOptions;
 use verbatim_core::ports::blobs::{BlobKey, BlobStore};
-use verbatim_core::ports::engine::{Checkpoint, EngineObserver, EngineRequest, SpeechEngine};
+use verbatim_core::ports::engine::{
+    Checkpoint, EngineJob, EngineObserver, EngineRequest, SpeechEngine, Upload,
+};
 use verbatim_core::transcript::Transcript;
 use verbatim_core::{CancellationToken, PortError};
+
+use upload::UploadFile;
 
 /// What surrounds the engine.
 #[derive(Debug, Clone)]
@@ -38,6 +43,7 @@ pub trait PipelineObserver: EngineObserver {
 
 /// One piece of work.
 pub(crate) struct Work {
+    pub(crate) job: Option<EngineJob>,
     pub(crate) options: TranscribeOptions,
     pub(crate) resume: Option<Checkpoint>,
     pub(crate) observer: Arc<dyn PipelineObserver>,
@@ -79,7 +85,8 @@ impl Pipeline {
         let file = opened.map_err(|error| {
             JobFailure::new(FailureKind::AudioMissing, format!("cannot open {}: {error}", path.display()))
         })?;
-        self.transcribe(file.into_std().await, Work { options, resume: None, observer, cancel }).await
+        self.transcribe(file.into_std().await, Work { job: None, options, resume: None, observer, cancel })
+            .await
     }
 
     /// The blob as a file.
@@ -95,12 +102,14 @@ impl Pipeline {
     /// # Errors
     /// As [`Self::transcribe_file`].
     pub(crate) async fn transcribe(&self, file: File, work: Work) -> Result<Transcript, JobFailure> {
-        let Work { options, resume, observer, cancel } = work;
+        let Work { job, options, resume, observer, cancel } = work;
         observer.stage(Stage::Decoding);
+        let upload = UploadFile::open(&file).map_err(not_read)?;
         let (audio, speech) = self.hear(file, options.vad, cancel.clone()).await?;
         observer.decoded(audio.duration_ms());
         observer.stage(Stage::Transcribing);
-        let request = EngineRequest { audio: Arc::new(audio), speech, options, resume };
+        let upload: Option<Arc<dyn Upload>> = Some(Arc::new(upload));
+        let request = EngineRequest { job, audio: Arc::new(audio), upload, speech, options, resume };
         self.engine.transcribe(request, observer, cancel).await.map_err(|error| {
             if error.kind != FailureKind::Cancelled {
                 let source = error.source.as_deref();
@@ -137,6 +146,11 @@ impl Pipeline {
             },
         }
     }
+}
+
+fn not_read(error: std::io::Error) -> JobFailure {
+    tracing::warn!(%error, "the audio cannot be read where it lies");
+    JobFailure::new(FailureKind::StorageUnavailable, "the audio could not be read")
 }
 
 fn cancelled() -> JobFailure {

@@ -101,6 +101,7 @@ impl World {
             name: name.into(),
             engine: "whisper".into(),
             multilingual,
+            translates: multilingual,
             revision: "r1".into(),
         };
         let models = ModelCatalog::new(vec![model("tiny.en", false), model("base", true)]).unwrap();
