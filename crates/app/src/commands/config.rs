@@ -2,8 +2,7 @@
 
 use crate::config::Config;
 
-/// Prints what is in effect, as a `verbatim.toml` that says the same. There are no secrets among the settings yet; those
-/// that come are `SecretString`s, which do not serialize.
+/// Prints what is in effect, as a `verbatim.toml` that says the same but for its secrets, which are hidden.
 ///
 /// # Errors
 /// When the configuration cannot be written as TOML.

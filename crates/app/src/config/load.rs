@@ -143,6 +143,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         (config.worker.lease_secs < 3, "worker.lease_secs must be at least 3"),
         (config.queue.max_attempts == 0, "queue.max_attempts must be at least 1"),
         (config.queue.max_crashes == 0, "queue.max_crashes must be at least 1"),
+        (
+            config.limits.project_capacity == 0 || config.limits.project_burst == 0,
+            "limits.project_capacity and limits.project_burst must be at least 1; limits.project_per_minute = 0 means no limit",
+        ),
         (config.limits.max_upload_mb == 0, "limits.max_upload_mb must be at least 1"),
         (
             config.fake.real_time_factor.is_nan() || config.fake.real_time_factor < 0.0,
@@ -155,7 +159,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     ];
     match rules.iter().find(|(broken, _)| *broken) {
         Some((_, rule)) => Err(ConfigError::Invalid((*rule).to_owned())),
-        None => Ok(()),
+        None => config.provider_complaint().map_or(Ok(()), |complaint| Err(ConfigError::Invalid(complaint))),
     }
 }
 

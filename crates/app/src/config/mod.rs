@@ -3,10 +3,12 @@
 
 mod cluster;
 mod load;
+mod providers;
 mod secret;
 mod sections;
 
 pub use cluster::{RedisConfig, S3Config};
+pub use providers::{AzureAuth, AzureMode, CostsConfig, PoolConfig, Profanity, ProviderConfig};
 pub use load::{ConfigError, Overrides, Role, load};
 pub use secret::{Secret, SecretUrl};
 pub use sections::{

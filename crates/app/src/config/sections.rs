@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use verbatim_core::ports::local_engine::ComputeType;
 
 use super::cluster::{RedisConfig, S3Config};
+use super::providers::{CostsConfig, PoolConfig, ProviderConfig};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
@@ -34,6 +35,13 @@ pub struct Config {
     pub models: ModelsConfig,
     /// The engine for load tests and demos.
     pub fake: FakeConfig,
+    /// Who does the work; one with defaults for each of `worker.engines` when there is none here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub providers: Vec<ProviderConfig>,
+    /// The choice between them.
+    pub pool: PoolConfig,
+    /// What they may cost.
+    pub costs: CostsConfig,
     /// What protects the service.
     pub limits: LimitsConfig,
     /// What is logged, and how.
@@ -138,8 +146,24 @@ impl Default for UpkeepConfig {
 pub enum EngineKind {
     /// The local Whisper model.
     Whisper,
+    /// Azure AI Speech.
+    Azure,
+    /// Any endpoint that speaks OpenAI's audio API.
+    OpenAi,
     /// Deterministic words without a model, for load tests and demos.
     Fake,
+}
+
+impl EngineKind {
+    /// The lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Whisper => "whisper",
+            Self::Azure => "azure",
+            Self::OpenAi => "openai",
+            Self::Fake => "fake",
+        }
+    }
 }
 
 /// How workers work.
@@ -278,11 +302,33 @@ pub struct LimitsConfig {
     pub max_uploads_in_flight: usize,
     /// Longest audio.
     pub max_audio_secs: u64,
+    /// Submissions of one tenant within any minute; 0 for no limit. When absent: 60 where callers need keys, no limit
+    /// where they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_tenant_per_minute: Option<u64>,
+    /// Submissions of all tenants in a minute, in the long run; 0 for no limit. When absent: 300 where callers need keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project_per_minute: Option<u64>,
+    /// Submissions that may have been saved up while there were few.
+    pub project_capacity: u64,
+    /// Submissions of all within one second.
+    pub project_burst: u64,
+    /// How long everything is refused once nothing is left.
+    pub project_cooldown_secs: u64,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_upload_mb: 100, max_uploads_in_flight: 512, max_audio_secs: 8 * 3600 }
+        Self {
+            max_upload_mb: 100,
+            max_uploads_in_flight: 512,
+            max_audio_secs: 8 * 3600,
+            per_tenant_per_minute: None,
+            project_per_minute: None,
+            project_capacity: 300,
+            project_burst: 50,
+            project_cooldown_secs: 5,
+        }
     }
 }
 

@@ -15,3 +15,4 @@ mod keys;
 mod openai_sdk;
 #[path = "../support/mod.rs"]
 mod support;
+mod worker_life;

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+/// A bucket of the test's own.
+pub(crate) mod bucket;
 mod client;
 #[path = "../../../queue/tests/redis/server.rs"]
 #[allow(dead_code, reason = "shared with the tests of the job store, which need more of it")]
@@ -118,9 +120,25 @@ impl Server {
 
     /// SIGTERM, and the wait for an orderly end.
     pub(crate) async fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal().await?;
+        self.ended().await
+    }
+
+    /// SIGTERM.
+    pub(crate) async fn signal(&self) -> Result<()> {
         let id = self.child.id().context("the service runs")?.to_string();
         ensure!(Command::new("kill").args(["-TERM", &id]).status().await?.success(), "it could not be told");
+        Ok(())
+    }
+
+    /// The wait for its end.
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
         Ok(self.child.wait().await?)
+    }
+
+    /// Whether it runs.
+    pub(crate) fn runs(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 }
 
