@@ -15,6 +15,7 @@ pub mod money;
 pub mod options;
 pub mod policy;
 pub mod ports;
+pub mod provider;
 pub mod render;
 pub mod retry;
 pub mod time;

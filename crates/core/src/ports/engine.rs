@@ -85,8 +85,17 @@ pub trait EngineObserver: Send + Sync {
     /// A window is done: `position_ms` of the audio are behind us and `segments` are new.
     fn window_done(&self, position_ms: u64, segments: &[Segment]);
 
+    /// Another engine begins from the start, with other words: what was shown so far no longer counts.
+    fn begun_anew(&self) {}
+
     /// The state from which another worker could go on; called after `window_done`, not after every window.
     fn checkpoint(&self, checkpoint: Checkpoint);
+
+    /// Asked after the work was stopped: whether nobody wants the job any more, so that what was begun elsewhere for it can
+    /// be stopped as well. `false` while another worker may go on from the checkpoint.
+    fn abandoned(&self) -> bool {
+        false
+    }
 }
 
 /// What an engine can do.
