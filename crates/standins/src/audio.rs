@@ -8,7 +8,6 @@ use verbatim_core::audio::{AudioFormat, AudioLimits, PcmSource, SAMPLE_RATE};
 /// Audio that could be read.
 #[derive(Debug)]
 pub(crate) struct Audio {
-    pub(crate) format: AudioFormat,
     pub(crate) rate: u32,
     /// Samples by channel. Formats other than WAV come out as one channel at 16 kHz.
     pub(crate) channels: Vec<Vec<f32>>,
@@ -31,7 +30,7 @@ impl Audio {
         let mut samples = vec![0.0; usize::try_from(decoded.len()).unwrap_or(0)];
         decoded.read(0, &mut samples).map_err(|error| error.to_string())?;
         let duration_ms = decoded.duration_ms();
-        Ok(Self { format, rate: SAMPLE_RATE, channels: vec![samples], duration_ms })
+        Ok(Self { rate: SAMPLE_RATE, channels: vec![samples], duration_ms })
     }
 
     /// All channels mixed into one.
@@ -75,7 +74,7 @@ fn pcm16(file: &[u8]) -> Option<Result<Audio, String>> {
             .map(|channel| data.chunks_exact(frame).map(|frame| sample(frame, channel)).collect())
             .collect();
         let duration_ms = (data.len() / frame) as u64 * 1000 / u64::from(rate);
-        Ok(Audio { format: AudioFormat::Wav, rate, channels, duration_ms })
+        Ok(Audio { rate, channels, duration_ms })
     })
 }
 

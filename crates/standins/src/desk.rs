@@ -325,7 +325,9 @@ async fn answer(desk: &Arc<Desk>, number: usize, request: Request, next: Next) -
     }
     drop(place);
     match fault {
-        Some(fault @ (Fault::SlowDrip | Fault::TruncatedJson | Fault::BrokenOff)) => spoil(response, &fault).await,
+        Some(fault @ (Fault::SlowDrip | Fault::TruncatedJson | Fault::BrokenOff)) => {
+            spoil(response, &fault).await
+        }
         _ => response,
     }
 }

@@ -66,7 +66,8 @@ impl Faults {
     /// The fault for a request, used up. Faults for any path spare `spared` paths.
     pub(crate) fn take(&mut self, path: &str, spared: bool) -> Option<Fault> {
         self.0.retain(|armed| armed.times != Times::Next(0));
-        let fits = |armed: &&mut Armed| if armed.path.is_empty() { !spared } else { path.contains(&armed.path) };
+        let fits =
+            |armed: &&mut Armed| if armed.path.is_empty() { !spared } else { path.contains(&armed.path) };
         let armed = self.0.iter_mut().find(fits)?;
         if let Times::Next(left) = &mut armed.times {
             *left -= 1;

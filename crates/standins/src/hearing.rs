@@ -67,7 +67,16 @@ impl Phrase {
         let end = words.last().map_or(0, |word| word.offset_ms + word.duration_ms);
         let text = words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
         let duration_ms = end - offset_ms;
-        Self { offset_ms, duration_ms, text, words, speaker: Some(1), channel: None, locale: None, confidence: 0.9 }
+        Self {
+            offset_ms,
+            duration_ms,
+            text,
+            words,
+            speaker: Some(1),
+            channel: None,
+            locale: None,
+            confidence: 0.9,
+        }
     }
 
     /// A phrase from `offset_ms` on, whose words last `word_ms` each without a pause.

@@ -11,6 +11,7 @@ mod clock;
 mod desk;
 mod faults;
 mod hearing;
+mod openai;
 mod server;
 pub mod tones;
 
@@ -19,3 +20,4 @@ pub use clock::StandInClock;
 pub use desk::{Auth, Latency, Limits, SeenRequest};
 pub use faults::{Fault, Times};
 pub use hearing::{HeardWord, Hearing, Phrase};
+pub use openai::{OpenAiSettings, OpenAiStandIn, Verbose};

@@ -76,19 +76,20 @@ async fn run(
 async fn accept_until_unwanted(listener: TcpListener, router: &Router, wanted: &mut watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
+        let unwanted = async {
+            // A server that nobody holds any more is not wanted either.
+            let _ = wanted.wait_for(|wanted| !wanted).await;
+        };
         tokio::select! {
             accepted = listener.accept() => if let Ok((stream, _)) = accepted {
                 connections.spawn(serve(stream, router.clone()));
             },
             Some(_) = connections.join_next() => {}
-            down = wanted.wait_for(|wanted| !wanted) => {
-                drop(down);
-                drop(listener);
-                connections.shutdown().await;
-                return;
-            }
+            () = unwanted => break,
         }
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 /// The port was ours a moment ago; somebody else may hold it for another.
@@ -106,7 +107,8 @@ async fn serve(stream: TcpStream, router: Router) {
     let connection = Connection(reset.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(connection.clone());
-        let answer: BoxFuture<'static, Result<Response, Infallible>> = Box::pin(router.clone().oneshot(request));
+        let answer: BoxFuture<'static, Result<Response, Infallible>> =
+            Box::pin(router.clone().oneshot(request));
         answer
     });
     let mut serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);

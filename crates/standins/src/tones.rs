@@ -96,8 +96,12 @@ fn recognise(samples: &[f32], from: usize, until: usize) -> Sound {
 fn step_of(tone: &[f32]) -> Option<u16> {
     let edge = tone.len() / 10;
     let middle = tone.get(edge..tone.len() - edge)?;
-    let rises: Vec<usize> =
-        middle.windows(2).enumerate().filter(|(_, pair)| pair[0] < 0.0 && pair[1] >= 0.0).map(|(at, _)| at).collect();
+    let rises: Vec<usize> = middle
+        .windows(2)
+        .enumerate()
+        .filter(|(_, pair)| pair[0] < 0.0 && pair[1] >= 0.0)
+        .map(|(at, _)| at)
+        .collect();
     let (first, last) = (rises.first()?, rises.last()?);
     if first == last {
         return None;

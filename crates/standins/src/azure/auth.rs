@@ -36,7 +36,11 @@ pub(super) async fn issue(
     body: Bytes,
 ) -> Response {
     if !headers.contains_key(header::CONTENT_LENGTH) {
-        return call.refuse(&Refusal::violation(411, "LengthRequired", "the empty body needs `Content-Length: 0`"));
+        return call.refuse(&Refusal::violation(
+            411,
+            "LengthRequired",
+            "the empty body needs `Content-Length: 0`",
+        ));
     }
     if !body.is_empty() {
         return call.refuse(&Refusal::violation(400, "InvalidRequest", "the body is not empty"));
@@ -58,7 +62,11 @@ impl Azure {
         let encode = |text: String| URL_SAFE_NO_PAD.encode(text);
         let head = encode(json!({ "alg": "none", "typ": "JWT" }).to_string());
         let claims = json!({ "iss": "stand-in", "exp": expires.as_millis() / 1000, "jti": tokens.len() });
-        let value = format!("{head}.{}.{}", encode(claims.to_string()), encode(format!("signature-{}", tokens.len())));
+        let value = format!(
+            "{head}.{}.{}",
+            encode(claims.to_string()),
+            encode(format!("signature-{}", tokens.len()))
+        );
         tokens.push(IssuedToken { value: value.clone(), issued, expires, revoked: false });
         value
     }

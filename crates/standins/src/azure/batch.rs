@@ -92,7 +92,8 @@ pub(super) async fn submit(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let checked = azure.authorised(&headers).and_then(|()| versioned(&uri)).and_then(|()| parse(&headers, &body));
+    let checked =
+        azure.authorised(&headers).and_then(|()| versioned(&uri)).and_then(|()| parse(&headers, &body));
     let asked = match checked {
         Ok(asked) => asked,
         Err(refusal) => return call.refuse(&refusal),
@@ -149,7 +150,8 @@ fn check_properties(properties: &Value) -> Result<(), Refusal> {
                 let fields = definition::object(value, name, &["candidateLocales", "mode"])?;
                 let candidates = fields.get("candidateLocales").and_then(Value::as_array);
                 let candidates = candidates.filter(|locales| (2..=10).contains(&locales.len()));
-                let candidates = candidates.ok_or_else(|| wrong("two to ten `candidateLocales`".to_owned()))?;
+                let candidates =
+                    candidates.ok_or_else(|| wrong("two to ten `candidateLocales`".to_owned()))?;
                 candidates.iter().map(definition::locale).collect::<Result<Vec<_>, _>>()?;
             }
             _ => {}
@@ -191,9 +193,12 @@ pub(super) async fn poll(
     };
     let body = match &outcome {
         Outcome::Succeeded(_) => azure.describe(&location, &batch.asked, "Succeeded", None),
-        Outcome::Failed(code, message) => {
-            azure.describe(&location, &batch.asked, "Failed", Some(json!({ "code": code, "message": message })))
-        }
+        Outcome::Failed(code, message) => azure.describe(
+            &location,
+            &batch.asked,
+            "Failed",
+            Some(json!({ "code": code, "message": message })),
+        ),
     };
     azure.update(index, |batch| batch.outcome = Some(outcome));
     Json(body).into_response()
@@ -232,8 +237,11 @@ pub(super) async fn files(
         Ok(_) => Vec::new(),
         Err(refusal) => return call.refuse(&refusal),
     };
-    let link = |file: String| json!({ "contentUrl": format!("{}/results/{id}/{file}?sig={SIGNATURE}", azure.url) });
-    let mut values = vec![json!({ "kind": "TranscriptionReport", "name": "report.json", "links": link("report.json".into()) })];
+    let link =
+        |file: String| json!({ "contentUrl": format!("{}/results/{id}/{file}?sig={SIGNATURE}", azure.url) });
+    let mut values = vec![
+        json!({ "kind": "TranscriptionReport", "name": "report.json", "links": link("report.json".into()) }),
+    ];
     for index in 0..results.len() {
         let name = format!("contenturl_{index}.json");
         values.push(json!({ "kind": "Transcription", "name": name, "links": link(format!("{index}.json")) }));
@@ -278,13 +286,19 @@ impl Azure {
         format!("{}/speechtotext/transcriptions/{id}?api-version={version}", self.url)
     }
 
-    fn checked(&self, uri: &Uri, headers: &HeaderMap, id: &str) -> Result<(usize, Batch, BatchRules), Refusal> {
+    fn checked(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        id: &str,
+    ) -> Result<(usize, Batch, BatchRules), Refusal> {
         self.authorised(headers)?;
         versioned(uri)?;
         let index = index_of(id);
         let batches = lock(&self.batches);
         let found = index.and_then(|index| Some((index, batches.list.get(index)?.clone()?)));
-        let (index, batch) = found.ok_or_else(|| Refusal::fair(404, "NotFound", "there is no such transcription"))?;
+        let (index, batch) =
+            found.ok_or_else(|| Refusal::fair(404, "NotFound", "there is no such transcription"))?;
         Ok((index, batch, batches.rules.clone()))
     }
 

@@ -17,7 +17,11 @@ fn wrong(message: impl Into<String>) -> Refusal {
 }
 
 /// An object with no other fields than these.
-pub(super) fn object<'a>(value: &'a Value, name: &str, fields: &[&str]) -> Result<&'a Map<String, Value>, Refusal> {
+pub(super) fn object<'a>(
+    value: &'a Value,
+    name: &str,
+    fields: &[&str],
+) -> Result<&'a Map<String, Value>, Refusal> {
     let object = value.as_object().ok_or_else(|| wrong(format!("`{name}` is no object")))?;
     match object.keys().find(|key| !fields.contains(&key.as_str())) {
         Some(key) => Err(wrong(format!("`{name}` has an unknown field `{key}`"))),
@@ -30,10 +34,12 @@ pub(super) fn locale(value: &Value) -> Result<String, Refusal> {
     let text = value.as_str().unwrap_or_default();
     let mut parts = text.split('-');
     let language = parts.next().unwrap_or_default();
-    let is_language = (2..=3).contains(&language.len()) && language.bytes().all(|byte| byte.is_ascii_lowercase());
+    let is_language =
+        (2..=3).contains(&language.len()) && language.bytes().all(|byte| byte.is_ascii_lowercase());
     let rest: Vec<&str> = parts.collect();
-    let is_rest = |part: &&str| (2..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if is_language && !rest.is_empty() && rest.iter().all(|part| is_rest(part)) {
+    let is_rest =
+        |part: &&str| (2..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_language && !rest.is_empty() && rest.iter().all(is_rest) {
         return Ok(text.to_owned());
     }
     Err(wrong(format!("{value} is no locale such as `en-US`")))

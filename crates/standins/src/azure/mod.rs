@@ -224,7 +224,8 @@ async fn unknown(Extension(call): Extension<Call>, uri: Uri) -> Response {
 
 /// The shape of Azure's errors.
 fn error(status: u16, code: &str, message: &str) -> Response {
-    let body = json!({ "code": code, "message": message, "innerError": { "code": code, "message": message } });
+    let body =
+        json!({ "code": code, "message": message, "innerError": { "code": code, "message": message } });
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(body)).into_response()
 }
 

@@ -66,8 +66,12 @@ fn check_query(uri: &Uri) -> Result<(), Refusal> {
     }
     definition::locale(&query(uri, "language").into())?;
     match (query(uri, "format"), query(uri, "profanity")) {
-        (Some(format), _) if !["simple", "detailed"].contains(&format) => Err(wrong(format!("format `{format}`"))),
-        (_, Some(mode)) if !["masked", "removed", "raw"].contains(&mode) => Err(wrong(format!("profanity `{mode}`"))),
+        (Some(format), _) if !["simple", "detailed"].contains(&format) => {
+            Err(wrong(format!("format `{format}`")))
+        }
+        (_, Some(mode)) if !["masked", "removed", "raw"].contains(&mode) => {
+            Err(wrong(format!("profanity `{mode}`")))
+        }
         _ => Ok(()),
     }
 }
