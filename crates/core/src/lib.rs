@@ -3,6 +3,7 @@
 
 pub mod api_key;
 pub mod audio;
+pub mod costs;
 pub mod dedupe;
 pub mod error;
 pub mod event;
@@ -13,6 +14,7 @@ pub mod language;
 pub mod model;
 pub mod money;
 pub mod options;
+pub mod places;
 pub mod policy;
 pub mod ports;
 pub mod provider;

@@ -33,6 +33,9 @@ pub enum DedupeOutcome {
 }
 
 impl DedupeOutcome {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::New, Self::Attached, Self::Cached, Self::Replayed];
+
     fn label(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -238,6 +241,11 @@ impl Metrics {
     /// Counts a submission.
     pub fn count_submission(&self, outcome: DedupeOutcome) {
         self.submissions.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// Submissions counted so far.
+    pub(crate) fn submissions_of(&self, outcome: DedupeOutcome) -> u64 {
+        self.submissions.with_label_values(&[outcome.label()]).get()
     }
 
     /// Counts the end of an attempt.
