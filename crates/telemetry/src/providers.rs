@@ -1,6 +1,6 @@
 //! What is counted of providers, the engines behind the service. `provider` is a name from the configuration.
 
-use prometheus::{CounterVec, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{CounterVec, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use verbatim_core::failure::FailureKind;
 
 use crate::metrics::{JOB_BUCKETS, histogram, opts, register};
@@ -26,6 +26,16 @@ impl TokenOutcome {
     }
 }
 
+/// A call under way.
+#[derive(Debug)]
+pub struct InFlight(IntGauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Metrics of providers.
 #[derive(Debug)]
 pub struct ProviderMetrics {
@@ -38,7 +48,7 @@ pub struct ProviderMetrics {
     /// Time that jobs waited for room, by `provider`.
     pub wait_seconds: HistogramVec,
     /// Calls under way from this process, by `provider`.
-    pub in_flight: IntGaugeVec,
+    in_flight: IntGaugeVec,
     /// Calls that all nodes may have under way at once, as found, by `provider`.
     pub concurrency_limit: GaugeVec,
     /// Whether the breaker is closed (0), half open (1) or open (2), by `provider`.
@@ -95,6 +105,14 @@ impl ProviderMetrics {
     pub fn count_request(&self, provider: &str, failure: Option<FailureKind>) {
         let outcome = failure.map_or("completed", FailureKind::code);
         self.requests.with_label_values(&[provider, outcome]).inc();
+    }
+
+    /// Counts a call as under way until what is returned is dropped.
+    #[must_use]
+    pub fn count_in_flight(&self, provider: &str) -> InFlight {
+        let gauge = self.in_flight.with_label_values(&[provider]);
+        gauge.inc();
+        InFlight(gauge)
     }
 
     /// Counts the need for a token.

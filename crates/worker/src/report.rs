@@ -38,6 +38,10 @@ struct Pending {
     report: Report,
     /// Segments gathered so far.
     count: usize,
+    /// Where the last of them ends.
+    end_ms: u64,
+    /// Whether they are another engine's than those to come.
+    begun_anew: bool,
 }
 
 impl Gatherer {
@@ -80,16 +84,34 @@ impl Pending {
     /// middle: what comes before is `earlier`, and belongs to this attempt as well.
     fn add(&mut self, segments: &[Segment], earlier: &[Segment]) {
         for segment in segments {
+            if self.begun_anew {
+                self.add_behind(segment);
+                continue;
+            }
             let index = segment.index as usize;
             if let Some(skipped) = earlier.get(self.count..index) {
-                self.report.segments.extend_from_slice(skipped);
-                self.count = index;
+                skipped.iter().for_each(|segment| self.push(segment.clone()));
             }
             if index >= self.count {
-                self.report.segments.push(segment.clone());
-                self.count = index + 1;
+                self.push(segment.clone());
             }
         }
+    }
+
+    /// Within an attempt what was shown stays shown. An engine that took over from a failed one has cut the audio
+    /// otherwise: watchers get those of its segments that lie, for the greater part, behind what they have. The
+    /// transcript is all its own.
+    fn add_behind(&mut self, segment: &Segment) {
+        if segment.start_ms.midpoint(segment.end_ms) >= self.end_ms {
+            let index = u32::try_from(self.count).unwrap_or(u32::MAX);
+            self.push(Segment { index, ..segment.clone() });
+        }
+    }
+
+    fn push(&mut self, segment: Segment) {
+        self.count = segment.index as usize + 1;
+        self.end_ms = self.end_ms.max(segment.end_ms);
+        self.report.segments.push(segment);
     }
 }
 
@@ -103,6 +125,10 @@ impl EngineObserver for Gatherer {
             pending.report.progress = Some((done.clamp(0.0, NEARLY_DONE), Stage::Transcribing));
             pending.add(segments, &self.earlier);
         });
+    }
+
+    fn begun_anew(&self) {
+        self.update(|pending| pending.begun_anew = pending.count > 0);
     }
 
     fn checkpoint(&self, checkpoint: Checkpoint) {
@@ -214,5 +240,29 @@ impl Reporting {
                 () = backoff.wait() => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(index: u32, start_ms: u64, end_ms: u64, text: &str) -> Segment {
+        let (words, speaker, decoding) = (Vec::new(), None, None);
+        Segment { index, start_ms, end_ms, text: text.to_owned(), words, speaker, decoding }
+    }
+
+    #[test]
+    fn watchers_of_an_engine_that_took_over_see_no_stretch_twice_and_miss_none() {
+        let gatherer = Gatherer::new(None);
+        gatherer.window_done(4_000, &[segment(0, 0, 2_000, "a"), segment(1, 2_000, 4_000, "b")]);
+        gatherer.begun_anew();
+        let other = [segment(0, 0, 1_500, "A"), segment(1, 1_500, 4_200, "B"), segment(2, 4_200, 6_000, "C")];
+        gatherer.window_done(4_200, &other[..2]);
+        gatherer.window_done(6_000, &other[2..]);
+        gatherer.complete(&other);
+        let shown = gatherer.take().expect("a report").segments;
+        let shown: Vec<_> = shown.iter().map(|segment| (segment.index, segment.text.as_str())).collect();
+        assert_eq!(shown, [(0, "a"), (1, "b"), (2, "C")]);
     }
 }

@@ -1,6 +1,6 @@
 //! How many calls a provider takes at once, found by trying: additive increase, multiplicative decrease (Chiu and Jain,
 //! 1989), with a memory of where the ceiling was, so that the limit is held just under it instead of sawing between half
-//! of it and all of it (as CUBIC does, RFC 9438). ADR 50 says why.
+//! of it and all of it (as CUBIC does, RFC 9438). ADR 51 says why.
 
 use std::time::Duration;
 

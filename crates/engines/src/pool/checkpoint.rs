@@ -1,0 +1,138 @@
+//! Checkpoints say who wrote them: what one provider noted is never given to another.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use verbatim_core::ports::engine::{Checkpoint, EngineObserver};
+use verbatim_core::transcript::Segment;
+
+/// Of the wrapping, not of what is inside.
+const REVISION: &str = "pool-1";
+
+#[derive(Serialize, Deserialize)]
+struct Notes {
+    provider: String,
+    revision: String,
+    state: serde_json::Value,
+}
+
+fn wrap(provider: &str, checkpoint: Checkpoint) -> Checkpoint {
+    let Checkpoint { revision, position_ms, segments, state } = checkpoint;
+    let notes = serde_json::json!({ "provider": provider, "revision": revision, "state": state });
+    Checkpoint { revision: REVISION.to_owned(), position_ms, segments, state: notes }
+}
+
+/// Who wrote a checkpoint, and what. `None` for one that no pool wrapped.
+pub(super) fn unwrap(checkpoint: Checkpoint) -> Option<(String, Checkpoint)> {
+    let Checkpoint { revision, position_ms, segments, state } = checkpoint;
+    if revision != REVISION {
+        return None;
+    }
+    let Notes { provider, revision, state } = serde_json::from_value(state).ok()?;
+    Some((provider, Checkpoint { revision, position_ms, segments, state }))
+}
+
+/// What is known of a job's progress while several providers try it one after the other.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// The last checkpoint of each provider.
+    kept: Mutex<HashMap<String, Checkpoint>>,
+    /// The provider whose words were shown last.
+    shown: Mutex<Option<String>>,
+}
+
+impl Progress {
+    /// Begins with what an earlier worker left.
+    pub(super) fn keep(&self, provider: &str, checkpoint: Checkpoint) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(provider.to_owned(), checkpoint);
+    }
+
+    /// Where this provider got to.
+    pub(super) fn of(&self, provider: &str) -> Option<Checkpoint> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(provider).cloned()
+    }
+
+    fn last_shown(&self) -> Option<String> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn show(&self, provider: &str) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(provider.to_owned());
+    }
+}
+
+/// Stands between one provider's engine and the observer of the job.
+pub(super) struct Relay {
+    provider: String,
+    observer: Arc<dyn EngineObserver>,
+    progress: Arc<Progress>,
+    /// Closed when the call is over: an engine that was given up may still be talking.
+    closed: AtomicBool,
+}
+
+impl Relay {
+    /// A relay for a call to `provider`; `resumes` says whether it goes on from its own checkpoint. Tells the observer
+    /// when words that were shown already no longer count.
+    pub(super) fn open(
+        provider: &str,
+        resumes: bool,
+        observer: Arc<dyn EngineObserver>,
+        progress: Arc<Progress>,
+    ) -> Arc<Self> {
+        if progress.last_shown().is_some_and(|shown| shown != provider || !resumes) {
+            observer.begun_anew();
+        }
+        Arc::new(Self { provider: provider.to_owned(), observer, progress, closed: AtomicBool::new(false) })
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+}
+
+impl EngineObserver for Relay {
+    fn window_done(&self, position_ms: u64, segments: &[Segment]) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        if !segments.is_empty() {
+            self.progress.show(&self.provider);
+        }
+        self.observer.window_done(position_ms, segments);
+    }
+
+    fn checkpoint(&self, checkpoint: Checkpoint) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        if !checkpoint.segments.is_empty() {
+            self.progress.show(&self.provider);
+        }
+        self.progress.keep(&self.provider, checkpoint.clone());
+        self.observer.checkpoint(wrap(&self.provider, checkpoint));
+    }
+
+    fn abandoned(&self) -> bool {
+        self.observer.abandoned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_comes_back_as_it_was_and_says_whose_it_is() {
+        let inner = Checkpoint {
+            revision: "azure-batch".to_owned(),
+            position_ms: 7,
+            segments: Vec::new(),
+            state: serde_json::json!({ "self": "https://example.org/1" }),
+        };
+        let (provider, unwrapped) = unwrap(wrap("azure-west", inner.clone())).expect("ours");
+        assert_eq!((provider.as_str(), unwrapped), ("azure-west", inner.clone()));
+        assert!(unwrap(inner).is_none(), "one that no pool wrapped is nobody's");
+    }
+}
