@@ -198,7 +198,7 @@ pub struct Submission {
     pub attempt: u32,
     /// The engine that did the work; the one asked for until then.
     pub engine: String,
-    /// What was asked for.
+    /// What was asked for; once completed, its model is the one that answered.
     pub options: TranscribeOptions,
     /// How urgent it is.
     pub priority: Priority,
@@ -272,4 +272,6 @@ pub struct Completion {
     pub duration_ms: u64,
     /// The engine that did the work.
     pub engine: String,
+    /// The model that answered: the one asked for, unless the client left the choice to the service.
+    pub model: String,
 }

@@ -91,6 +91,7 @@ async fn complete(store: &RedisStore, lease: &Lease) -> Result<()> {
         result: BlobKey::for_result(&lease.token),
         duration_ms: 16_040,
         engine: "none".to_owned(),
+        model: "tiny.en".to_owned(),
     };
     let finish = store.complete(&lease.token, completion).await?;
     ensure!(finish == Finish::Done(JobState::Completed), "a job ended as {finish:?}");

@@ -1,9 +1,11 @@
 //! Job stores behind the ports of [`verbatim_core::ports::jobs`], and the suite of checks that each must pass.
 
 pub mod conformance;
+mod limiter;
 pub mod redis;
 pub mod sqlite;
 mod ticket;
+mod watching;
 
 use std::time::Duration;
 
@@ -14,6 +16,12 @@ pub use sqlite::{SqliteConfig, SqliteDirectory, SqliteStore};
 
 /// What clients are told when too many jobs wait.
 const BACKLOG_RETRY: Duration = Duration::from_secs(10);
+
+/// The answer to a submission whose ticket is gone while the job that it made is still kept. Of a kind that leaves open
+/// whether the upload is somebody's: it is that job's.
+fn job_exists() -> PortError {
+    PortError::new(ErrorKind::Internal, "the submission was made before and removed since; its job is still there")
+}
 
 /// A dead letter that cannot be queued again.
 fn not_redriven(why: &str) -> PortError {

@@ -53,6 +53,8 @@ pub(crate) struct JobFacts {
     pub(crate) finished_at: Option<Timestamp>,
     pub(crate) attempt: u32,
     pub(crate) engine: String,
+    /// The model that answered; `None` before, and for jobs of versions that did not write it down.
+    pub(crate) model: Option<String>,
     pub(crate) options: TranscribeOptions,
     pub(crate) audio: AudioInfo,
     pub(crate) failure: Option<JobFailure>,
@@ -60,6 +62,14 @@ pub(crate) struct JobFacts {
 }
 
 impl EndedHow {
+    /// The lower-case name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
     fn status(self) -> SubmissionStatus {
         match self {
             Self::Cancelled => SubmissionStatus::Cancelled,
@@ -92,6 +102,10 @@ impl Ticket {
     pub(crate) fn view(self, job: JobFacts, queue_position: Option<u64>) -> Submission {
         let created_at = self.created_at;
         let since_created = |time: Timestamp| time.max(created_at);
+        let mut options = job.options;
+        if let Some(model) = job.model {
+            (options.model, options.any_model) = (model, false);
+        }
         let failure = match self.ended.map(|ended| ended.how) {
             Some(EndedHow::Expired) => Some(missed_deadline()),
             Some(EndedHow::Cancelled) => None,
@@ -110,7 +124,7 @@ impl Ticket {
             queue_position: queue_position.filter(|_| self.ended.is_none()),
             attempt: job.attempt,
             engine: job.engine,
-            options: job.options,
+            options,
             priority: job.tier,
             audio: job.audio,
             cached: self.cached,

@@ -125,7 +125,12 @@ impl Attempts {
                 );
                 JobFailure::new(FailureKind::StorageUnavailable, "the transcript could not be stored")
             })?;
-            Ok(Completion { result, duration_ms: transcript.duration_ms, engine: transcript.engine })
+            Ok(Completion {
+                result,
+                duration_ms: transcript.duration_ms,
+                engine: transcript.engine,
+                model: transcript.model,
+            })
         };
         AbortOnDropHandle::new(tokio::spawn(producing.in_current_span()))
     }

@@ -50,7 +50,7 @@ pub struct EntryId {
     pub job_id: JobId,
     /// The lease under which it was worked on: another attempt is billed again by the provider.
     pub fence: Fence,
-    /// Name of the provider.
+    /// Name of the provider; holds no control characters.
     pub provider: String,
 }
 
@@ -125,8 +125,9 @@ pub struct DayTotal {
 #[async_trait]
 pub trait Ledger: Send + Sync {
     /// Puts money aside for one piece of work, if today's budgets allow it: what was charged today and what is reserved
-    /// counts. Reserving again for the same entry replaces the first. A budget that is not used up lets a job begin
-    /// only when the whole job fits.
+    /// counts. Reserving again for the same entry replaces the first, which is given back also when the second is
+    /// refused; for an entry that was charged already nothing is put aside. A budget that is not used up lets a job
+    /// begin only when the whole job fits.
     ///
     /// # Errors
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use crate::error::{ErrorKind, PortError};
 use crate::time::Timestamp;
 
-/// How often a change is tried while others change the same value. Each failed try means that another one succeeded.
-const MOST_TRIES: usize = 100;
+/// How often a change is tried while others change the same value. Each failed try means that another one succeeded, but a
+/// node that is always a little slower than the others can meet many of them in a row.
+const MOST_TRIES: usize = 1000;
 
 /// A value as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]

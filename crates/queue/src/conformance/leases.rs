@@ -5,10 +5,10 @@ use std::time::Duration;
 use verbatim_core::ErrorKind;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::job::{JobState, LeaseToken, Report, SubmissionStatus};
+use verbatim_core::job::{Completion, JobState, LeaseToken, Report, SubmissionStatus};
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::{Finish, MAX_JOBS_PER_CALL, Renewal};
-use verbatim_core::ports::{BlobKey, JobLeases};
+use verbatim_core::ports::{BlobKey, JobClient, JobLeases};
 
 use super::events::segment;
 use super::virtual_world::LEASE;
@@ -168,5 +168,28 @@ pub async fn the_failure_of_one_job_touches_no_other_of_its_claim<H: Harness>(ha
     for (ticket, status) in tickets.iter().zip(expected) {
         world.expect(ticket, status).await?;
     }
+    world.audit().await
+}
+
+/// Where the service chose the model, the client learns which one it was; the choice is made anew for nobody else.
+pub async fn a_completed_submission_shows_the_model_that_answered<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let mut new = world.upload("talk");
+    new.options.any_model = true;
+    let id = world.store.submit(new).await?.submission.id;
+    let lease = world.claim_one().await?;
+    ensure_eq!(world.get(&id).await?.options, lease.options, "what is asked for");
+    let completion = Completion {
+        engine: "azure-west".to_owned(),
+        model: "latest \"general\"".to_owned(),
+        ..world.completion(&lease.token)
+    };
+    world.store.complete(&lease.token, completion).await?;
+    let done = world.get(&id).await?;
+    let shown = (done.engine.as_str(), done.options.model.as_str(), done.options.any_model);
+    ensure_eq!(shown, ("azure-west", "latest \"general\"", false), "what answered");
+    ensure_eq!(world.list().await?, vec![done], "the same in lists");
+    let cached = world.submit("talk").await?.submission;
+    ensure_eq!(cached.options.model, "latest \"general\"", "the model of an answer from the cache");
     world.audit().await
 }

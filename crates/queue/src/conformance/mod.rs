@@ -20,7 +20,8 @@
 //! | 10 | event streams show the end | [`events`]: all; [`dead_letters`]: `a_redriven_job_tells_its_story_anew` |
 //! | 11 | repeating a call is harmless | [`repeats`]: all; [`dead_letters`]: `redriving_and_discarding_again_…` |
 //!
-//! What the ports promise beyond the invariants is in a module called `promises`.
+//! What the ports promise beyond the invariants is in a module called `promises`; what providers share is in modules of
+//! the ports' names: [`shared_state`], [`ledger`] and [`limiter`].
 
 pub mod alone;
 pub mod cancellation;
@@ -34,9 +35,12 @@ pub mod events;
 pub mod expiry;
 pub mod fairness;
 pub mod leases;
+pub mod ledger;
+pub mod limiter;
 pub mod model;
 pub mod repeats;
 pub mod retries;
+pub mod shared_state;
 pub mod upkeep;
 mod virtual_world;
 
@@ -47,7 +51,7 @@ use async_trait::async_trait;
 use verbatim_core::PortError;
 use verbatim_core::ids::IdSource;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::{JobAdmin, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::{JobAdmin, JobClient, JobLeases, JobUpkeep, Ledger, Limiter, SharedState};
 use verbatim_core::time::Clock;
 
 pub use virtual_world::{SeededIds, VirtualClock, World};
@@ -80,7 +84,7 @@ pub type Verdict<T = ()> = Result<T, Violation>;
 #[async_trait]
 pub trait Harness: Send + Sync {
     /// The store under test.
-    type Store: JobClient + JobLeases + JobAdmin + JobUpkeep + 'static;
+    type Store: JobClient + JobLeases + JobAdmin + JobUpkeep + SharedState + Ledger + Limiter + 'static;
 
     /// An empty store of its own, which takes time and jitter from nowhere else.
     ///
@@ -219,6 +223,7 @@ macro_rules! conformance_suite {
                 repeats: cancelling_and_confirming_again_changes_nothing,
                 repeats: finishing_again_returns_the_same_answer,
                 repeats: reporting_again_adds_nothing,
+                repeats: submitting_a_removed_ticket_again_harms_no_job,
                 repeats: submitting_a_ticket_again_changes_nothing,
             }
             promises {
@@ -229,11 +234,43 @@ macro_rules! conformance_suite {
                 claims: within_a_tier_the_first_is_served_first,
                 dead_letters: a_dead_letter_tells_its_story,
                 dead_letters: dead_letters_are_listed_latest_first,
+                leases: a_completed_submission_shows_the_model_that_answered,
                 leases: the_next_worker_gets_the_checkpoint,
                 upkeep: a_full_queue_throttles_new_work_only,
                 upkeep: audio_and_results_become_garbage_when_nobody_needs_them,
                 upkeep: pages_list_everything_newest_first,
                 upkeep: workers_are_counted_while_they_are_heard_of,
+            }
+            shared_state {
+                shared_state: a_stale_version_never_wins,
+                shared_state: a_value_expires_unless_it_is_written_again,
+                shared_state: an_update_may_leave_the_value_alone,
+                shared_state: lists_are_by_prefix_and_in_order,
+                shared_state: no_update_is_lost,
+                shared_state: only_who_read_the_newest_value_replaces_it,
+            }
+            ledger {
+                ledger: a_charge_counts_beyond_the_budget,
+                ledger: a_charge_counts_once_and_ends_its_reservation,
+                ledger: a_job_tells_what_it_was_charged_for,
+                ledger: a_reservation_is_given_back_or_lapses,
+                ledger: a_whole_job_must_fit,
+                ledger: absurd_amounts_do_not_overflow,
+                ledger: budgets_begin_anew_each_day,
+                ledger: budgets_hold_under_concurrent_reservations,
+                ledger: old_books_are_thrown_away,
+                ledger: totals_add_up,
+            }
+            limiter {
+                limiter: a_bucket_is_refilled_in_parts,
+                limiter: a_clock_that_is_put_back_locks_nobody_out,
+                limiter: a_tenant_has_its_limit_in_any_minute,
+                limiter: limits_hold_when_many_ask_at_once,
+                limiter: tenants_have_windows_of_their_own,
+                limiter: the_project_has_a_bucket,
+                limiter: usage_names_the_busiest,
+                limiter: what_is_refused_is_not_counted,
+                limiter: without_limits_everything_passes,
             }
         }
     };

@@ -6,7 +6,7 @@ use verbatim_core::ErrorKind;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::job::{Idempotency, JobState, NewSubmission, Report, SubmissionStatus};
-use verbatim_core::ports::jobs::Finish;
+use verbatim_core::ports::jobs::{Finish, Renewal};
 use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep};
 
 use super::events::segment;
@@ -35,6 +35,69 @@ pub async fn submitting_a_ticket_again_changes_nothing<H: Harness>(harness: &H) 
     ensure!(late.replayed && late.blob_adopted, "a late repetition is recognised too");
     ensure_eq!(late.submission.status, SubmissionStatus::Completed, "and shows how things stand");
     ensure_eq!(world.list().await?.len(), 2, "submissions");
+    world.audit().await
+}
+
+/// Fails unless the ticket is not taken. Not definitely: the caller keeps the upload, which is the job's.
+async fn refuses<H: Harness>(world: &World<'_, H>, new: &NewSubmission) -> Verdict {
+    let error = world.store.submit(new.clone()).await.err();
+    let told = error.map(|error| (error.kind(), error.is_definite()));
+    ensure_eq!(told, Some((ErrorKind::Internal, false)), "the answer to a removed ticket");
+    Ok(())
+}
+
+/// A repetition that comes when its ticket is gone, but the job that it made is not, harms that job in no state.
+pub async fn submitting_a_removed_ticket_again_harms_no_job<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    // A dead letter.
+    let (failed, other) = (world.upload("failed"), world.upload("failed"));
+    for new in [&failed, &other] {
+        world.store.submit(new.clone()).await?;
+    }
+    world.fail(&world.claim_one().await?, FailureKind::BadAudio).await?;
+    world.store.delete(&world.tenant(), &failed.id).await?;
+    let before = world.get(&other.id).await?;
+    refuses(&world, &failed).await?;
+    ensure_eq!(world.get(&other.id).await?, before, "the dead letter");
+    ensure!(world.store.is_referenced(&failed.blob).await?, "the audio of the dead letter is nobody's");
+    // A result that is too old to answer.
+    let (done, other) = (world.upload("done"), world.upload("done"));
+    for new in [&done, &other] {
+        world.store.submit(new.clone()).await?;
+    }
+    world.work_off_one().await?;
+    world.pass(world.policy.dedupe_ttl).await?;
+    world.store.delete(&world.tenant(), &done.id).await?;
+    let before = world.get(&other.id).await?;
+    refuses(&world, &done).await?;
+    ensure_eq!(world.get(&other.id).await?, before, "the result");
+    // A job that is to stop.
+    let stopping = world.upload("stopping");
+    world.store.submit(stopping.clone()).await?;
+    let lease = world.claim_one().await?;
+    for _ in 0..2 {
+        world.store.delete(&world.tenant(), &stopping.id).await?;
+    }
+    refuses(&world, &stopping).await?;
+    ensure_eq!(world.renew(&lease.token).await?, Renewal::CancelRequested, "the lease");
+    ensure_eq!(world.complete(&lease).await?, Finish::Done(JobState::Cancelled), "its end");
+    // One that goes on for somebody else takes the ticket again, like any other of the same work.
+    let (live, other) = (world.upload("live"), world.upload("live"));
+    for new in [&live, &other] {
+        world.store.submit(new.clone()).await?;
+    }
+    for _ in 0..2 {
+        world.store.delete(&world.tenant(), &live.id).await?;
+    }
+    let attached = world.store.submit(live).await?;
+    ensure!(
+        attached.blob_adopted && attached.submission.deduplicated,
+        "attached to its own job: {attached:?}"
+    );
+    world.work_off_one().await?;
+    for id in [attached.submission.id, other.id] {
+        world.expect(&id, SubmissionStatus::Completed).await?;
+    }
     world.audit().await
 }
 

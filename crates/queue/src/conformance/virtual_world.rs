@@ -42,6 +42,13 @@ impl VirtualClock {
     }
 }
 
+impl VirtualClock {
+    /// Puts it back, as an operator may do with a real one.
+    pub fn put_back(&self, by: Duration) {
+        self.0.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(0), Ordering::SeqCst);
+    }
+}
+
 impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
@@ -208,7 +215,12 @@ impl<'a, H: Harness> World<'a, H> {
 
     /// A completion of the work that the lease is on.
     pub fn completion(&self, token: &LeaseToken) -> Completion {
-        Completion { result: BlobKey::for_result(token), duration_ms: 2_500, engine: "fake".to_owned() }
+        Completion {
+            result: BlobKey::for_result(token),
+            duration_ms: 2_500,
+            engine: "fake".to_owned(),
+            model: "tiny.en".to_owned(),
+        }
     }
 
     /// Completes the job; its audio turned out to last so long.

@@ -10,7 +10,7 @@ use verbatim_core::{ErrorKind, PortError};
 
 use super::record::{self, Unmoving, View, tier_number};
 use super::{RedisStore, events, json, millis, scripts};
-use crate::BACKLOG_RETRY;
+use crate::{BACKLOG_RETRY, job_exists};
 
 /// Submissions that one call looks at for a page of those with some status.
 const LOOK_AT: usize = 1024;
@@ -151,6 +151,7 @@ fn read<T: redis::FromRedisValue>(answer: &redis::Value) -> Option<T> {
 fn refusal(why: &str) -> PortError {
     let throttled = |message| PortError::new(ErrorKind::Throttled, message).with_retry_after(BACKLOG_RETRY);
     match why {
+        "made" => job_exists(),
         "taken" => PortError::new(ErrorKind::Conflict, "this job id is taken"),
         "conflict" => PortError::new(
             ErrorKind::Conflict,

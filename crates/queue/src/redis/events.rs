@@ -1,42 +1,44 @@
-//! The stream of a submission's events. Redis keeps segments; all other events follow from the job itself, the last of
-//! each kind: a snapshot, which grows while the job goes on. A watcher is only told that there is news and reads again
-//! what came after the last event that it saw, so nothing is lost or sent twice however slow it is.
+//! The events of a submission, for [`crate::watching`]. Redis keeps segments; all other events follow from the job itself,
+//! the last of each kind: a snapshot, which grows while the job goes on.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use futures::stream;
+use async_trait::async_trait;
 use tokio::sync::watch;
+use verbatim_core::PortError;
 use verbatim_core::event::{EventKind, EventSeq, JobEvent};
 use verbatim_core::ids::{SubmissionId, TenantId};
 use verbatim_core::job::JobState;
 use verbatim_core::ports::jobs::EventStream;
 use verbatim_core::time::Timestamp;
-use verbatim_core::{ErrorKind, PortError};
 
 use super::error::corrupt;
 use super::record::{self, Fields, View};
 use super::{RedisStore, scripts};
+use crate::watching::{self, PAGE, Page, Pages, removed};
 
-/// Segments read at a time.
-const PAGE: usize = 256;
 /// How often a watcher looks without news: what is published can be lost.
 const POLL: Duration = Duration::from_secs(5);
 
-/// What follows after some event.
-struct Page {
-    events: VecDeque<JobEvent>,
-    /// Whether nothing will follow this page.
-    last: bool,
-}
-
-/// Where a watcher is.
-struct Watcher {
+/// The events of one submission.
+struct Source {
     store: RedisStore,
     id: SubmissionId,
     news: watch::Receiver<()>,
-    after: u64,
-    page: Page,
+}
+
+#[async_trait]
+impl Pages for Source {
+    async fn read(&mut self, after: u64) -> Result<Page, PortError> {
+        self.news.borrow_and_update();
+        page(&self.store, &self.id, after).await
+    }
+
+    async fn news(&mut self) -> Result<(), PortError> {
+        // The sender lives as long as the store: only news or the time-out end this.
+        let _ = tokio::time::timeout(POLL, self.news.changed()).await;
+        Ok(())
+    }
 }
 
 /// Opens the stream; `None` when there is no such submission.
@@ -48,38 +50,9 @@ pub(super) async fn open(
 ) -> Result<Option<EventStream>, PortError> {
     let Some((view, _)) = read(store, tenant.as_str(), id, 0, 0).await? else { return Ok(None) };
     let (_, job, .., job_id) = view;
-    let last: u64 = job.number("ls")?.unwrap_or(0);
-    // A number that this job never gave is from another life of the client: it starts over.
-    let after = after.map_or(0, |seq| seq.0);
-    let watcher = Watcher {
-        store: store.clone(),
-        id: id.clone(),
-        news: store.0.news.watch(&job_id),
-        after: if after > last { 0 } else { after },
-        page: Page { events: VecDeque::new(), last: false },
-    };
-    Ok(Some(Box::pin(stream::try_unfold(watcher, next))))
-}
-
-async fn next(mut watcher: Watcher) -> Result<Option<(JobEvent, Watcher)>, PortError> {
-    let mut looked = false;
-    loop {
-        if let Some(event) = watcher.page.events.pop_front() {
-            watcher.after = event.seq.0;
-            return Ok(Some((event, watcher)));
-        }
-        if watcher.page.last {
-            return Ok(None);
-        }
-        if looked {
-            // The sender lives as long as the store, which the watcher holds: only news or the time-out end this.
-            let _ = tokio::time::timeout(POLL, watcher.news.changed()).await;
-        }
-        // From here on, any change after the read below is news again.
-        watcher.news.borrow_and_update();
-        watcher.page = page(&watcher).await?;
-        looked = true;
-    }
+    let last_seq = job.number("ls")?.unwrap_or(0);
+    let source = Source { store: store.clone(), id: id.clone(), news: store.0.news.watch(&job_id) };
+    Ok(Some(watching::stream(source, after, last_seq)))
 }
 
 /// The submission's view and its stored segments after a number; an empty tenant stands for anyone.
@@ -95,22 +68,19 @@ async fn read(
     store.0.wire.link.run(&call).await
 }
 
-async fn page(watcher: &Watcher) -> Result<Page, PortError> {
-    let found = read(&watcher.store, "", &watcher.id, watcher.after, PAGE).await?;
-    let Some(((sub, job, ..), stored)) = found else {
-        return Err(PortError::new(ErrorKind::NotFound, "the job was removed while it was watched"));
-    };
+async fn page(store: &RedisStore, id: &SubmissionId, after: u64) -> Result<Page, PortError> {
+    let found = read(store, "", id, after, PAGE).await?;
+    let Some(((sub, job, ..), stored)) = found else { return Err(removed()) };
     let ticket = record::ticket(&sub)?;
     let more = stored.len() == PAGE;
     let mut events: Vec<JobEvent> = stored.iter().map(|line| segment(line)).collect::<Result<_, _>>()?;
     // Beyond a full page there may be segments that come before what follows from the job.
     let horizon = if more { events.last().map_or(0, |event| event.seq.0) } else { u64::MAX };
     events.extend(of_the_job(&job)?);
-    let (first, until) =
-        (ticket.first_seq.max(watcher.after + 1), ticket.ended.map_or(u64::MAX, |ended| ended.seq));
+    let (first, until) = (ticket.first_seq.max(after + 1), ticket.ended.map_or(u64::MAX, |ended| ended.seq));
     events.retain(|event| (first..=horizon).contains(&event.seq.0) && event.seq.0 < until);
     let last = !more && ticket.status(record::state(job.needed("s")?)?).is_terminal();
-    if let Some(ended) = ticket.ended.filter(|ended| !more && ended.seq > watcher.after) {
+    if let Some(ended) = ticket.ended.filter(|ended| !more && ended.seq > after) {
         events.push(ended.event());
     }
     events.sort_by_key(|event| event.seq);

@@ -21,7 +21,7 @@ const CARRIERS: usize = 2;
 struct Item {
     call: &'static str,
     token: LeaseToken,
-    details: [String; 3],
+    details: [String; 4],
     reply: oneshot::Sender<Result<Finish, PortError>>,
 }
 
@@ -48,7 +48,7 @@ impl Finishes {
         &self,
         call: &'static str,
         token: &LeaseToken,
-        details: [String; 3],
+        details: [String; 4],
     ) -> Result<Finish, PortError> {
         let gone = || PortError::new(ErrorKind::Internal, "nobody carries finishes to Redis any more");
         let (reply, answer) = oneshot::channel();

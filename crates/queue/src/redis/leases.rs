@@ -77,13 +77,16 @@ impl JobLeases for RedisStore {
     }
 
     async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
-        let Completion { result, duration_ms, engine } = completion;
-        self.0.finishes.finish("c", token, [result.into(), duration_ms.to_string(), engine]).await
+        let Completion { result, duration_ms, engine, model } = completion;
+        self.0.finishes.finish("c", token, [result.into(), duration_ms.to_string(), engine, model]).await
     }
 
     async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError> {
         let (delays, refund) = steps(&self.0.policy.retry, &failure, self.0.ids.fraction());
-        self.0.finishes.finish("f", token, [json(&failure)?, delays, u8::from(refund).to_string()]).await
+        self.0
+            .finishes
+            .finish("f", token, [json(&failure)?, delays, u8::from(refund).to_string(), String::new()])
+            .await
     }
 
     async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError> {

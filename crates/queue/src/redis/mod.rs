@@ -10,11 +10,14 @@ mod events;
 mod finishes;
 mod health;
 mod leases;
+mod ledger;
+mod limiter;
 mod link;
 mod news;
 mod record;
 mod registry;
 mod scripts;
+mod shared_state;
 mod upkeep;
 
 use std::sync::Arc;

@@ -159,6 +159,7 @@ pub(super) fn facts(id: &str, fields: &Fields, unmoving: &str) -> Result<JobFact
         finished_at: fields.time("F")?,
         attempt: fields.number("a")?.unwrap_or(0),
         engine: fields.needed("g")?.to_owned(),
+        model: fields.text("mo").map(str::to_owned),
         failure: fields.text("E").map(json).transpose()?,
         result: fields.text("r").map(|kept| result(&id, kept)).transpose()?,
         id,

@@ -1,5 +1,5 @@
-//! The Lua scripts, one per operation: the shared text, then its own. Sent by hash; loaded again where Redis has
-//! forgotten them.
+//! The Lua scripts, one per operation: the shared text, then what a few share, then its own. Sent by hash; loaded again
+//! where Redis has forgotten them.
 
 use std::sync::LazyLock;
 
@@ -7,11 +7,14 @@ use redis::Script;
 
 /// Defines a script: its name, and what Redis may do with it when it is full or a replica.
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = $flags:literal, $file:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $flags:literal, $($file:literal),+;)*) => {
         $(
             $(#[$doc])*
             pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-                Script::new(concat!("#!lua", $flags, "\n", include_str!("lua/common.lua"), include_str!($file)))
+                let text = concat!(
+                    "#!lua", $flags, "\n", include_str!("lua/common.lua"), $(include_str!($file)),+
+                );
+                Script::new(text)
             });
         )*
     };
@@ -38,4 +41,20 @@ scripts! {
     REPORT = "", "lua/report.lua";
     REDRIVE = "", "lua/redrive.lua";
     REVOKE = " flags=allow-oom", "lua/revoke.lua";
+
+    READ_VALUE = " flags=no-writes", "lua/read_value.lua";
+    REPLACE_VALUE = "", "lua/replace_value.lua";
+    LIST_VALUES = " flags=no-writes", "lua/list_values.lua";
+
+    /// Nothing is begun on a full Redis.
+    RESERVE = "", "lua/ledger.lua", "lua/reserve.lua";
+    /// What was done is written down, and what was not is given back.
+    CHARGE = " flags=allow-oom", "lua/ledger.lua", "lua/charge.lua";
+    UNRESERVE = " flags=allow-oom", "lua/ledger.lua", "lua/unreserve.lua";
+    TOTALS = " flags=no-writes", "lua/ledger.lua", "lua/totals.lua";
+    OF_JOB = " flags=no-writes", "lua/ledger.lua", "lua/of_job.lua";
+
+    /// Who asks about work that is there already may go on asking.
+    ADMIT = " flags=allow-oom", "lua/limits.lua", "lua/admit.lua";
+    LIMIT_USE = " flags=allow-oom", "lua/limits.lua", "lua/limit_use.lua";
 }

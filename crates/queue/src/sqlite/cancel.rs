@@ -6,9 +6,10 @@ use verbatim_core::ports::jobs::DeleteOutcome;
 
 use super::error::StoreResult;
 use super::job;
-use super::submission::{self, EndedHow};
+use super::submission;
 use super::transitions;
 use super::writer::Step;
+use crate::ticket::EndedHow;
 
 /// Cancels a submission that has not ended; the job goes when it was the last.
 pub(super) fn cancel(
@@ -19,10 +20,10 @@ pub(super) fn cancel(
     let Some((mut ticket, mut job)) = submission::load_own(step.conn, tenant, id.as_str())? else {
         return Ok(None);
     };
-    if !ticket.status(&job).is_terminal() {
+    if !ticket.status(job.state).is_terminal() {
         submission::end_apart(step, &mut ticket, &mut job, EndedHow::Cancelled)?;
     }
-    Ok(Some(ticket.view(&job, None)))
+    Ok(Some(submission::view(ticket, job, None)))
 }
 
 /// Cancels a submission that has not ended; removes one that has, and what is left of its job with the last of them.
@@ -34,7 +35,7 @@ pub(super) fn delete(
     let Some((mut ticket, mut job)) = submission::load_own(step.conn, tenant, id.as_str())? else {
         return Ok(None);
     };
-    if !ticket.status(&job).is_terminal() {
+    if !ticket.status(job.state).is_terminal() {
         submission::end_apart(step, &mut ticket, &mut job, EndedHow::Cancelled)?;
         return Ok(Some(DeleteOutcome::Cancelled));
     }

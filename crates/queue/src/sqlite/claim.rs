@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use verbatim_core::event::Stage;
-use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{Fence, JobId};
 use verbatim_core::job::{JobState, Lease, LeaseToken};
 use verbatim_core::options::Priority;
@@ -17,6 +16,7 @@ use super::tiers::Shares;
 use super::transitions::{self, End};
 use super::writer::Step;
 use super::{suspects, tenants};
+use crate::ticket::too_old;
 
 /// How long after its leases a claim can still be repeated.
 const REPEATABLE: Duration = Duration::from_secs(600);
@@ -173,11 +173,6 @@ fn lease(
     transitions::append_started(step, &mut job)?;
     job::save(step.conn, &mut job)?;
     lease_of(step.conn, job).map(Some)
-}
-
-/// What ends a job that grew too old.
-pub(super) fn too_old() -> JobFailure {
-    JobFailure::new(FailureKind::Expired, "The job reached its greatest age before it could be completed.")
 }
 
 fn lease_of(conn: &Connection, job: Job) -> StoreResult<Lease> {

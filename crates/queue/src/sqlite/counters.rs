@@ -26,7 +26,8 @@ pub(super) fn head(conn: &Connection) -> StoreResult<i64> {
     add(conn, "queue_head", -1)
 }
 
-fn add(conn: &Connection, name: &str, by: i64) -> StoreResult<i64> {
+/// Changes it, and returns what it is then.
+pub(super) fn add(conn: &Connection, name: &str, by: i64) -> StoreResult<i64> {
     let mut statement =
         conn.prepare_cached("UPDATE counters SET value = value + ?2 WHERE name = ?1 RETURNING value")?;
     Ok(statement.query_row(params![name, by], |row| row.get(0))?)

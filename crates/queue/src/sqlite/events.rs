@@ -1,10 +1,9 @@
-//! The stream of a submission's events: what is stored, then what comes, page by page from the store itself. A watcher
-//! is only told that there is news, so nothing is lost or sent twice however slow it is.
+//! The events of a submission, for [`crate::watching`]: all of them are stored.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures::stream;
+use async_trait::async_trait;
 use rusqlite::{Connection, params};
 use tokio::sync::watch;
 use verbatim_core::event::{EventKind, EventSeq, JobEvent};
@@ -16,26 +15,30 @@ use verbatim_core::{ErrorKind, PortError};
 use super::error::StoreResult;
 use super::job::{Job, signed, unsigned};
 use super::readers::Readers;
-use super::submission::{self, Ticket};
+use super::submission;
 use super::watch::Signals;
+use crate::ticket::Ticket;
+use crate::watching::{self, PAGE, Page, Pages, removed};
 
-/// Events read at a time.
-const PAGE: usize = 256;
-
-/// What follows after some event.
-struct Page {
-    events: VecDeque<JobEvent>,
-    /// Whether nothing will follow this page.
-    last: bool,
-}
-
-/// Where a watcher is.
-struct Watcher {
+/// The events of one submission.
+struct Source {
     readers: Readers,
     news: watch::Receiver<()>,
-    ticket: SubmissionId,
-    after: u64,
-    page: Page,
+    id: SubmissionId,
+}
+
+#[async_trait]
+impl Pages for Source {
+    async fn read(&mut self, after: u64) -> Result<Page, PortError> {
+        self.news.borrow_and_update();
+        let id = self.id.clone();
+        self.readers.run(move |conn| page(conn, &id, after)).await
+    }
+
+    async fn news(&mut self) -> Result<(), PortError> {
+        let stopped = |_| PortError::new(ErrorKind::Unavailable, "the job store has stopped");
+        self.news.changed().await.map_err(stopped)
+    }
 }
 
 /// Opens the stream; `None` when there is no such submission.
@@ -46,49 +49,17 @@ pub(super) async fn open(
     id: &SubmissionId,
     after: Option<EventSeq>,
 ) -> Result<Option<EventStream>, PortError> {
-    let (tenant, ticket) = (tenant.clone(), id.clone());
-    let own = readers.run(move |conn| submission::load_own(conn, &tenant, ticket.as_str())).await?;
+    let (tenant, id) = (tenant.clone(), id.clone());
+    let own = readers.run(move |conn| submission::load_own(conn, &tenant, id.as_str())).await?;
     let Some((ticket, job)) = own else { return Ok(None) };
-    // A number that this job never gave is from another life of the client: it starts over.
-    let after = after.map_or(0, |seq| seq.0);
-    let after = if after > job.last_seq { 0 } else { after };
-    let watcher = Watcher {
-        readers: readers.clone(),
-        news: signals.watch(&job.id),
-        ticket: ticket.id,
-        after,
-        page: Page { events: VecDeque::new(), last: false },
-    };
-    Ok(Some(Box::pin(stream::try_unfold(watcher, next))))
+    let source = Source { readers: readers.clone(), news: signals.watch(&job.id), id: ticket.id };
+    Ok(Some(watching::stream(source, after, job.last_seq)))
 }
 
-async fn next(mut watcher: Watcher) -> Result<Option<(JobEvent, Watcher)>, PortError> {
-    let mut looked = false;
-    loop {
-        if let Some(event) = watcher.page.events.pop_front() {
-            watcher.after = event.seq.0;
-            return Ok(Some((event, watcher)));
-        }
-        if watcher.page.last {
-            return Ok(None);
-        }
-        if looked && watcher.news.changed().await.is_err() {
-            return Err(PortError::new(ErrorKind::Unavailable, "the job store has stopped"));
-        }
-        // From here on, any change after the read below is news again.
-        watcher.news.borrow_and_update();
-        let (ticket, after) = (watcher.ticket.clone(), watcher.after);
-        watcher.page = watcher.readers.run(move |conn| read_page(conn, &ticket, after)).await?;
-        looked = true;
-    }
-}
-
-fn read_page(conn: &Connection, id: &SubmissionId, after: u64) -> StoreResult<Page> {
-    let Some((ticket, job)) = submission::load(conn, id.as_str())? else {
-        return Err(PortError::new(ErrorKind::NotFound, "the job was removed while it was watched").into());
-    };
+fn page(conn: &Connection, id: &SubmissionId, after: u64) -> StoreResult<Page> {
+    let Some((ticket, job)) = submission::load(conn, id.as_str())? else { return Err(removed().into()) };
     let (mut events, more) = stored(conn, &ticket, &job, after)?;
-    let mut last = !more && ticket.status(&job).is_terminal();
+    let mut last = !more && ticket.status(job.state).is_terminal();
     if let Some(ended) = ticket.ended.filter(|_| !more) {
         events.extend(Some(ended.event()).filter(|event| event.seq.0 > after));
         last = true;

@@ -89,6 +89,7 @@ pub(super) fn complete(
         job.audio.duration_ms = Some(completion.duration_ms);
         job.estimated_secs = secs;
         job.engine = completion.engine;
+        job.model = Some(completion.model);
         transitions::end(step, job, End::Completed(completion.result))
     })
 }

@@ -12,11 +12,14 @@ mod error;
 mod events;
 mod job;
 mod leases;
+mod ledger;
+mod limiter;
 mod lock;
 mod ports;
 mod position;
 mod readers;
 mod schema;
+mod shared_state;
 mod submission;
 mod submit;
 mod suspects;
@@ -31,7 +34,7 @@ mod writer;
 mod writer_test;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use verbatim_core::PortError;
 use verbatim_core::ids::IdSource;
@@ -43,6 +46,8 @@ use lock::FolderLock;
 use readers::Readers;
 use watch::Signals;
 use writer::{Writer, WriterContext};
+
+use crate::limiter::Requests;
 
 /// The database's name in the data folder.
 const DATABASE: &str = "jobs.db";
@@ -60,13 +65,16 @@ pub struct SqliteConfig {
 }
 
 /// The job store: [`verbatim_core::ports::JobClient`], [`verbatim_core::ports::JobLeases`],
-/// [`verbatim_core::ports::JobAdmin`] and [`verbatim_core::ports::JobUpkeep`] on one SQLite file.
+/// [`verbatim_core::ports::JobAdmin`] and [`verbatim_core::ports::JobUpkeep`] on one SQLite file. Besides,
+/// [`verbatim_core::ports::SharedState`] and [`verbatim_core::ports::Ledger`] in the same file, and
+/// [`verbatim_core::ports::Limiter`] in memory.
 pub struct SqliteStore {
     // Dropped in this order: the writer finishes what it accepted before the folder is given away.
     writer: Writer,
     readers: Readers,
     signals: Arc<Signals>,
     clock: Arc<dyn Clock>,
+    requests: Mutex<Requests>,
     _lock: FolderLock,
 }
 
@@ -92,6 +100,13 @@ impl SqliteStore {
             tracing::info!(jobs = taken_back, "took jobs back that were running when the last process ended");
         }
         let writer = Writer::start(conn, context)?;
-        Ok(Self { writer, readers: Readers::new(&path), signals, clock, _lock: lock })
+        Ok(Self {
+            writer,
+            readers: Readers::new(&path),
+            signals,
+            clock,
+            requests: Mutex::default(),
+            _lock: lock,
+        })
     }
 }

@@ -14,7 +14,7 @@ use verbatim_core::ports::jobs::{
 use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::{ErrorKind, PortError};
 
-use super::{SqliteStore, admin, cancel, claim, events, leases, submit, tick, views};
+use super::{SqliteStore, admin, cancel, claim, events, leases, submission, submit, tick, views};
 
 #[async_trait]
 impl JobClient for SqliteStore {
@@ -40,7 +40,7 @@ impl JobClient for SqliteStore {
         self.readers
             .run(move |conn| {
                 let found = submit::find_idempotent(conn, now, &tenant, &key)?;
-                Ok(found.map(|(ticket, job, digest)| (ticket.view(&job, None), digest)))
+                Ok(found.map(|(ticket, job, digest)| (submission::view(ticket, job, None), digest)))
             })
             .await
     }

@@ -9,8 +9,11 @@ use verbatim_core::{ErrorKind, PortError};
 
 use super::error::{StoreError, StoreResult};
 
-const MIGRATIONS: &[M<'static>] =
-    &[M::up(include_str!("migrations/0001_jobs.sql")), M::up(include_str!("migrations/0002_tenants.sql"))];
+const MIGRATIONS: &[M<'static>] = &[
+    M::up(include_str!("migrations/0001_jobs.sql")),
+    M::up(include_str!("migrations/0002_tenants.sql")),
+    M::up(include_str!("migrations/0003_providers.sql")),
+];
 
 /// Readers and the writer do not wait for each other in WAL mode, except for moments of recovery.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,127 +1,39 @@
-//! One row of `submissions`, and the view of it and its job that clients get.
-
-use std::collections::BTreeMap;
+//! One row of `submissions`, and the job behind it.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage};
-use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
-use verbatim_core::job::{JobState, Submission, SubmissionStatus};
+use verbatim_core::job::{JobState, Submission};
 use verbatim_core::time::Timestamp;
 
 use super::error::{StoreError, StoreResult};
 use super::job::{self, Job, json, parsed, signed, time, time_of, unsigned};
 use super::transitions::{self, End};
 use super::writer::Step;
+use crate::ticket::{Ended, EndedHow, JobFacts, Ticket, missed_deadline};
 
-/// A submission as it is stored.
-#[derive(Debug, Clone)]
-pub(super) struct Ticket {
-    pub(super) id: SubmissionId,
-    pub(super) job_id: JobId,
-    pub(super) tenant: TenantId,
-    pub(super) created_at: Timestamp,
-    pub(super) deadline: Option<Timestamp>,
-    pub(super) metadata: BTreeMap<String, String>,
-    pub(super) cached: bool,
-    pub(super) deduplicated: bool,
-    pub(super) first_seq: u64,
-    pub(super) ended: Option<Ended>,
+/// What the client of this submission sees.
+pub(super) fn view(ticket: Ticket, job: Job, queue_position: Option<u64>) -> Submission {
+    let facts = JobFacts {
+        id: job.id,
+        state: job.state,
+        tier: job.tier,
+        progress: job.progress,
+        stage: job.stage,
+        started_at: job.started_at,
+        finished_at: job.finished_at,
+        attempt: job.attempt,
+        engine: job.engine,
+        model: job.model,
+        options: job.options,
+        audio: job.audio,
+        failure: job.failure,
+        result: job.result,
+    };
+    ticket.view(facts, queue_position)
 }
 
-/// How a submission ended apart from its job.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ended {
-    pub(super) how: EndedHow,
-    pub(super) at: Timestamp,
-    pub(super) seq: u64,
-}
-
-/// Why a submission ended apart from its job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EndedHow {
-    /// Its client cancelled it.
-    Cancelled,
-    /// Its own deadline passed.
-    Expired,
-}
-
-impl EndedHow {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Cancelled => "cancelled",
-            Self::Expired => "expired",
-        }
-    }
-
-    fn status(self) -> SubmissionStatus {
-        match self {
-            Self::Cancelled => SubmissionStatus::Cancelled,
-            Self::Expired => SubmissionStatus::Failed,
-        }
-    }
-
-    fn event(self) -> EventKind {
-        match self {
-            Self::Cancelled => EventKind::Cancelled,
-            Self::Expired => EventKind::Failed { failure: missed_deadline() },
-        }
-    }
-}
-
-/// What the client of a submission that was too late is told.
-pub(super) fn missed_deadline() -> JobFailure {
-    JobFailure::new(FailureKind::Expired, "The deadline passed before the transcript was there.")
-}
-
-impl Ended {
-    /// The last event of this submission's stream.
-    pub(super) fn event(self) -> JobEvent {
-        JobEvent { seq: EventSeq(self.seq), at: self.at, kind: self.how.event() }
-    }
-}
-
-impl Ticket {
-    /// Where it is.
-    pub(super) fn status(&self, job: &Job) -> SubmissionStatus {
-        self.ended.map_or(SubmissionStatus::from(job.state), |ended| ended.how.status())
-    }
-
-    /// What its client sees.
-    pub(super) fn view(&self, job: &Job, queue_position: Option<u64>) -> Submission {
-        let since_created = |time: Timestamp| time.max(self.created_at);
-        let failure = match self.ended.map(|ended| ended.how) {
-            Some(EndedHow::Expired) => Some(missed_deadline()),
-            Some(EndedHow::Cancelled) => None,
-            None => job.failure.clone(),
-        };
-        Submission {
-            id: self.id.clone(),
-            job_id: job.id.clone(),
-            tenant: self.tenant.clone(),
-            status: self.status(job),
-            progress: job.progress,
-            stage: if self.ended.is_some() { Stage::Done } else { job.stage },
-            created_at: self.created_at,
-            started_at: job.started_at.map(since_created),
-            finished_at: self.ended.map(|ended| ended.at).or(job.finished_at.map(since_created)),
-            queue_position: queue_position.filter(|_| self.ended.is_none()),
-            attempt: job.attempt,
-            engine: job.engine.clone(),
-            options: job.options.clone(),
-            priority: job.tier,
-            audio: job.audio.clone(),
-            cached: self.cached,
-            deduplicated: self.deduplicated,
-            failure,
-            result: job.result.clone().filter(|_| self.ended.is_none()),
-            metadata: self.metadata.clone(),
-        }
-    }
-}
-
-/// Reads the columns of `submissions`.
-pub(super) fn from_row(row: &Row<'_>) -> StoreResult<Ticket> {
+/// Reads the columns of `submissions`: the submission and the job that it points at.
+fn from_row(row: &Row<'_>) -> StoreResult<(Ticket, JobId)> {
     let how = match row.get::<_, Option<String>>("ended")?.as_deref() {
         None => None,
         Some("cancelled") => Some(EndedHow::Cancelled),
@@ -133,27 +45,28 @@ pub(super) fn from_row(row: &Row<'_>) -> StoreResult<Ticket> {
         (Some(how), Some(at), Some(seq)) => Some(Ended { how, at, seq: unsigned(seq) }),
         _ => None,
     };
-    Ok(Ticket {
+    let ticket = Ticket {
         id: parsed(SubmissionId::parse(&row.get::<_, String>("id")?))?,
-        job_id: parsed(JobId::parse(&row.get::<_, String>("job_id")?))?,
         tenant: parsed(TenantId::parse(&row.get::<_, String>("tenant")?))?,
         created_at: time_of(row, "created_at")?,
-        deadline: time(row, "deadline")?,
         metadata: json(row, "metadata")?,
         cached: row.get("cached")?,
         deduplicated: row.get("deduplicated")?,
         first_seq: unsigned(row.get("first_seq")?),
         ended,
-    })
+    };
+    Ok((ticket, parsed(JobId::parse(&row.get::<_, String>("job_id")?))?))
 }
 
 /// The submission with its job, whoever it belongs to.
 pub(super) fn load(conn: &Connection, id: &str) -> StoreResult<Option<(Ticket, Job)>> {
     let mut statement = conn.prepare_cached("SELECT * FROM submissions WHERE id = ?1")?;
-    let Some(ticket) = statement.query_row([id], |row| Ok(from_row(row))).optional()?.transpose()? else {
+    let Some((ticket, job_id)) =
+        statement.query_row([id], |row| Ok(from_row(row))).optional()?.transpose()?
+    else {
         return Ok(None);
     };
-    let job = job::load_existing(conn, ticket.job_id.as_str())?;
+    let job = job::load_existing(conn, job_id.as_str())?;
     Ok(Some((ticket, job)))
 }
 
@@ -162,18 +75,23 @@ pub(super) fn load_own(conn: &Connection, tenant: &TenantId, id: &str) -> StoreR
     Ok(load(conn, id)?.filter(|(ticket, _)| ticket.tenant == *tenant))
 }
 
-/// Adds the submission.
-pub(super) fn insert(conn: &Connection, ticket: &Ticket) -> StoreResult<()> {
+/// Adds the submission of this job, which is of use until `deadline`.
+pub(super) fn insert(
+    conn: &Connection,
+    ticket: &Ticket,
+    job: &Job,
+    deadline: Option<Timestamp>,
+) -> StoreResult<()> {
     conn.prepare_cached(
         "INSERT INTO submissions (id, job_id, tenant, created_at, deadline, metadata, cached, deduplicated, first_seq)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         ticket.id.as_str(),
-        ticket.job_id.as_str(),
+        job.id.as_str(),
         ticket.tenant.as_str(),
         ticket.created_at.as_millis(),
-        ticket.deadline.map(Timestamp::as_millis),
+        deadline.map(Timestamp::as_millis),
         serde_json::to_string(&ticket.metadata)?,
         ticket.cached,
         ticket.deduplicated,

@@ -1,7 +1,5 @@
 //! Submitting: a new job, a live one to attach to, or a finished one that answers at once.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, OptionalExtension, params};
 use verbatim_core::event::{EventKind, Stage};
 use verbatim_core::ids::{Fence, TenantId};
@@ -13,19 +11,19 @@ use verbatim_core::{ErrorKind, PortError};
 use super::counters;
 use super::error::StoreResult;
 use super::job::{self, Job, signed, unsigned};
-use super::submission::{self, Ticket};
+use super::submission;
 use super::tenants::{self, Place};
 use super::transitions;
 use super::writer::Step;
-
-/// What clients are told when too many jobs wait.
-const BACKLOG_RETRY: Duration = Duration::from_secs(10);
+use crate::ticket::Ticket;
+use crate::{BACKLOG_RETRY, job_exists};
 
 /// Does what [`verbatim_core::ports::JobClient::submit`] says; the place in the queue is left to a reader.
 pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<SubmitOutcome> {
     if let Some((ticket, job)) = replayed(step.conn, step.now, &new)? {
         let blob_adopted = job.blob == new.blob;
-        return Ok(SubmitOutcome { submission: ticket.view(&job, None), blob_adopted, replayed: true });
+        let submission = submission::view(ticket, job, None);
+        return Ok(SubmitOutcome { submission, blob_adopted, replayed: true });
     }
     let (job, cached, deduplicated) = if let Some(job) = finished_work(step, new.dedupe_key.as_str())? {
         tenants::set_caps(step.conn, &new.tenant, new.caps)?;
@@ -34,16 +32,17 @@ pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<Sub
         tenants::set_caps(step.conn, &new.tenant, new.caps)?;
         (raised(step, job, new.priority)?, false, true)
     } else {
+        if job::exists(step.conn, "SELECT 1 FROM jobs WHERE id = ?1", [new.job_id.as_str()])? {
+            return Err(job_exists().into());
+        }
         check_room(step, &new)?;
         tenants::set_caps(step.conn, &new.tenant, new.caps)?;
         (new_job(step, &new)?, false, false)
     };
     let ticket = Ticket {
         id: new.id,
-        job_id: job.id.clone(),
         tenant: new.tenant,
         created_at: step.now,
-        deadline: new.deadline.filter(|_| !cached),
         metadata: new.metadata,
         cached,
         deduplicated,
@@ -51,7 +50,7 @@ pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<Sub
         first_seq: if cached { job.last_seq } else { 0 },
         ended: None,
     };
-    submission::insert(step.conn, &ticket)?;
+    submission::insert(step.conn, &ticket, &job, new.deadline.filter(|_| !cached))?;
     if let Some(idempotency) = new.idempotency {
         step.conn
             .prepare_cached(
@@ -66,11 +65,8 @@ pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<Sub
                 step.now.plus(step.policy.idempotency_ttl).as_millis(),
             ])?;
     }
-    Ok(SubmitOutcome {
-        submission: ticket.view(&job, None),
-        blob_adopted: job.blob == new.blob,
-        replayed: false,
-    })
+    let blob_adopted = job.blob == new.blob;
+    Ok(SubmitOutcome { submission: submission::view(ticket, job, None), blob_adopted, replayed: false })
 }
 
 /// What this ticket or this idempotency key was answered before.
@@ -204,6 +200,7 @@ fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
         crowded: false,
         past_finish: None,
         engine: new.options.engine.clone(),
+        model: None,
         progress: 0.0,
         stage: Stage::Queued,
         next_segment: 0,

@@ -5,13 +5,14 @@ use verbatim_core::ids::WorkerId;
 use verbatim_core::job::JobState;
 use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, TickReport};
 
-use super::claim::too_old;
 use super::error::StoreResult;
 use super::job::{self, Job};
-use super::submission::{self, EndedHow};
+use super::submission;
 use super::tenants;
 use super::transitions::{self, End};
 use super::writer::Step;
+use super::{ledger, shared_state};
+use crate::ticket::{EndedHow, too_old};
 
 const MOST: i64 = MAX_JOBS_PER_CALL as i64;
 
@@ -38,7 +39,7 @@ fn end_late_submissions(step: &mut Step<'_>, report: &mut TickReport) -> StoreRe
     )?;
     for id in late {
         let Some((mut ticket, mut job)) = submission::load(step.conn, &id)? else { continue };
-        if ticket.status(&job).is_terminal() {
+        if ticket.status(job.state).is_terminal() {
             // It ended in time; its deadline no longer matters.
             step.conn
                 .prepare_cached("UPDATE submissions SET deadline = NULL WHERE id = ?1")?
@@ -133,5 +134,7 @@ fn forget_expired(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<(
                  SELECT worker FROM claims WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
         )?
         .execute(params![step.now.as_millis(), MOST])?;
+    shared_state::forget_expired(step, MOST)?;
+    ledger::forget_old(step, MOST)?;
     tenants::forget_idle(step.conn, MOST)
 }

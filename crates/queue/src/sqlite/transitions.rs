@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::params;
 use verbatim_core::event::{EventKind, Stage};
-use verbatim_core::failure::{FailureKind, JobFailure};
+use verbatim_core::failure::JobFailure;
 use verbatim_core::job::JobState;
 use verbatim_core::ports::BlobKey;
 use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
@@ -12,6 +12,7 @@ use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 use super::error::StoreResult;
 use super::job::{self, Job, signed};
 use super::writer::Step;
+use crate::ticket::worker_lost;
 
 /// How a job ends.
 #[derive(Debug)]
@@ -130,10 +131,7 @@ pub(super) fn take_back(step: &mut Step<'_>, job: &mut Job, alone: bool, pause: 
         return wait_again(step, job, Duration::ZERO);
     }
     job.crashes += 1;
-    let lost = JobFailure::new(
-        FailureKind::WorkerLost,
-        "The workers that took this job vanished while they worked on it; it is not tried again.",
-    );
+    let lost = worker_lost();
     let crashes = RetryPolicy { max_attempts: step.policy.retry.max_crashes, ..step.policy.retry };
     match next_step(&crashes, job.crashes, &lost, step.ids.fraction()) {
         NextStep::GiveUp => end(step, job, End::Failed(lost)),

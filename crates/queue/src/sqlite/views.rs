@@ -18,7 +18,7 @@ use super::{position, submission};
 pub(super) fn get(conn: &Connection, tenant: &TenantId, id: &str) -> StoreResult<Option<Submission>> {
     let Some((ticket, job)) = submission::load_own(conn, tenant, id)? else { return Ok(None) };
     let position = position::of(conn, &job)?;
-    Ok(Some(ticket.view(&job, position)))
+    Ok(Some(submission::view(ticket, job, position)))
 }
 
 /// A page of submissions, newest first: ids begin with the time of their making.

@@ -1,5 +1,7 @@
 //! The suite that every store must pass, and the reference model.
 
+#[path = "../model/limits.rs"]
+mod limits;
 #[path = "../model/mod.rs"]
 mod model;
 
@@ -12,4 +14,10 @@ verbatim_queue::conformance_suite!(RedisHarness::new());
 fn any_history_agrees_with_the_model() {
     let server = RedisServer::start(&[]);
     model::agrees(64, || RedisHarness::at(&server.url()));
+}
+
+#[test]
+fn any_requests_agree_with_the_model_of_limits() {
+    let server = RedisServer::start(&[]);
+    limits::agree(64, || RedisHarness::at(&server.url()));
 }

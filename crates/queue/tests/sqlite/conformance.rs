@@ -1,5 +1,7 @@
 //! The SQLite store against the suite that every store must pass, and against the reference model.
 
+#[path = "../model/limits.rs"]
+mod limits;
 #[path = "../model/mod.rs"]
 mod model;
 
@@ -10,4 +12,9 @@ verbatim_queue::conformance_suite!(SqliteHarness::new());
 #[test]
 fn any_history_agrees_with_the_model() {
     model::agrees(64, SqliteHarness::new);
+}
+
+#[test]
+fn any_requests_agree_with_the_model_of_limits() {
+    limits::agree(64, SqliteHarness::new);
 }

@@ -4,5 +4,6 @@ mod conformance;
 mod directory;
 mod kill;
 mod migration;
+mod providers;
 mod store;
 mod support;

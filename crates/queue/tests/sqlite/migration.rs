@@ -105,6 +105,8 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() -> Result<(
         };
         world.expect(ticket, expected).await?;
     }
+    let done = &jobs.iter().find(|(.., state)| *state == "completed").context("one completed")?.0;
+    ensure!(world.get(done).await?.options.model == "tiny.en", "its model is the one that was asked for");
     let failed = &jobs.iter().find(|(.., state)| *state == "failed").context("one failed")?.1;
     let letters =
         world.store.dead_letters(DeadLetterQuery { limit: 10, ..DeadLetterQuery::default() }).await?;

@@ -28,6 +28,23 @@
 --   v                  hash   virtual times, shares of the tiers, ends of the queue, reservation
 --   n                  hash   counters
 --   g                  set    blobs to delete
+--
+-- What providers share (`lua/values.lua`, `lua/ledger.lua`, `lua/limits.lua`); days are counted since the epoch:
+--   value:<name>       hash   a shared value: its version (v), itself (b), its end (e)
+--   values             zset   names of shared values, in order
+--   values:end         zset   the same by end
+--   values:last        string the last version that was given
+--   reserved           hash   money put aside, by entry (`job:fence:provider`): `cost|tenant|provider`
+--   reserved:end       zset   entries by the time at which it is given back
+--   reserved:sums      hash   what is put aside by provider (p<name>) and tenant (t<name>)
+--   spent:<day>        hash   what was spent by provider (p<name>) and tenant (t<name>)
+--   day:<day>          hash   by `tenant:provider`: `jobs|billed|unpriced|cost`
+--   charged:<day>      hash   by job: a line for each charge, `fence|billed|cost|tenant|provider`
+--   days, chargeddays  zset   days of which there is something
+--   window:<tenant>    list   times of a tenant's requests of the last minute
+--   windows            zset   tenants by the time at which the last of these no longer counts
+--   burst              list   times of everybody's requests of the last second
+--   bucket             hash   the project's tokens: how many 60,000ths (u) there were when (t); end of the cooldown (c)
 local P = KEYS[1]
 local call = redis.call
 local now = tonumber(ARGV[1])

@@ -1,5 +1,5 @@
--- ARGV: 2 retention, then for each job 7 values: call, job, fence, nonce and three more, as the call wants them:
---   c complete: result, milliseconds of audio, engine
+-- ARGV: 2 retention, then for each job 8 values: call, job, fence, nonce and four more, as the call wants them:
+--   c complete: result, milliseconds of audio, engine, model
 --   f fail:     failure JSON, what to do after each number of attempts (delay, or -1 to give up), refund (1 or 0)
 --   l release:  -
 -- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer.
@@ -8,7 +8,7 @@ local FIELDS = { 's', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u'
 
 local act = {}
 
-function act.c(job, result, millis, engine)
+function act.c(job, result, millis, engine, model)
   local secs = math.max(1, math.ceil(tonumber(millis) / 1000))
   settle(job, secs)
   if job.f.x then
@@ -18,6 +18,7 @@ function act.c(job, result, millis, engine)
   put(job, 'dm', millis)
   put(job, 'e', secs)
   put(job, 'g', engine)
+  put(job, 'mo', model)
   put(job, 'pr', '1')
   keep_result(job, result)
   finish_job(job, 'c', retention)
@@ -44,14 +45,14 @@ function act.l(job)
 end
 
 local answers = {}
-for i = 3, #ARGV, 7 do
+for i = 3, #ARGV, 8 do
   local kind = ARGV[i]
   local job = load_some(ARGV[i + 1], FIELDS)
   local token = ARGV[i + 2] .. '|' .. ARGV[i + 3]
   if not job then
     answers[#answers + 1] = ''
   elseif job.f.s == 'r' and job.f.f .. '|' .. job.f.n == token then
-    act[kind](job, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6])
+    act[kind](job, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7])
     put(job, 'P', kind .. '|' .. token .. '|' .. job.f.s)
     save(job)
     answers[#answers + 1] = job.f.s

@@ -86,6 +86,28 @@ for _, member in ipairs(due('ie')) do
   call('ZREM', P .. 'ie', member)
 end
 
+for _, name in ipairs(due('values:end')) do
+  call('DEL', P .. 'value:' .. name)
+  call('ZREM', P .. 'values', name)
+  call('ZREM', P .. 'values:end', name)
+end
+
+for _, name in ipairs(due('windows')) do
+  call('DEL', P .. 'window:' .. name)
+  call('ZREM', P .. 'windows', name)
+end
+
+-- Days of which nobody is told any more: see `lua/ledger.lua`.
+local today = math.floor(now / 86400000)
+local function forget_days(index, kept, ...)
+  for _, day in ipairs(call('ZRANGEBYSCORE', P .. index, '-inf', whole(today - kept - 1), 'LIMIT', 0, most)) do
+    for i = 1, select('#', ...) do call('UNLINK', P .. select(i, ...) .. day) end
+    call('ZREM', P .. index, day)
+  end
+end
+forget_days('days', 400, 'day:', 'spent:')
+forget_days('chargeddays', 30, 'charged:')
+
 -- Tags that virtual time has passed say nothing any more, unless a running job may still settle.
 for tier = 0, 2 do
   for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'f:' .. tier, '-inf', clock('v' .. tier), 'LIMIT', 0, most)) do

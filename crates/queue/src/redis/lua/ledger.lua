@@ -1,0 +1,48 @@
+-- What the scripts of the ledger share. Days are kept for 400 days, the charges of single jobs for 30.
+local today = math.floor(now / 86400000)
+local KEPT_DAYS, KEPT_CHARGES = 400, 30
+
+-- Sums stay below 2^53, up to where Lua counts exactly.
+local function plus(a, b)
+  return math.max(0, math.min(9000000000000000, a + b))
+end
+
+local function number_of(key, field)
+  return tonumber(call('HGET', key, field)) or 0
+end
+
+local function add(key, field, by)
+  local sum = plus(number_of(key, field), by)
+  if sum == 0 then call('HDEL', key, field) else call('HSET', key, field, whole(sum)) end
+end
+
+-- An entry: a job's ULID, the number of a lease, a provider.
+local function entry_of(job, fence, provider)
+  return job .. ':' .. fence .. ':' .. provider
+end
+
+-- Gives back what is put aside for this entry.
+local function give_back(entry)
+  local kept = call('HGET', P .. 'reserved', entry)
+  if not kept then return end
+  local cost, whose, provider = string.match(kept, '^(.-)|(.-)|(.*)$')
+  add(P .. 'reserved:sums', 'p' .. provider, -tonumber(cost))
+  add(P .. 'reserved:sums', 't' .. whose, -tonumber(cost))
+  call('HDEL', P .. 'reserved', entry)
+  call('ZREM', P .. 'reserved:end', entry)
+end
+
+-- The charges of a job on a day, each a line.
+local function charges_of(job, day)
+  return call('HGET', P .. 'charged:' .. whole(day), job) or ''
+end
+
+local function is_charged(job, fence, provider)
+  for day = today, today - KEPT_CHARGES, -1 do
+    for line in string.gmatch(charges_of(job, day), '[^\n]+') do
+      local its_fence, its_provider = string.match(line, '^(.-)|.-|.-|.-|(.*)$')
+      if its_fence == fence and its_provider == provider then return true end
+    end
+  end
+  return false
+end

@@ -1,0 +1,113 @@
+//! What providers share, where it is Redis's own: what a full server still takes, and what goes by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use redis::Commands;
+use verbatim_core::ErrorKind;
+use verbatim_core::ids::{Fence, JobId, TenantId};
+use verbatim_core::money::Money;
+use verbatim_core::policy::StorePolicy;
+use verbatim_core::ports::ledger::{Budgets, Charge, EntryId, Reservation, Reserved};
+use verbatim_core::ports::limiter::RequestLimits;
+use verbatim_core::ports::shared_state::Replacement;
+use verbatim_core::ports::{Ledger, Limiter, SharedState};
+use verbatim_queue::RedisStore;
+use verbatim_queue::conformance::{SeededIds, World};
+
+use crate::server::RedisServer;
+use crate::support::RedisHarness;
+
+const TTL: Duration = Duration::from_secs(600);
+
+fn entry(ids: &SeededIds) -> EntryId {
+    EntryId { job_id: JobId::generate(ids), fence: Fence::new(1), provider: "azure".to_owned() }
+}
+
+fn charge(entry: EntryId) -> Charge {
+    Charge { entry, tenant: TenantId::default(), billed_ms: 1000, cost: Some(Money::from_micros(7)) }
+}
+
+#[tokio::test]
+async fn a_full_redis_takes_charges_but_no_reservations() -> Result<()> {
+    let server = RedisServer::start(&["--maxmemory", "4mb", "--maxmemory-policy", "noeviction"]);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    let reserve = |entry: &EntryId| {
+        world.store.reserve(Reservation {
+            entry: entry.clone(),
+            tenant: TenantId::default(),
+            cost: Money::from_micros(7),
+            budgets: Budgets::default(),
+            ttl: TTL,
+        })
+    };
+    let (first, second) = (entry(&world.ids), entry(&world.ids));
+    for entry in [&first, &second] {
+        ensure!(reserve(entry).await? == Reserved::Granted, "there is no budget");
+    }
+    let mut number = 0;
+    let error = loop {
+        ensure!(number < 100_000, "4 MB hold 100,000 reservations");
+        match reserve(&entry(&world.ids)).await {
+            Ok(_) => number += 1,
+            Err(error) => break error,
+        }
+    };
+    ensure!(error.kind() == ErrorKind::Unavailable && error.is_definite(), "refused with {error:?}");
+    world.store.charge(charge(first.clone())).await?;
+    world.store.cancel(&second).await?;
+    ensure!(world.store.of_job(&first.job_id).await? == [charge(first)], "the charge is lost");
+    let limits = RequestLimits { tenant_per_minute: Some(5), project: None };
+    let admission = world.store.admit(&TenantId::default(), &limits).await?.context("a limit")?;
+    ensure!(admission.allowed && admission.remaining == 4, "{admission:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_expired_credential_goes_from_redis_by_itself() -> Result<()> {
+    let harness = RedisHarness::new();
+    let ids = Arc::new(SeededIds::starting_at(1));
+    let store = RedisStore::connect(harness.config(StorePolicy::default(), ids)).await?;
+    let replacement = Replacement { expected: None, value: "a token".to_owned(), ttl: TTL };
+    ensure!(store.replace("token", replacement).await?, "the value was refused");
+    let left: i64 = harness.beside().pttl(format!("{{{}}}:value:token", harness.prefix()))?;
+    ensure!((1..=600_000).contains(&left), "Redis keeps it for {left} ms");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_that_forgot_its_last_second_gives_no_version_twice() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let write = |expected| Replacement { expected, value: "v".to_owned(), ttl: TTL };
+    ensure!(world.store.replace("health", write(None)).await?, "the value was refused");
+    let version = world.store.read("health").await?.current.context("a value")?.version;
+    // As after a failover to a replica that had not heard of it.
+    let prefix = format!("{{{}}}:", harness.prefix());
+    let _: () = harness.beside().del(&[format!("{prefix}value:health"), format!("{prefix}values:last")])?;
+    world.clock.advance(Duration::from_millis(1));
+    ensure!(world.store.replace("health", write(None)).await?, "the value was refused");
+    let again = world.store.read("health").await?.current.context("a value")?.version;
+    ensure!(again > version, "version {again} after {version}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn upkeep_leaves_nothing_behind_of_what_providers_share() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    world.store.charge(charge(entry(&world.ids))).await?;
+    let value = Replacement { expected: None, value: "v".to_owned(), ttl: TTL };
+    world.store.replace("health", value).await?;
+    let limits = RequestLimits { tenant_per_minute: Some(5), project: None };
+    world.store.admit(&TenantId::default(), &limits).await?;
+    world.pass(Duration::from_secs(402 * 24 * 3600)).await?;
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg(format!("{{{}}}:*", harness.prefix())).query(&mut harness.beside())?;
+    let left: Vec<_> =
+        keys.iter().filter(|key| !key.ends_with(":layout") && !key.ends_with(":values:last")).collect();
+    ensure!(left.is_empty(), "it leaves {left:?}");
+    Ok(())
+}
