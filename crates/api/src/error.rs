@@ -27,6 +27,8 @@ pub(crate) struct ApiError {
     pub(crate) param: Option<String>,
     /// When trying again makes sense.
     pub(crate) retry_after: Option<Duration>,
+    /// How many there may be of what there are too many of, where that is why.
+    pub(crate) limit: Option<u64>,
 }
 
 impl ApiError {
@@ -34,7 +36,7 @@ impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         let retry_after = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
             .then_some(DEFAULT_RETRY_AFTER);
-        Self { status, code, detail: detail.into(), param: None, retry_after }
+        Self { status, code, detail: detail.into(), param: None, retry_after, limit: None }
     }
 
     /// 400 for the field or parameter `param`.

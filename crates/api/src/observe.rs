@@ -14,6 +14,7 @@ use verbatim_core::ids::IdSource;
 use crate::error::ApiError;
 use crate::extract::body::UploadBody;
 use crate::extract::form;
+use crate::limits;
 use crate::problem::{self, Face};
 use crate::state::ApiState;
 
@@ -54,6 +55,8 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
         Some(error) => problem::render(response, error, face, &id, body),
         None => response,
     };
+    let limit = error.as_ref().and_then(|error| error.limit);
+    limits::complete(response.status(), limit, response.headers_mut());
 
     let status = response.status().as_u16();
     let elapsed = started.elapsed();
@@ -74,7 +77,7 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
 }
 
 /// Routes that machines ask every few seconds.
-fn is_probe(route: &str) -> bool {
+pub(crate) fn is_probe(route: &str) -> bool {
     matches!(route, "/healthz" | "/readyz" | "/metrics")
 }
 

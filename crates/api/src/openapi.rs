@@ -3,10 +3,11 @@
 
 #![expect(dead_code, reason = "the forms exist for their schemas only")]
 
+use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{Content, Ref, Response, ResponseBuilder};
+use utoipa::openapi::{Content, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi, ToSchema};
 use verbatim_core::api_key::Scope;
 
@@ -23,8 +24,8 @@ use crate::problem::Face;
     tags(
         (name = "jobs", description = "Submit audio, follow the job, fetch the transcript."),
         (name = "openai", description = "For OpenAI's clients: point their `base_url` at `/v1` of this server."),
-        (name = "admin", description = "For operators: jobs that failed for good. Takes a key with the scope `admin`."),
-        (name = "operations", description = "Health, readiness, metrics."),
+        (name = "admin", description = "For operators: jobs that failed for good, providers, keys. Takes a key with the scope `admin`."),
+        (name = "operations", description = "Health, readiness, metrics, figures."),
     ),
     components(schemas(crate::problem::Problem)),
     modifiers(&Keys),
@@ -63,6 +64,26 @@ pub(crate) fn asks_for_key(document: &mut utoipa::openapi::OpenApi, scope: Scope
             add("401", "`unauthenticated`: no key, or one that opens nothing".to_owned());
             add("403", format!("`forbidden`: the key does not have the scope `{name}`"));
             add("503", "A dependency is down; see `Retry-After`".to_owned());
+        }
+    }
+}
+
+/// Says of every route in `document` that its requests are counted.
+pub(crate) fn tells_limits(document: &mut utoipa::openapi::OpenApi) {
+    let headers = [
+        ("RateLimit-Limit", "Requests allowed, where they are limited"),
+        ("RateLimit-Remaining", "Of these, requests left"),
+        ("RateLimit-Reset", "Seconds until all of them are there again"),
+    ];
+    for item in document.paths.paths.values_mut() {
+        let Some(operation) = &mut item.post else { continue };
+        for answer in operation.responses.responses.values_mut() {
+            let RefOr::T(answer) = answer else { continue };
+            for (name, description) in headers {
+                let schema = ObjectBuilder::new().schema_type(Type::Integer);
+                let header = HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build();
+                answer.headers.insert(name.to_owned(), RefOr::T(header));
+            }
         }
     }
 }

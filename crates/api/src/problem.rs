@@ -151,7 +151,7 @@ pub(crate) fn render(
 }
 
 /// `Retry-After` knows whole seconds only; never less than was asked for.
-fn whole_seconds(duration: Duration) -> u64 {
+pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 

@@ -12,51 +12,80 @@ use utoipa_swagger_ui::SwaggerUi;
 use verbatim_core::api_key::Scope;
 
 use crate::auth::guard;
+use crate::limits::count;
 use crate::observe::{observe, panicked};
-use crate::openapi::{TitlePage, asks_for_key};
-use crate::routes::{audio, dead_letters, events, fallback, jobs, models, ops, transcript};
+use crate::openapi::{TitlePage, asks_for_key, tells_limits};
+use crate::routes::{
+    audio, dead_letters, events, fallback, jobs, keys, models, ops, providers, stats, transcript,
+};
+use crate::stages::enter;
 use crate::state::ApiState;
 
-/// Every route, in groups by the scope that a key needs for them; `guarded` puts the group behind it.
+/// A group of routes: which scope a key needs for them, and whether they make work, which is counted.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    scope: Scope,
+    makes_work: bool,
+}
+
+/// Every route, in groups; `guarded` puts a group behind what guards it.
 fn documented(
-    guarded: impl Fn(Scope, OpenApiRouter<ApiState>) -> OpenApiRouter<ApiState>,
+    guarded: impl Fn(Group, OpenApiRouter<ApiState>) -> OpenApiRouter<ApiState>,
 ) -> OpenApiRouter<ApiState> {
     let open = OpenApiRouter::with_openapi(TitlePage::openapi())
         .routes(routes!(ops::healthz))
         .routes(routes!(ops::readyz))
         .routes(routes!(ops::metrics));
-    let jobs = OpenApiRouter::new()
+    let work = OpenApiRouter::new()
         .routes(routes!(jobs::create))
-        .routes(routes!(jobs::delete))
         .routes(routes!(audio::transcribe))
         .routes(routes!(audio::translate));
+    let jobs = OpenApiRouter::new().routes(routes!(jobs::delete));
     let read = OpenApiRouter::new()
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(transcript::get))
         .routes(routes!(events::watch))
         .routes(routes!(models::list))
-        .routes(routes!(models::get));
+        .routes(routes!(models::get))
+        .routes(routes!(stats::get));
     let admin = OpenApiRouter::new()
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::redrive))
-        .routes(routes!(dead_letters::discard));
-    let groups = [(Scope::Jobs, jobs), (Scope::Read, read), (Scope::Admin, admin)];
-    groups.into_iter().fold(open, |all, (scope, mut group)| {
-        asks_for_key(group.get_openapi_mut(), scope);
-        all.merge(guarded(scope, group))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(providers::list))
+        .routes(routes!(providers::pause))
+        .routes(routes!(providers::resume))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::revoke));
+    let groups = [
+        (Scope::Jobs, true, work),
+        (Scope::Jobs, false, jobs),
+        (Scope::Read, false, read),
+        (Scope::Admin, false, admin),
+    ];
+    groups.into_iter().fold(open, |all, (scope, makes_work, mut routes)| {
+        asks_for_key(routes.get_openapi_mut(), scope);
+        if makes_work {
+            tells_limits(routes.get_openapi_mut());
+        }
+        all.merge(guarded(Group { scope, makes_work }, routes))
     })
 }
 
 /// The OpenAPI document of exactly the routes that [`router`] serves.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    documented(|_, group| group).into_openapi()
+    documented(|_, routes| routes).into_openapi()
 }
 
 /// The whole API over `state`.
 pub fn router(state: ApiState) -> Router {
-    let guarded = |scope, group: OpenApiRouter<ApiState>| {
-        group.route_layer(middleware::from_fn_with_state((state.clone(), scope), guard))
+    let guarded = |group: Group, mut routes: OpenApiRouter<ApiState>| {
+        if group.makes_work {
+            routes = routes.route_layer(middleware::from_fn_with_state(state.clone(), count));
+        }
+        // Outside of it, so that a request is counted for whom it is.
+        routes.route_layer(middleware::from_fn_with_state((state.clone(), group.scope), guard))
     };
     let (routes, openapi) = documented(guarded).split_for_parts();
     let nosniff = SetResponseHeaderLayer::if_not_present(
@@ -68,6 +97,7 @@ pub fn router(state: ApiState) -> Router {
         .fallback(fallback::not_found)
         .method_not_allowed_fallback(fallback::method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(state.clone(), enter))
         .layer(nosniff)
         // `observe` bounds every body; axum's own limit of 2 MB would cut uploads.
         .layer(DefaultBodyLimit::disable())

@@ -4,17 +4,22 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::IdSource;
 use verbatim_core::model::ModelCatalog;
-use verbatim_core::ports::{BlobStore, Directory, JobAdmin, JobClient, JobUpkeep};
+use verbatim_core::money::Money;
+use verbatim_core::ports::limiter::RequestLimits;
+use verbatim_core::ports::{
+    BlobStore, Directory, EngineRegistry, JobAdmin, JobClient, JobUpkeep, Ledger, Limiter, SharedState,
+};
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_telemetry::Metrics;
 
 use crate::error::ApiError;
+use crate::stages::Stages;
 
 /// The limits of the door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +28,15 @@ pub struct ApiLimits {
     pub max_upload_bytes: u64,
     /// Longest `?wait=`.
     pub max_wait: Duration,
-    /// Uploads received at the same time; more are answered with 503.
+    /// Requests worked on at the same time, at most; more wait for a moment and are then answered with 503. Begins with
+    /// a quarter of it and follows the load. Who only waits for a job does not count.
+    pub max_requests_in_flight: usize,
+    /// Uploads received at the same time; the same holds.
     pub max_uploads_in_flight: usize,
+    /// Event streams and requests that wait for a job, at the same time; more are answered with 503.
+    pub max_watchers: usize,
+    /// Resident memory in bytes up to which more is let in; `None` for what the machine has.
+    pub memory_bytes: Option<u64>,
     /// An upload from which no byte comes for so long is given up.
     pub upload_idle: Duration,
     /// How long after its client has gone a submission of the OpenAI routes is cancelled.
@@ -38,7 +50,10 @@ impl Default for ApiLimits {
         Self {
             max_upload_bytes: 100 * 1024 * 1024,
             max_wait: Duration::from_secs(60),
+            max_requests_in_flight: 1024,
             max_uploads_in_flight: 256,
+            max_watchers: 4096,
+            memory_bytes: None,
             upload_idle: Duration::from_secs(30),
             abandoned_after: Duration::from_secs(60),
             heartbeat: Duration::from_secs(15),
@@ -55,6 +70,26 @@ pub struct Offering {
     pub diarization: bool,
 }
 
+/// What the nodes share about the providers behind the engines.
+#[derive(Clone)]
+pub struct ProviderParts {
+    /// Their health and limits.
+    pub shared: Arc<dyn SharedState>,
+    /// What they cost.
+    pub ledger: Arc<dyn Ledger>,
+    /// In which terms.
+    pub terms: CostTerms,
+}
+
+/// What the configuration says about money beside each provider's own price and budget.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CostTerms {
+    /// The currency of all amounts, for display; `None` where there are no prices.
+    pub currency: Option<String>,
+    /// What one tenant may spend in a day.
+    pub tenant_daily_budget: Option<Money>,
+}
+
 /// What the composition root provides.
 pub struct ApiParts {
     /// The job store, as clients see it.
@@ -66,6 +101,12 @@ pub struct ApiParts {
     pub auth: Option<Arc<dyn Directory>>,
     /// The job store's figures and health.
     pub upkeep: Arc<dyn JobUpkeep>,
+    /// The request limits and who keeps count; `None` for no limits.
+    pub limiter: Option<(Arc<dyn Limiter>, RequestLimits)>,
+    /// Where providers meet; `None` where nothing is known of them.
+    pub providers: Option<ProviderParts>,
+    /// Where workers announce themselves; only in a cluster.
+    pub registry: Option<Arc<dyn EngineRegistry>>,
     /// Uploads go in, results come out.
     pub blobs: Arc<dyn BlobStore>,
     /// What is on offer; `None` while no worker has announced itself yet.
@@ -89,7 +130,7 @@ pub struct ApiState(Arc<Shared>);
 /// Behind every [`ApiState`].
 pub(crate) struct Shared {
     pub(crate) parts: ApiParts,
-    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) stages: Stages,
     pub(crate) started_at: Timestamp,
     tasks: TaskTracker,
 }
@@ -104,9 +145,9 @@ impl Deref for ApiState {
 impl ApiState {
     /// The state made of these parts.
     pub fn new(parts: ApiParts) -> Self {
-        let uploads = Arc::new(Semaphore::new(parts.limits.max_uploads_in_flight));
+        let stages = Stages::new(&parts.limits, &parts.metrics);
         let started_at = parts.clock.now();
-        Self(Arc::new(Shared { parts, uploads, started_at, tasks: TaskTracker::new() }))
+        Self(Arc::new(Shared { parts, stages, started_at, tasks: TaskTracker::new() }))
     }
 
     /// Waits for the work that outlived its requests; call it after `shutdown` has fired and the server has ended.
@@ -123,9 +164,9 @@ impl ApiState {
         self.offering.borrow().clone().ok_or_else(ApiError::no_workers)
     }
 
-    /// Permits for uploads.
-    pub(crate) fn uploads(&self) -> &Arc<Semaphore> {
-        &self.0.uploads
+    /// How many are at which stage.
+    pub(crate) fn stages(&self) -> &Stages {
+        &self.0.stages
     }
 
     /// When this process began to serve.

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use verbatim_core::api_key::Principal;
 use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::ids::SubmissionId;
-use verbatim_core::job::{Idempotency, NewSubmission, SubmitOutcome};
+use verbatim_core::job::{Idempotency, NewSubmission, SubmitOutcome, TenantCaps};
 use verbatim_core::ports::BlobKey;
 use verbatim_core::{ErrorKind, PortError};
 use verbatim_telemetry::metrics::DedupeOutcome;
@@ -18,6 +18,8 @@ use crate::upload::StagedAudio;
 
 /// Where the header gives no duration, audio is taken to have this many bytes a second (128 kbit/s).
 const GUESSED_BYTES_PER_SEC: u64 = 16_000;
+/// How long all of it may take: a client must not be kept by a store that hangs.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// How long to wait before each repetition of a submit whose outcome is unknown.
 const REPEAT_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
@@ -57,7 +59,7 @@ pub(crate) async fn submit(
         metadata: request.metadata,
     };
     writer.finish().await?;
-    match submit_repeatedly(&state, submission).await {
+    match submit_in_time(&state, submission).await {
         Ok(outcome) => {
             if !outcome.blob_adopted {
                 delete(&state, &key).await;
@@ -71,9 +73,18 @@ pub(crate) async fn submit(
             if error.is_definite() {
                 delete(&state, &key).await;
             }
-            Err(refused(error))
+            Err(refused(error, caps))
         }
     }
+}
+
+/// Submits, within bounds; a store that has not answered by then may have taken it all the same.
+async fn submit_in_time(state: &ApiState, submission: NewSubmission) -> Result<SubmitOutcome, PortError> {
+    let submitting = submit_repeatedly(state, submission);
+    tokio::time::timeout(PATIENCE, submitting).await.unwrap_or_else(|_| {
+        let error = PortError::new(ErrorKind::Unavailable, "the job store does not answer");
+        Err(error.outcome_unknown())
+    })
 }
 
 /// Submits; once more when the outcome is unknown, which the ticket's id makes safe.
@@ -98,9 +109,12 @@ fn after(unknown: bool, error: PortError) -> PortError {
     if unknown && error.kind() == ErrorKind::Unavailable { error.outcome_unknown() } else { error }
 }
 
-fn refused(error: PortError) -> ApiError {
+fn refused(error: PortError, caps: TenantCaps) -> ApiError {
     let kind = error.kind();
     let mut answer = ApiError::from(error);
+    if kind == ErrorKind::Throttled {
+        answer.limit = caps.max_queued;
+    }
     if kind == ErrorKind::Conflict {
         answer.code = "idempotency_conflict";
         answer.param = Some("Idempotency-Key".to_owned());

@@ -12,6 +12,7 @@ use verbatim_core::ports::JobClient;
 use verbatim_core::ports::jobs::EventStream;
 
 use crate::error::{ApiError, chain};
+use crate::stages::Seat;
 use crate::state::ApiState;
 
 /// Before a broken stream is asked for again.
@@ -83,18 +84,21 @@ pub(crate) async fn current(
     state.jobs.get(tenant, id).await?.ok_or_else(ApiError::no_such_job)
 }
 
-/// The submission when it has ended, or as it stands when `wait` is over or the process is to stop.
+/// The submission when it has ended, or as it stands when `wait` is over or the process is to stop. Who waits gives up
+/// its seat for that.
 ///
 /// # Errors
-/// 404 when it is gone; what the store says.
+/// 404 when it is gone; 503 when too many wait; what the store says.
 pub(crate) async fn settled(
     state: &ApiState,
+    seat: &Seat,
     tenant: &TenantId,
     id: &SubmissionId,
     wait: Option<Duration>,
 ) -> Result<Submission, ApiError> {
     let submission = current(state, tenant, id).await?;
     let Some(wait) = wait.filter(|_| !submission.status.is_terminal()) else { return Ok(submission) };
+    let _waiting = seat.watch(state).await?;
     tokio::select! {
         ended = ended(state, tenant, id) => ended,
         () = tokio::time::sleep(wait) => current(state, tenant, id).await,

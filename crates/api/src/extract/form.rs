@@ -74,9 +74,8 @@ pub(crate) async fn read(
     face: Face,
     known: &[&str],
 ) -> Result<Form, ApiError> {
-    let _permit = state.uploads().try_acquire().map_err(|_| overloaded())?;
-    let limits = &state.limits;
-    check_head(request.headers(), face, limits)?;
+    check_head(request.headers(), face, &state.limits)?;
+    let _place = state.stages().upload().await?;
     // Put there by `observe`, which also gives the request its bounds.
     let body = request.extensions().get::<UploadBody>().cloned().ok_or_else(ApiError::internal)?;
     let reader = Reader { state, body: &body, face, known };
@@ -108,14 +107,6 @@ fn check_head(headers: &HeaderMap, face: Face, limits: &ApiLimits) -> Result<(),
         Some(length) if length > ceiling(limits) => Err(too_large(limits.max_upload_bytes)),
         _ => Ok(()),
     }
-}
-
-fn overloaded() -> ApiError {
-    ApiError::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "overloaded",
-        "too many uploads at once; try again in a moment",
-    )
 }
 
 fn not_yet(field: &str) -> ApiError {

@@ -20,6 +20,7 @@ use crate::openapi::{TranscriptionForm, TranslationForm};
 use crate::options::{JobRequest, bad_value, flag, granularities};
 use crate::problem::{Face, OpenAiError};
 use crate::routes::audio_stream;
+use crate::stages::Seat;
 use crate::state::ApiState;
 use crate::submit::submit;
 use crate::{result, watch};
@@ -127,9 +128,10 @@ impl Answer {
 pub(crate) async fn transcribe(
     State(state): State<ApiState>,
     caller: Caller,
+    seat: Seat,
     request: Request,
 ) -> Result<Response, ApiError> {
-    answer(state, caller, request, Task::Transcribe).await
+    answer(state, caller, seat, request, Task::Transcribe).await
 }
 
 /// Translate into English
@@ -154,12 +156,19 @@ pub(crate) async fn transcribe(
 pub(crate) async fn translate(
     State(state): State<ApiState>,
     caller: Caller,
+    seat: Seat,
     request: Request,
 ) -> Result<Response, ApiError> {
-    answer(state, caller, request, Task::Translate).await
+    answer(state, caller, seat, request, Task::Translate).await
 }
 
-async fn answer(state: ApiState, caller: Caller, request: Request, task: Task) -> Result<Response, ApiError> {
+async fn answer(
+    state: ApiState,
+    caller: Caller,
+    seat: Seat,
+    request: Request,
+    task: Task,
+) -> Result<Response, ApiError> {
     let offering = state.offered()?;
     let form = form::read(&state, request, Face::OpenAi, &FIELDS).await?;
     let answer = Answer::parse(&form.fields)?;
@@ -172,8 +181,9 @@ async fn answer(state: ApiState, caller: Caller, request: Request, task: Task) -
         }
     };
     let mut ticket = state.see_through(work).await?;
+    let waiting = seat.watch(&state).await?;
     if answer.stream {
-        return Ok(audio_stream::respond(state, ticket));
+        return Ok(audio_stream::respond(state, ticket, waiting));
     }
     let submission = tokio::select! {
         submission = watch::ended(&state, &ticket.tenant, &ticket.id) => submission?,

@@ -8,6 +8,7 @@ use axum::response::sse::Event;
 use futures::stream;
 use serde_json::{Value, json};
 use verbatim_core::event::EventKind;
+use verbatim_core::places::Place;
 use verbatim_core::transcript::{Segment, Transcript};
 
 use crate::error::ApiError;
@@ -17,8 +18,8 @@ use crate::routes::events::sse;
 use crate::state::ApiState;
 use crate::watch::{self, Watch};
 
-/// Streams the submission of `ticket`.
-pub(super) fn respond(state: ApiState, ticket: Ticket) -> Response {
+/// Streams the submission of `ticket`, holding `place` until the end.
+pub(super) fn respond(state: ApiState, ticket: Ticket, place: Place) -> Response {
     let heartbeat = state.limits.heartbeat;
     let watch = Watch::new(&state, ticket.tenant.clone(), ticket.id.clone());
     let telling =
@@ -27,7 +28,7 @@ pub(super) fn respond(state: ApiState, ticket: Ticket) -> Response {
         let message = telling.next().await?;
         Some((Ok::<_, Infallible>(Event::default().data(message.to_string())), telling))
     });
-    sse(lines, heartbeat)
+    sse(lines, heartbeat, place)
 }
 
 /// One transcript being told.

@@ -113,6 +113,7 @@ pub(crate) async fn metrics(State(state): State<ApiState>) -> Result<Response, A
             tracing::warn!("the queue's figures took too long and are missing from this scrape");
         }
     }
+    state.stages().look();
     let text = state.metrics.render().map_err(|error| {
         tracing::error!(%error, "metrics cannot be written");
         ApiError::internal()

@@ -1,88 +1,17 @@
 //! Keys: whose jobs a request sees, what it may do, and that nothing of a stranger's body is read.
 
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use crate::support::{World, form, get, post, wav};
-use async_trait::async_trait;
+use crate::support::keys::{Locked, with};
+use crate::support::{form, get, post, wav};
 use axum::body::Body;
 use axum::http::{HeaderValue, Request};
 use futures::stream;
 use serde_json::json;
-use verbatim_core::api_key::{KeyName, KeyRecord, NewKey, Principal, Scope};
-use verbatim_core::ids::{IdSource, KeyId, TenantId};
+use verbatim_core::api_key::Scope;
 use verbatim_core::job::TenantCaps;
 use verbatim_core::options::Priority;
 use verbatim_core::ports::Directory;
-use verbatim_core::time::Timestamp;
-use verbatim_core::{ErrorKind, PortError};
-
-/// A directory in memory.
-#[derive(Default)]
-struct Keys {
-    records: Mutex<Vec<KeyRecord>>,
-    down: AtomicBool,
-}
-
-#[async_trait]
-impl Directory for Keys {
-    async fn add(&self, key: NewKey) -> Result<(), PortError> {
-        self.records.lock().unwrap().push(KeyRecord { key, revoked_at: None });
-        Ok(())
-    }
-
-    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, PortError> {
-        if self.down.load(Ordering::Relaxed) {
-            return Err(PortError::new(ErrorKind::Unavailable, "the directory is down"));
-        }
-        Ok(self.records.lock().unwrap().iter().find(|record| record.key.id == *id).cloned())
-    }
-
-    async fn list(&self, _: Option<&TenantId>) -> Result<Vec<KeyRecord>, PortError> {
-        Ok(self.records.lock().unwrap().clone())
-    }
-
-    async fn revoke(&self, id: &KeyId) -> Result<bool, PortError> {
-        let mut records = self.records.lock().unwrap();
-        let record = records.iter_mut().find(|record| record.key.id == *id);
-        Ok(record.map(|record| record.revoked_at = Some(Timestamp::from_millis(0))).is_some())
-    }
-}
-
-/// The API with keys on.
-struct Locked {
-    world: World,
-    keys: Arc<Keys>,
-}
-
-impl Locked {
-    fn new() -> Self {
-        let keys = Arc::new(Keys::default());
-        Self { world: World::with_keys(keys.clone()), keys }
-    }
-
-    /// A key of this tenant.
-    async fn key(&self, tenant: &str, scope: Scope) -> String {
-        let principal = Principal {
-            tenant: TenantId::parse(tenant).unwrap(),
-            scopes: vec![scope],
-            max_priority: Priority::Normal,
-            caps: TenantCaps { max_running: Some(2), max_queued: Some(7) },
-        };
-        let (ids, now) = (self.world.state.ids.clone(), self.world.state.clock.now());
-        let ids: &dyn IdSource = ids.as_ref();
-        let (key, new) = NewKey::issue(KeyName::default(), principal, None, now, ids);
-        self.keys.add(new).await.unwrap();
-        key.expose()
-    }
-}
-
-fn with(mut request: Request<Body>, key: &str) -> Request<Body> {
-    let value = HeaderValue::from_str(&format!("Bearer {key}")).unwrap();
-    request.headers_mut().insert("authorization", value);
-    request
-}
 
 fn upload(fields: &[(&str, &[u8])]) -> Request<Body> {
     let file = wav();

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not there")]
 
+mod admin;
 mod answers;
+mod crowd;
 mod keys;
+mod limits;
 mod openai;
+mod stats;
 mod support;
 mod uploads;

@@ -152,3 +152,15 @@ async fn uploads_over_the_limit_in_number_are_told_to_come_back() {
     assert_eq!(response.status(), 503);
     assert!(response.headers().contains_key("retry-after"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_keeps_nobody_and_loses_nothing() {
+    let world = World::new();
+    world.jobs.hang.store(true, Ordering::Relaxed);
+    let began = tokio::time::Instant::now();
+    let response = world.call(post("/v1/jobs", form(&[("file", &wav())]))).await;
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    assert!(began.elapsed() <= std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(world.blobs.uploads(), [wav()], "nobody knows whether a job owns it by now");
+}

@@ -41,6 +41,9 @@ pub(crate) struct Jobs {
     /// The next submissions are refused so.
     pub(crate) refuse: Mutex<Option<ErrorKind>>,
     pub(crate) panic: AtomicBool,
+    /// The next submissions get no answer.
+    pub(crate) hang: AtomicBool,
+    pub(crate) figures: Mutex<QueueStats>,
     pub(crate) cancelled: AtomicUsize,
     /// The caps of the last submission.
     pub(crate) caps: Mutex<TenantCaps>,
@@ -140,6 +143,9 @@ fn submission(new: NewSubmission, attached: bool) -> Submission {
 impl JobClient for Jobs {
     async fn submit(&self, new: NewSubmission) -> Result<SubmitOutcome, PortError> {
         assert!(!self.panic.load(Ordering::Relaxed), "a store that panics");
+        if self.hang.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         if let Some(kind) = *self.refuse.lock().unwrap() {
             return Err(PortError::new(kind, "the store says no, and why is secret"));
         }
@@ -258,7 +264,7 @@ impl JobUpkeep for Jobs {
     async fn stats(&self) -> Result<QueueStats, PortError> {
         match *self.refuse.lock().unwrap() {
             Some(kind) => Err(PortError::new(kind, "no figures")),
-            None => Ok(QueueStats { workers: 3, ..QueueStats::default() }),
+            None => Ok(self.figures.lock().unwrap().clone()),
         }
     }
     async fn ping(&self) -> Result<(), PortError> {

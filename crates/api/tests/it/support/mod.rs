@@ -2,6 +2,9 @@
 
 pub(crate) mod blobs;
 pub(crate) mod jobs;
+pub(crate) mod keys;
+pub(crate) mod lines;
+pub(crate) mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +21,6 @@ use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, Offering, router};
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::{IdSource, SubmissionId};
 use verbatim_core::model::{ModelCatalog, ModelInfo};
-use verbatim_core::ports::Directory;
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_core::transcript::Segment;
 use verbatim_telemetry::Metrics;
@@ -87,14 +89,11 @@ impl World {
     }
 
     pub(crate) fn with_limits(limits: ApiLimits) -> Self {
-        Self::with(limits, None)
+        Self::with(|parts| parts.limits = limits)
     }
 
-    pub(crate) fn with_keys(keys: Arc<dyn Directory>) -> Self {
-        Self::with(ApiLimits::default(), Some(keys))
-    }
-
-    fn with(limits: ApiLimits, auth: Option<Arc<dyn Directory>>) -> Self {
+    /// The API with parts that were changed.
+    pub(crate) fn with(change: impl FnOnce(&mut ApiParts)) -> Self {
         let (jobs, blobs) = (Arc::new(Jobs::default()), Blobs::default());
         let shutdown = CancellationToken::new();
         let model = |name: &str, multilingual| ModelInfo {
@@ -106,19 +105,24 @@ impl World {
         };
         let models = ModelCatalog::new(vec![model("tiny.en", false), model("base", true)]).unwrap();
         let (offering, receiver) = watch::channel(Some(Arc::new(Offering { models, diarization: false })));
-        let state = ApiState::new(ApiParts {
+        let mut parts = ApiParts {
             jobs: jobs.clone(),
             admin: jobs.clone(),
-            auth,
+            auth: None,
             upkeep: jobs.clone(),
+            limiter: None,
+            providers: None,
+            registry: None,
             blobs: Arc::new(blobs.clone()),
             offering: receiver,
             clock: Arc::new(Noon),
             ids: Arc::new(Counting::default()),
             metrics: Arc::new(Metrics::new().unwrap()),
-            limits,
+            limits: ApiLimits::default(),
             shutdown: shutdown.clone(),
-        });
+        };
+        change(&mut parts);
+        let state = ApiState::new(parts);
         Self { router: router(state.clone()), state, jobs, blobs, offering, shutdown }
     }
 
