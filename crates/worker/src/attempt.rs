@@ -110,6 +110,7 @@ impl Attempts {
             };
             let transcript = pipeline.transcribe(file, work).await?;
             gatherer.complete(&transcript.segments);
+            let _place = pipeline.stages().store(&cancel).await?;
             gatherer.stage(Stage::Storing);
             let json = serde_json::to_vec(&transcript).map_err(|error| {
                 tracing::error!(%error, "the transcript could not be written as JSON");

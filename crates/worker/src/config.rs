@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::stages::StageLimits;
+
 /// How a worker works.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerConfig {
@@ -22,6 +24,8 @@ pub struct WorkerConfig {
     pub storage_patience: Duration,
     /// How long an attempt may take.
     pub time_limit: TimeLimit,
+    /// How many jobs may be at each stage at once.
+    pub stages: StageLimits,
     /// Jobs after which the worker stops, to be started afresh; 0 for never.
     pub max_jobs: u64,
     /// Resident memory in bytes beyond which the worker stops, to be started afresh; 0 for never.
@@ -39,6 +43,7 @@ impl Default for WorkerConfig {
             stop_patience: Duration::from_secs(30),
             storage_patience: Duration::from_secs(120),
             time_limit: TimeLimit::default(),
+            stages: StageLimits::default(),
             max_jobs: 0,
             max_rss_bytes: 0,
         }

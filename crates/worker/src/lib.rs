@@ -18,11 +18,13 @@ mod pipeline;
 mod report;
 mod session;
 mod slots;
+mod stages;
 mod upkeep;
 mod worker;
 
 pub use config::{Sweep, TimeLimit, UpkeepConfig, WorkerConfig};
 pub use pipeline::{Pipeline, PipelineConfig, PipelineObserver};
 pub use session::ShutdownSignals;
+pub use stages::StageLimits;
 pub use upkeep::{Upkeep, UpkeepReport};
 pub use worker::{Step, Worker, WorkerError, WorkerExit, WorkerPorts};

@@ -21,6 +21,7 @@ use crate::keeper::LeaseKeeper;
 use crate::pipeline::Pipeline;
 use crate::session::{Session, ShutdownSignals};
 use crate::slots::Slots;
+use crate::stages::Stages;
 
 /// How often apalis may start its worker afresh after a panic of ours outside of a job.
 const MAX_RESTARTS: usize = 5;
@@ -78,6 +79,9 @@ impl Worker {
     /// A worker under a fresh name.
     pub fn new(ports: WorkerPorts, pipeline: Pipeline, config: WorkerConfig) -> Self {
         let id = WorkerId::generate(ports.ids.as_ref());
+        let gauge = |stage| ports.metrics.limits.stage(stage);
+        let stages = Stages::new(config.stages, config.concurrency, config.max_rss_bytes, gauge);
+        let pipeline = pipeline.with_stages(stages);
         let claimer = Claimer {
             ports: ports.clone(),
             worker: id.clone(),

@@ -12,6 +12,7 @@ use verbatim_core::audio::{AudioLimits, PcmSource, SpeechSpan};
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::options::TranscribeOptions;
+use verbatim_core::places::Place;
 use verbatim_core::ports::blobs::{BlobKey, BlobStore};
 use verbatim_core::ports::engine::{
     Checkpoint, EngineJob, EngineObserver, EngineRequest, SpeechEngine, Upload,
@@ -20,6 +21,8 @@ use verbatim_core::transcript::Transcript;
 use verbatim_core::{CancellationToken, PortError};
 
 use upload::UploadFile;
+
+use crate::stages::{StageLimits, Stages};
 
 /// What surrounds the engine.
 #[derive(Debug, Clone)]
@@ -55,6 +58,7 @@ pub(crate) struct Work {
 pub struct Pipeline {
     engine: Arc<dyn SpeechEngine>,
     config: Arc<PipelineConfig>,
+    stages: Stages,
 }
 
 impl Pipeline {
@@ -64,7 +68,21 @@ impl Pipeline {
     /// When that folder cannot be made.
     pub fn new(engine: Arc<dyn SpeechEngine>, config: PipelineConfig) -> std::io::Result<Self> {
         std::fs::create_dir_all(&config.scratch)?;
-        Ok(Self { engine, config: Arc::new(config) })
+        let slots = engine.capabilities().concurrency;
+        let stages = Stages::new(StageLimits::default(), slots, 0, |_| Box::new(()));
+        Ok(Self { engine, config: Arc::new(config), stages })
+    }
+
+    /// The same pipeline with these stages.
+    #[must_use]
+    pub(crate) fn with_stages(mut self, stages: Stages) -> Self {
+        self.stages = stages;
+        self
+    }
+
+    /// Its stages, of which the last is not its own: the result is stored by whoever holds the lease.
+    pub(crate) fn stages(&self) -> &Stages {
+        &self.stages
     }
 
     /// Transcribes a file. Stops soon after `cancel` fires.
@@ -103,10 +121,12 @@ impl Pipeline {
     /// As [`Self::transcribe_file`].
     pub(crate) async fn transcribe(&self, file: File, work: Work) -> Result<Transcript, JobFailure> {
         let Work { job, options, resume, observer, cancel } = work;
+        let place = self.stages.decode(&cancel).await?;
         observer.stage(Stage::Decoding);
         let upload = UploadFile::open(&file).map_err(not_read)?;
-        let (audio, speech) = self.hear(file, options.vad, cancel.clone()).await?;
+        let (audio, speech) = self.hear(file, options.vad, cancel.clone(), place).await?;
         observer.decoded(audio.duration_ms());
+        let _place = self.stages.transcribe(&cancel).await?;
         observer.stage(Stage::Transcribing);
         let upload: Option<Arc<dyn Upload>> = Some(Arc::new(upload));
         let request = EngineRequest { job, audio: Arc::new(audio), upload, speech, options, resume };
@@ -119,15 +139,18 @@ impl Pipeline {
         })
     }
 
-    /// Decodes, and finds the speech when that was asked for, on a thread that may block.
+    /// Decodes, and finds the speech when that was asked for, on a thread that may block. The place is taken until that
+    /// thread is done, also when nobody waits for it any more.
     async fn hear(
         &self,
         file: File,
         vad: bool,
         cancel: CancellationToken,
+        place: Place,
     ) -> Result<(DecodedAudio, Option<Vec<SpeechSpan>>), JobFailure> {
         let config = Arc::clone(&self.config);
         let heard = tokio::task::spawn_blocking(move || {
+            let _place = place;
             let audio = decode(file, &config.limits, &config.scratch, &cancel)?;
             let speech = if vad { Some(find_speech(&audio, &config.vad, &cancel)?) } else { None };
             Ok((audio, speech))
