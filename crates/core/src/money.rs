@@ -29,7 +29,7 @@ impl Money {
     /// From a price as people write it. `None` for what is no amount: negative, infinite, not a number.
     pub fn parse(amount: f64) -> Option<Self> {
         let micros = (amount * 1e6).round();
-        (micros.is_finite() && micros >= 0.0 && micros < 9e15).then_some(Self(micros as u64))
+        (0.0..9e15).contains(&micros).then_some(Self(micros as u64))
     }
 
     /// What `length` costs at this price per hour, rounded up to the next millionth.
