@@ -12,7 +12,7 @@ use std::time::Duration;
 use verbatim_core::{ErrorKind, PortError};
 
 pub use self::redis::{RedisConfig, RedisStore};
-pub use sqlite::{SqliteConfig, SqliteDirectory, SqliteStore};
+pub use sqlite::{SqliteBooks, SqliteConfig, SqliteDirectory, SqliteStore};
 
 /// What clients are told when too many jobs wait.
 const BACKLOG_RETRY: Duration = Duration::from_secs(10);

@@ -16,9 +16,9 @@ use super::writer::Step;
 /// The most that one number may be, so that sums of a thousand of them still fit.
 const MOST: u64 = 9_000_000_000_000_000;
 /// How long totals are kept.
-const KEPT_DAYS: u32 = 400;
+pub(super) const KEPT_DAYS: u32 = 400;
 /// How long the charges of single jobs are.
-const KEPT_CHARGES: u32 = 30;
+pub(super) const KEPT_CHARGES: u32 = 30;
 
 #[async_trait]
 impl Ledger for SqliteStore {
@@ -158,7 +158,7 @@ fn write_down(step: &mut Step<'_>, charge: &Charge) -> StoreResult<()> {
     Ok(())
 }
 
-fn totals(conn: &Connection, from: Day, to: Day) -> StoreResult<Vec<DayTotal>> {
+pub(super) fn totals(conn: &Connection, from: Day, to: Day) -> StoreResult<Vec<DayTotal>> {
     let mut statement = conn.prepare_cached(
         "SELECT * FROM ledger_days WHERE day BETWEEN ?1 AND ?2 ORDER BY day, provider, tenant",
     )?;
@@ -178,7 +178,7 @@ fn day_total(row: &Row<'_>) -> StoreResult<DayTotal> {
     })
 }
 
-fn of_job(conn: &Connection, job_id: &JobId, since: Day) -> StoreResult<Vec<Charge>> {
+pub(super) fn of_job(conn: &Connection, job_id: &JobId, since: Day) -> StoreResult<Vec<Charge>> {
     let mut statement = conn.prepare_cached(
         "SELECT * FROM ledger_charges WHERE job_id = ?1 AND day >= ?2 ORDER BY fence, provider",
     )?;

@@ -2,6 +2,7 @@
 //! connections read beside it, and a lock on the folder keeps a second server away.
 
 mod admin;
+mod books;
 mod cancel;
 mod claim;
 mod counters;
@@ -41,6 +42,7 @@ use verbatim_core::ids::IdSource;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::time::Clock;
 
+pub use books::SqliteBooks;
 pub use directory::SqliteDirectory;
 use lock::FolderLock;
 use readers::Readers;

@@ -8,12 +8,16 @@ use crate::support::{SqliteHarness, audit};
 use anyhow::{Context, Result};
 use rusqlite::Connection;
 use tokio::time::timeout;
+use verbatim_core::ids::{Fence, JobId, TenantId};
 use verbatim_core::job::SubmissionStatus;
+use verbatim_core::money::Money;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::{JobLeases, JobUpkeep};
+use verbatim_core::ports::ledger::{Charge, Day, EntryId};
+use verbatim_core::ports::{JobLeases, JobUpkeep, Ledger};
+use verbatim_core::time::Clock;
 use verbatim_core::{ErrorKind, PortError};
 use verbatim_queue::conformance::{SeededIds, Verdict, VirtualClock, World};
-use verbatim_queue::{SqliteConfig, SqliteStore};
+use verbatim_queue::{SqliteBooks, SqliteConfig, SqliteStore};
 
 fn open(folder: &Path) -> Result<SqliteStore, PortError> {
     SqliteStore::open(SqliteConfig {
@@ -120,5 +124,35 @@ async fn a_worker_that_waits_is_woken_by_work() -> Result<()> {
     let (woken, submitted) = tokio::join!(waiting, world.ticket("other talk"));
     submitted?;
     woken?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_books_are_read_beside_a_running_server() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let clock = Arc::new(VirtualClock::default());
+    assert_eq!(
+        SqliteBooks::open(folder.path(), clock.clone()).err().map(|error| error.kind()),
+        Some(ErrorKind::NotFound)
+    );
+    let server = SqliteStore::open(SqliteConfig {
+        folder: folder.path().to_owned(),
+        policy: StorePolicy::default(),
+        clock: clock.clone(),
+        ids: Arc::new(SeededIds::starting_at(1)),
+    })?;
+    let books = SqliteBooks::open(folder.path(), clock.clone())?;
+    let job_id = JobId::generate(&SeededIds::starting_at(7));
+    let charge = Charge {
+        entry: EntryId { job_id: job_id.clone(), fence: Fence::new(1), provider: "azure".into() },
+        tenant: TenantId::default(),
+        billed_ms: 1_000,
+        cost: Some(Money::from_micros(5)),
+    };
+    server.charge(charge.clone()).await?;
+    assert_eq!(books.of_job(&job_id).await?, [charge]);
+    let today = Day::of(clock.now());
+    assert_eq!(books.totals(today, today).await?, server.totals(today, today).await?);
+    assert_eq!(books.totals(today, today).await?.len(), 1);
     Ok(())
 }

@@ -1,0 +1,53 @@
+//! The books for reading only, beside whatever server has the data folder: not under its lock.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use verbatim_core::ids::JobId;
+use verbatim_core::ports::ledger::{Charge, Day, DayTotal};
+use verbatim_core::time::Clock;
+use verbatim_core::{ErrorKind, PortError};
+
+use super::DATABASE;
+use super::ledger::{self, KEPT_CHARGES, KEPT_DAYS};
+use super::readers::Readers;
+
+/// The books in a data folder.
+pub struct SqliteBooks {
+    readers: Readers,
+    clock: Arc<dyn Clock>,
+}
+
+impl SqliteBooks {
+    /// Finds the database in the folder; it is opened when it is first asked.
+    ///
+    /// # Errors
+    /// `NotFound` when no server has ever run on this folder.
+    pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> Result<Self, PortError> {
+        let path = folder.join(DATABASE);
+        if !path.exists() {
+            let message =
+                format!("there is no {}: no server has run there; choose another --data-dir", path.display());
+            return Err(PortError::new(ErrorKind::NotFound, message));
+        }
+        Ok(Self { readers: Readers::new(&path), clock })
+    }
+
+    /// As [`verbatim_core::ports::Ledger::totals`].
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`; `Internal` also where only an older version of the server has ever run.
+    pub async fn totals(&self, from: Day, to: Day) -> Result<Vec<DayTotal>, PortError> {
+        let from = from.max(Day::of(self.clock.now()).earlier(KEPT_DAYS));
+        self.readers.run(move |conn| ledger::totals(conn, from, to)).await
+    }
+
+    /// As [`verbatim_core::ports::Ledger::of_job`].
+    ///
+    /// # Errors
+    /// As [`Self::totals`].
+    pub async fn of_job(&self, job_id: &JobId) -> Result<Vec<Charge>, PortError> {
+        let (job_id, since) = (job_id.clone(), Day::of(self.clock.now()).earlier(KEPT_CHARGES));
+        self.readers.run(move |conn| ledger::of_job(conn, &job_id, since)).await
+    }
+}
