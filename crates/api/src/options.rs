@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use verbatim_core::language::Language;
-use verbatim_core::model::{ModelCatalog, ModelInfo};
+use verbatim_core::model::{ModelCatalog, ModelInfo, names_none};
 use verbatim_core::options::{ENGINE_AUTO, MAX_PROMPT_CHARS, Priority, Task, TranscribeOptions};
 
 use crate::error::ApiError;
@@ -103,9 +103,10 @@ fn common(
     task: Task,
 ) -> Result<(TranscribeOptions, ModelInfo), ApiError> {
     let engine = fields.one("engine")?.unwrap_or(ENGINE_AUTO);
-    let model = model(models, engine, fields.one("model")?)?;
+    let named = fields.one("model")?;
+    let mut model = model(models, engine, named)?;
     let language = fields.one("language")?.map(Language::parse).transpose();
-    let options = TranscribeOptions {
+    let mut options = TranscribeOptions {
         engine: engine.to_owned(),
         task,
         language: language
@@ -114,6 +115,12 @@ fn common(
         temperature: temperature(fields)?,
         ..TranscribeOptions::for_model(&model.name)
     };
+    // Who names neither model nor engine leaves the choice to us, also between engines.
+    if engine == ENGINE_AUTO && names_none(named) && models.leaves_a_choice() {
+        model = models.first_able(&options);
+        options.any_model = true;
+        options.model.clone_from(&model.name);
+    }
     model.check(&options)?;
     Ok((options, model.clone()))
 }
@@ -278,8 +285,18 @@ mod tests {
     #[test]
     fn no_option_means_the_default_model_and_normal_priority() {
         let request = native(&[]).unwrap();
-        assert_eq!(request.options, TranscribeOptions::for_model("tiny.en"));
+        let expected = TranscribeOptions { any_model: true, ..TranscribeOptions::for_model("tiny.en") };
+        assert_eq!(request.options, expected);
         assert_eq!(request.priority, Priority::Normal);
+    }
+
+    #[test]
+    fn who_names_a_model_or_an_engine_has_chosen() {
+        for field in [("model", "tiny.en"), ("engine", "whisper")] {
+            assert!(!native(&[field]).unwrap().options.any_model, "{field:?}");
+        }
+        let german = native(&[("language", "de"), ("model", "whisper-1")]).unwrap().options;
+        assert_eq!((german.any_model, german.model.as_str()), (true, "base"));
     }
 
     #[test]
@@ -350,11 +367,12 @@ mod tests {
 
     #[test]
     fn an_english_model_says_that_it_cannot() {
-        let error = native(&[("language", "de")]).unwrap_err();
+        let tiny = |field| native(&[("model", "tiny.en"), field]);
+        let error = tiny(("language", "de")).unwrap_err();
         assert_eq!((error.code, error.param.as_deref()), ("model_cannot_hear", Some("language")));
         assert!(error.detail.contains("English-only"));
-        assert!(native(&[("language", "en")]).is_ok());
-        assert_eq!(native(&[("task", "translate")]).unwrap_err().code, "model_cannot_translate");
+        assert!(tiny(("language", "en")).is_ok());
+        assert_eq!(tiny(("task", "translate")).unwrap_err().code, "model_cannot_translate");
     }
 
     #[test]

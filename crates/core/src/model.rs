@@ -52,6 +52,11 @@ pub struct ModelCatalog {
 /// OpenAI's name for "whatever Whisper you have"; means the default model.
 pub const WHISPER_1: &str = "whisper-1";
 
+/// Whether this names no model in particular.
+pub fn names_none(name: Option<&str>) -> bool {
+    matches!(name, None | Some("" | WHISPER_1))
+}
+
 impl ModelCatalog {
     /// A catalogue whose first entry is the default; `None` when there is no entry.
     pub fn new(models: Vec<ModelInfo>) -> Option<Self> {
@@ -68,13 +73,23 @@ impl ModelCatalog {
         &self.models[0]
     }
 
+    /// Whether different engines run the models, so that a client that names none leaves a choice.
+    pub fn leaves_a_choice(&self) -> bool {
+        self.models.iter().any(|model| model.engine != self.models[0].engine)
+    }
+
+    /// The first model that can do what `options` ask; the default when none can.
+    pub fn first_able(&self, options: &TranscribeOptions) -> &ModelInfo {
+        self.models.iter().find(|model| model.check(options).is_ok()).unwrap_or(&self.models[0])
+    }
+
     /// The model called `name`; the default for `None`, the empty name and `whisper-1`.
     ///
     /// # Errors
     /// [`ModelError::Unknown`] for any other name that is not in the catalogue.
     pub fn resolve(&self, name: Option<&str>) -> Result<&ModelInfo, ModelError> {
-        match name {
-            None | Some("" | WHISPER_1) => Ok(self.default_model()),
+        match name.filter(|_| !names_none(name)) {
+            None => Ok(self.default_model()),
             Some(name) => self.models.iter().find(|model| model.name == name).ok_or_else(|| {
                 let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
                 ModelError::Unknown { name: name.chars().take(64).collect(), available: names.join(", ") }
@@ -127,6 +142,22 @@ mod tests {
         let error = catalog.resolve(Some("bsae")).unwrap_err().to_string();
         assert!(error.contains("bsae") && error.contains("tiny.en, base"));
         assert!(ModelCatalog::new(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn who_names_no_model_gets_the_first_that_can_do_it() {
+        let azure = ModelInfo { engine: "azure".into(), translates: false, ..model("azure-speech", true) };
+        let catalog = ModelCatalog::new(vec![model("tiny.en", false), azure]).unwrap();
+        assert!(catalog.leaves_a_choice());
+        let german = TranscribeOptions {
+            language: Language::parse("de").ok(),
+            ..TranscribeOptions::for_model("tiny.en")
+        };
+        assert_eq!(catalog.first_able(&german).name, "azure-speech");
+        let translated = TranscribeOptions { task: Task::Translate, ..german };
+        assert_eq!(catalog.first_able(&translated).name, "tiny.en", "none can; the default says why");
+        let one_engine = ModelCatalog::new(vec![model("tiny.en", false), model("base", true)]).unwrap();
+        assert!(!one_engine.leaves_a_choice());
     }
 
     #[test]
