@@ -40,6 +40,8 @@ pub enum Command {
     Jobs(JobsArgs),
     /// Make, list and revoke API keys, in the data folder or the cluster's Redis
     Keys(KeysArgs),
+    /// What the work has cost, from the data folder or the cluster's Redis
+    Cost(CostArgs),
     /// Look at jobs of a server that failed for good; queue them afresh or forget them
     Dlq(DeadLettersArgs),
     /// Look at, fetch and find models
@@ -362,6 +364,63 @@ fn priority(text: &str) -> Result<Priority, String> {
     named.ok_or_else(|| "a priority is high, normal or low".to_owned())
 }
 
+/// `verbatim cost`
+#[derive(Debug, Args)]
+pub struct CostArgs {
+    /// Folder of the server's database (without a Redis)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CostCommand,
+}
+
+/// What can be asked about costs.
+#[derive(Debug, Subcommand)]
+pub enum CostCommand {
+    /// Add up the last days, with the trend and the price of an hour of audio
+    Report(CostReportArgs),
+}
+
+/// `verbatim cost report`
+#[derive(Debug, Args)]
+pub struct CostReportArgs {
+    /// Days to add up, today among them (UTC)
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=400))]
+    pub days: u32,
+    /// One line for each
+    #[arg(long, value_enum, default_value_t = Grouping::Provider)]
+    pub by: Grouping,
+    /// Only one job: its work id, as logs and `verbatim dlq` show it (kept for 30 days)
+    #[arg(long, value_name = "ID", value_parser = work_id, conflicts_with_all = ["days", "by"])]
+    pub job: Option<JobId>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What costs are added up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Grouping {
+    /// Each provider
+    Provider,
+    /// Each tenant
+    Tenant,
+    /// Each day
+    Day,
+}
+
+impl Grouping {
+    /// The lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Provider => "provider",
+            Self::Tenant => "tenant",
+            Self::Day => "day",
+        }
+    }
+}
+
 /// `verbatim dlq`
 #[derive(Debug, Args)]
 pub struct DeadLettersArgs {
@@ -391,18 +450,18 @@ pub enum DeadLettersCommand {
     /// Queue one afresh
     Redrive {
         /// Its id
-        #[arg(value_parser = dead_letter_id)]
+        #[arg(value_parser = work_id)]
         id: JobId,
     },
     /// Forget one, its audio with it
     Discard {
         /// Its id
-        #[arg(value_parser = dead_letter_id)]
+        #[arg(value_parser = work_id)]
         id: JobId,
     },
 }
 
-fn dead_letter_id(text: &str) -> Result<JobId, String> {
+fn work_id(text: &str) -> Result<JobId, String> {
     JobId::parse(text).map_err(|error| error.to_string())
 }
 

@@ -10,6 +10,7 @@ pub mod directory;
 pub mod engines;
 pub mod files;
 pub mod gate;
+pub mod ledger;
 pub mod progress;
 pub mod service;
 pub mod shutdown;
@@ -83,6 +84,9 @@ fn overrides(command: &Command) -> Overrides {
         Command::Keys(arguments) => {
             Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() }
         }
+        Command::Cost(arguments) => {
+            Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() }
+        }
         _ => Overrides::default(),
     }
 }
@@ -96,6 +100,7 @@ async fn dispatch(command: Command, config: Config, whisper: Option<LoadLocalEng
         Command::Submit(arguments) => commands::submit::run(&arguments).await,
         Command::Jobs(arguments) => commands::jobs::run(&arguments).await,
         Command::Keys(arguments) => commands::keys::run(arguments, &config).await,
+        Command::Cost(arguments) => commands::cost::run(arguments, &config).await,
         Command::Dlq(arguments) => commands::dead_letters::run(&arguments).await,
         Command::Models(command) => commands::models::run(&command, &config.models).await,
         Command::Config(ConfigCommand::Check(_)) => commands::config::check(&config),

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod config;
+pub mod cost;
 pub mod dead_letters;
 pub mod documents;
 pub mod healthcheck;
