@@ -129,7 +129,7 @@ pub async fn list(shared: &dyn SharedState) -> Result<Vec<ProviderView>, PortErr
     let mut views = Vec::new();
     for (cell, value) in &cells {
         let state: ProviderState = parse(cell, value)?;
-        let view = state.view(cell.trim_start_matches(PREFIX), now);
+        let view = state.view(cell.strip_prefix(PREFIX).unwrap_or(cell), now);
         views.extend(view.filter(|view| now.since(view.announced_at) < SHOWN));
     }
     Ok(views)

@@ -152,7 +152,11 @@ impl Inner {
             BreakerState::HalfOpen => 1,
             BreakerState::Open => 2,
         };
-        metrics.breaker.with_label_values(&name).set(breaker);
+        let gauge = metrics.breaker.with_label_values(&name);
+        if gauge.get() != breaker {
+            tracing::warn!(provider = view.name, state = ?view.breaker, "the circuit breaker of a provider has moved");
+        }
+        gauge.set(breaker);
         metrics.paused.with_label_values(&name).set(i64::from(view.paused));
         if !view.facts.local {
             metrics.concurrency_limit.with_label_values(&name).set(f64::from(view.concurrency_limit));

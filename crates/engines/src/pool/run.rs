@@ -65,21 +65,20 @@ fn refunded(kind: FailureKind) -> bool {
     matches!(kind, FailureKind::Throttled | FailureKind::EngineUnavailable)
 }
 
-/// What says most comes first: faults of the job itself, then what time alone mends, then the rest.
+/// What says most comes first: faults of the job itself, then what time alone mends, then what may go better next time;
+/// last what this provider does not take, since another one may.
 fn weight(kind: FailureKind) -> u32 {
     match kind {
-        FailureKind::UnsupportedMedia
-        | FailureKind::BadAudio
-        | FailureKind::AudioMissing
-        | FailureKind::Expired
-        | FailureKind::Cancelled => 0,
-        FailureKind::UnsupportedOption => 1,
-        FailureKind::Throttled => 2,
-        FailureKind::EngineUnavailable => 3,
-        FailureKind::StorageUnavailable => 4,
-        FailureKind::TimedOut => 5,
-        FailureKind::EngineFailed => 6,
-        FailureKind::WorkerLost | FailureKind::Panicked | FailureKind::Internal => 7,
+        FailureKind::BadAudio | FailureKind::AudioMissing | FailureKind::Expired | FailureKind::Cancelled => {
+            0
+        }
+        FailureKind::Throttled => 1,
+        FailureKind::EngineUnavailable => 2,
+        FailureKind::StorageUnavailable => 3,
+        FailureKind::TimedOut => 4,
+        FailureKind::EngineFailed => 5,
+        FailureKind::WorkerLost | FailureKind::Panicked | FailureKind::Internal => 6,
+        FailureKind::UnsupportedOption | FailureKind::UnsupportedMedia => 7,
     }
 }
 
@@ -293,13 +292,14 @@ mod tests {
             let verdict = failures.verdict();
             (verdict.kind, verdict.retry_after.map(|after| after.as_secs()))
         };
-        use FailureKind::{BadAudio, EngineFailed, EngineUnavailable, Throttled};
+        use FailureKind::{BadAudio, EngineFailed, EngineUnavailable, Throttled, UnsupportedOption};
         assert_eq!(
             verdict(&[(EngineFailed, None), (BadAudio, None), (Throttled, Some(1))]),
             (BadAudio, None)
         );
         assert_eq!(verdict(&[(EngineFailed, None), (Throttled, Some(9))]), (Throttled, Some(9)));
         assert_eq!(verdict(&[(Throttled, Some(9)), (EngineUnavailable, Some(4))]), (Throttled, Some(4)));
+        assert_eq!(verdict(&[(UnsupportedOption, None), (Throttled, None)]).0, Throttled);
         assert_eq!(verdict(&[]).0, EngineUnavailable);
     }
 }
