@@ -1,14 +1,19 @@
 //! Shows the provider pool at work, on a clock that runs as fast as it can: a cluster that meets the limits of a
-//! subscription, and one that lives through an outage. `cargo run -p verbatim-engines --example provider_pool`
+//! subscription, and one that lives through an outage. `cargo run -p verbatim-engines --example provider_pool`; with
+//! `-- http`, the same limits in real time, with the Azure engine and the stand-in of an Azure (two minutes).
 
 #[path = "../tests/pool/support/mod.rs"]
 mod support;
 
 use std::time::Duration;
 
+use support::over_http;
 use support::trial::{DOWN, Findings, JOBS, Outage, WORKERS, live_through_an_outage, meet_limits};
 
 fn main() -> anyhow::Result<()> {
+    if std::env::args().any(|argument| argument == "http") {
+        return over_http();
+    }
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     for (binds, latency) in [("the rate", 1), ("concurrency", 4)] {
         let findings = runtime()?.block_on(meet_limits(Duration::from_secs(latency)));
@@ -25,6 +30,27 @@ fn main() -> anyhow::Result<()> {
             DOWN.end * 10
         );
         print_outage(&outage);
+    }
+    Ok(())
+}
+
+/// A minute takes 15 seconds: the limits are 20 at once and 40 a second.
+fn over_http() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    for (binds, millis) in [("the rate", 250), ("concurrency", 1000)] {
+        let trial = over_http::Trial {
+            jobs: JOBS,
+            workers: WORKERS,
+            at_once: 20,
+            per_minute: 600,
+            minute: Duration::from_secs(15),
+            latency: Duration::from_millis(millis),
+        };
+        println!("\n{trial:?}: {binds} binds");
+        let done = runtime.block_on(over_http::meet_limits(trial))?;
+        print_limits(&done.findings);
+        let (peak, tokens) = (done.peak, done.tokens);
+        println!("at once at most {peak}, tokens {tokens}, violations {:?}", done.violations);
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use verbatim_worker_lib::{Pipeline, PipelineConfig, PipelineObserver};
 use super::submit::spool_stdin;
 use crate::cli::{SpeechArgs, TranscribeArgs};
 use crate::config::Config;
-use crate::engines;
+use crate::engines::{self, EnginePorts};
 use crate::files::{self, Input};
 use crate::progress::{Progress, Unit};
 
@@ -40,11 +40,15 @@ pub async fn run(
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         config.whisper.replicas = cores.min(inputs.len());
     }
-    let engine: Arc<dyn SpeechEngine> = Arc::new(engines::load(&config, whisper).await?);
+    let engine: Arc<dyn SpeechEngine> =
+        Arc::new(engines::load(&config, whisper, EnginePorts::alone()?).await?);
     let capabilities = engine.capabilities();
     let model = capabilities.models.first().context("the engine offers no model")?;
-    let options = options(&arguments.speech, &model.name)?;
-    model.check(&options)?;
+    let mut options = options(&arguments.speech, &model.name)?;
+    options.any_model = capabilities.models.iter().any(|other| other.engine != model.engine);
+    if !options.any_model {
+        model.check(&options)?;
+    }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     let pipeline = Pipeline::new(engine, pipeline_config(&config, scratch.path()))?;
 

@@ -111,10 +111,10 @@ pub struct ProviderConfig {
     pub profanity: Option<Profanity>,
     /// azure: the most speakers told apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_speakers: Option<u32>,
+    pub max_speakers: Option<u8>,
     /// azure: channels that are heard separately; the upload is sent as it came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub channels: Option<Vec<u32>>,
+    pub channels: Option<Vec<u8>>,
     /// azure: the locales among which it looks for the language when none is given; its own choice when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locales: Option<Vec<String>>,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use axum::Router;
-use verbatim_api_lib::{ApiLimits, ApiParts, ApiState};
+use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, CostTerms, ProviderParts};
+use verbatim_core::money::Money;
+use verbatim_core::ports::limiter::{ProjectLimit, RequestLimits};
 
 use super::stores::Stores;
 use super::{Offered, Parts};
@@ -23,6 +25,17 @@ pub(super) fn start(
         admin: stores.admin.clone(),
         auth: stores.directory.clone(),
         upkeep: stores.upkeep.clone(),
+        limiter: request_limits(config, stores.directory.is_some())
+            .map(|limits| (stores.limiter.clone(), limits)),
+        providers: Some(ProviderParts {
+            shared: stores.shared.clone(),
+            ledger: stores.ledger.clone(),
+            terms: CostTerms {
+                currency: config.costs.currency.clone(),
+                tenant_daily_budget: config.costs.tenant_daily_budget.and_then(Money::parse),
+            },
+        }),
+        registry: stores.registry.clone(),
         blobs: stores.blobs.clone(),
         offering,
         clock: stores.clock.clone(),
@@ -44,4 +57,47 @@ pub(super) fn start(
         Ok(())
     });
     router
+}
+
+/// Submissions of one tenant in a minute, and of all, where callers need keys and the configuration says nothing.
+const TENANT_PER_MINUTE: u64 = 60;
+const PROJECT_PER_MINUTE: u64 = 300;
+
+/// The request limits in effect. Without keys everybody is one tenant on their own machine: no limit, unless it is asked for.
+fn request_limits(config: &Config, keys: bool) -> Option<RequestLimits> {
+    let limits = &config.limits;
+    let in_effect = |configured: Option<u64>, default: u64| {
+        configured.or(keys.then_some(default)).filter(|per_minute| *per_minute > 0)
+    };
+    let project =
+        in_effect(limits.project_per_minute, PROJECT_PER_MINUTE).map(|refill_per_minute| ProjectLimit {
+            capacity: limits.project_capacity,
+            refill_per_minute,
+            burst: limits.project_burst,
+            cooldown: Duration::from_secs(limits.project_cooldown_secs),
+        });
+    let tenant_per_minute = in_effect(limits.per_tenant_per_minute, TENANT_PER_MINUTE);
+    (tenant_per_minute.is_some() || project.is_some()).then_some(RequestLimits { tenant_per_minute, project })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(tenant: Option<u64>, project: Option<u64>, keys: bool) -> (Option<u64>, Option<u64>) {
+        let mut config = Config::default();
+        config.limits.per_tenant_per_minute = tenant;
+        config.limits.project_per_minute = project;
+        let limits = request_limits(&config, keys).unwrap_or_default();
+        (limits.tenant_per_minute, limits.project.map(|project| project.refill_per_minute))
+    }
+
+    #[test]
+    fn there_are_limits_where_callers_need_keys_unless_somebody_says_otherwise() {
+        assert_eq!(limits(None, None, true), (Some(60), Some(300)));
+        assert_eq!(limits(None, None, false), (None, None));
+        assert_eq!(limits(Some(0), Some(0), true), (None, None));
+        assert_eq!(limits(Some(5), None, false), (Some(5), None));
+        assert_eq!(limits(None, Some(6000), true), (Some(60), Some(6000)));
+    }
 }

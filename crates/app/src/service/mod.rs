@@ -7,6 +7,7 @@ mod worker;
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -16,6 +17,7 @@ use verbatim_api_lib::{Offering, ServeOptions};
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::ports::SpeechEngine;
 use verbatim_core::ports::local_engine::LoadLocalEngine;
+use verbatim_engines::ProviderPool;
 use verbatim_telemetry::logs;
 
 use crate::config::{Config, LogFormat, Role};
@@ -27,6 +29,9 @@ use stores::Stores;
 
 /// The parts that run side by side; each ends by itself once the shutdown has begun.
 type Parts = JoinSet<anyhow::Result<()>>;
+
+/// How long the end of the process waits for what calls to providers left behind.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// What is on offer, as far as this process knows.
 type Offered = watch::Receiver<Option<Arc<Offering>>>;
@@ -67,6 +72,11 @@ pub async fn run(role: Role, config: Config, whisper: Option<LoadLocalEngine>) -
         shutdown.soft.cancel();
     }
     let ended = join(process.parts, &shutdown).await;
+    if let Some(pool) = process.pool
+        && tokio::time::timeout(SETTLE, pool.settled()).await.is_err()
+    {
+        tracing::warn!("places at providers that were not given back lapse by themselves");
+    }
     stores.settle().await;
     listening.abort();
     outcome.and(ended)
@@ -78,6 +88,7 @@ struct Process {
     gate: Gate,
     shutdown: Shutdown,
     parts: Parts,
+    pool: Option<Arc<ProviderPool>>,
 }
 
 impl Process {
@@ -89,11 +100,11 @@ impl Process {
         config: &Config,
         whisper: Option<LoadLocalEngine>,
     ) -> anyhow::Result<()> {
-        let Self { gate, shutdown, parts } = self;
-        let engine: Option<Arc<dyn SpeechEngine>> = match role {
-            Role::Api => None,
-            Role::Serve | Role::Worker => Some(Arc::new(engines::load(config, whisper).await?)),
-        };
+        let Self { gate, shutdown, parts, pool } = self;
+        if role != Role::Api {
+            *pool = Some(Arc::new(engines::load(config, whisper, stores.engine_ports()).await?));
+        }
+        let engine = pool.clone().map(|pool| pool as Arc<dyn SpeechEngine>);
         let router = match role {
             Role::Worker => worker::operations(stores),
             Role::Serve | Role::Api => {

@@ -7,13 +7,17 @@ use anyhow::Context;
 use futures::FutureExt;
 use verbatim_blobs::{FolderStore, S3Config, S3Store};
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::{BlobStore, Directory, EngineRegistry, JobAdmin, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::{
+    BlobStore, Directory, EngineRegistry, JobAdmin, JobClient, JobLeases, JobUpkeep, Ledger, Limiter,
+    SharedState,
+};
 use verbatim_core::retry::RetryPolicy;
 use verbatim_queue::{RedisConfig, RedisStore, SqliteConfig, SqliteDirectory, SqliteStore};
 use verbatim_telemetry::Metrics;
 
 use crate::auth::keys_required;
 use crate::config::{Config, QueueConfig, Role};
+use crate::engines::EnginePorts;
 use crate::system::{SystemClock, SystemIds};
 
 /// How long the end of the process waits for uploads that were given up to be out of the bucket.
@@ -29,6 +33,10 @@ pub(super) struct Stores {
     pub(super) directory: Option<Arc<dyn Directory>>,
     /// Where workers announce themselves; only in a cluster.
     pub(super) registry: Option<Arc<dyn EngineRegistry>>,
+    /// What nodes share about providers.
+    pub(super) shared: Arc<dyn SharedState>,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) limiter: Arc<dyn Limiter>,
     pub(super) blobs: Arc<dyn BlobStore>,
     /// The blobs once more, when they lie in a bucket.
     pub(super) bucket: Option<Arc<S3Store>>,
@@ -66,7 +74,10 @@ impl Stores {
                 jobs: store.clone(),
                 leases: store.clone(),
                 upkeep: store.clone(),
-                admin: store,
+                admin: store.clone(),
+                shared: store.clone(),
+                ledger: store.clone(),
+                limiter: store,
                 directory: if asks_for_keys {
                     Some(Arc::new(SqliteDirectory::open(&folder, clock.clone())?))
                 } else {
@@ -93,13 +104,28 @@ impl Stores {
             upkeep: store.clone(),
             admin: store.clone(),
             directory: asks_for_keys.then(|| store.clone() as _),
-            registry: Some(store),
+            registry: Some(store.clone()),
+            shared: store.clone(),
+            ledger: store.clone(),
+            limiter: store,
             blobs,
             bucket,
             clock,
             ids,
             metrics,
         })
+    }
+
+    /// What engines reach the outside through.
+    pub(super) fn engine_ports(&self) -> EnginePorts {
+        EnginePorts {
+            shared: self.shared.clone(),
+            ledger: Some(self.ledger.clone()),
+            blobs: Some(self.blobs.clone()),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// Waits, at the end of the process, until nothing half-written is left in the bucket.

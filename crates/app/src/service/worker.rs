@@ -15,8 +15,8 @@ use verbatim_core::ports::{JobUpkeep, SpeechEngine};
 use verbatim_core::time::Clock;
 use verbatim_telemetry::Metrics;
 use verbatim_worker_lib::{
-    Pipeline, ShutdownSignals, Sweep, TimeLimit, Upkeep, UpkeepConfig, Worker, WorkerConfig, WorkerExit,
-    WorkerPorts,
+    Pipeline, ShutdownSignals, StageLimits, Sweep, TimeLimit, Upkeep, UpkeepConfig, Worker, WorkerConfig,
+    WorkerExit, WorkerPorts,
 };
 
 use super::stores::Stores;
@@ -80,6 +80,7 @@ fn build(stores: &Stores, config: &Config, engine: Arc<dyn SpeechEngine>) -> any
             base: Duration::from_secs(config.worker.time_limit_secs),
             per_audio: config.worker.time_limit_per_audio,
         },
+        stages: StageLimits::default(),
         max_jobs: config.worker.max_jobs_per_worker,
         max_rss_bytes: config.worker.max_rss_mb * 1024 * 1024,
     };

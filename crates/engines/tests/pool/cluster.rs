@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use verbatim_core::provider::BreakerState;
 
+use crate::support::over_http;
 use crate::support::trial::{DOWN, JOBS, live_through_an_outage, meet_limits};
 
 #[tokio::test(start_paused = true)]
@@ -39,4 +40,22 @@ async fn jobs_wait_while_their_only_provider_is_down() {
     let served: usize = outage.spans.iter().filter_map(|span| span.served.get("azure")).sum();
     assert_eq!(served, outage.spans.iter().take(24).count() * 40);
     assert!(outage.refunded > 0, "they went back to the queue unblamed");
+}
+
+#[tokio::test]
+async fn a_cluster_shares_one_subscription_over_http() -> anyhow::Result<()> {
+    let trial = over_http::Trial {
+        jobs: 120,
+        workers: 4,
+        at_once: 6,
+        per_minute: 600,
+        minute: Duration::from_secs(6),
+        latency: Duration::from_millis(50),
+    };
+    let done = over_http::meet_limits(trial).await?;
+    assert_eq!((done.findings.done, done.findings.failed), (120, 0));
+    assert_eq!(done.violations, Vec::<String>::new());
+    assert_eq!(done.tokens, 1, "all workers share one");
+    assert!(done.findings.refused <= 20, "{} refused", done.findings.refused);
+    Ok(())
 }

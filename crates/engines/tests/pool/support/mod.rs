@@ -5,6 +5,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod ledger;
+pub(crate) mod over_http;
 pub(crate) mod service;
 pub(crate) mod store;
 pub(crate) mod trial;
