@@ -85,7 +85,7 @@ pub(crate) async fn meet_limits(latency: Duration) -> Findings {
     let done = queue.done.lock().expect("no panic").clone();
     let last = done.iter().map(|(at, _)| *at).max().unwrap_or(begun);
     let by_concurrency = AT_ONCE as f64 / latency.as_secs_f64();
-    let findings = Findings {
+    Findings {
         samples,
         took: last - begun,
         allowed: by_concurrency.min(f64::from(PER_MINUTE) / 60.0),
@@ -93,8 +93,7 @@ pub(crate) async fn meet_limits(latency: Duration) -> Findings {
         failed: queue.failed.lock().expect("no panic").len(),
         refunded: *queue.refunded.lock().expect("no panic"),
         refused: service.refused(),
-    };
-    findings
+    }
 }
 
 /// Who served how many jobs within one span of ten seconds, and how the breaker stood at its end.
