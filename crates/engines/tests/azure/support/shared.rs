@@ -11,10 +11,13 @@ use verbatim_core::ports::shared_state::{Reading, Replacement, Versioned};
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_core::{ErrorKind, PortError};
 
-/// The values, with versions and times of expiry.
+/// The last version given, and each value with its time of expiry.
+type Values = (u64, BTreeMap<String, (Versioned, Timestamp)>);
+
+/// The values.
 pub(crate) struct SharedMemory {
     clock: Arc<dyn Clock>,
-    values: Mutex<(u64, BTreeMap<String, (Versioned, Timestamp)>)>,
+    values: Mutex<Values>,
     pub(crate) down: AtomicBool,
     pub(crate) calls: AtomicUsize,
 }
