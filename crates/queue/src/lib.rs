@@ -20,7 +20,10 @@ const BACKLOG_RETRY: Duration = Duration::from_secs(10);
 /// The answer to a submission whose ticket is gone while the job that it made is still kept. Of a kind that leaves open
 /// whether the upload is somebody's: it is that job's.
 fn job_exists() -> PortError {
-    PortError::new(ErrorKind::Internal, "the submission was made before and removed since; its job is still there")
+    PortError::new(
+        ErrorKind::Internal,
+        "the submission was made before and removed since; its job is still there",
+    )
 }
 
 /// A dead letter that cannot be queued again.

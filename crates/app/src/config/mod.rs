@@ -8,8 +8,8 @@ mod secret;
 mod sections;
 
 pub use cluster::{RedisConfig, S3Config};
-pub use providers::{AzureAuth, AzureMode, CostsConfig, PoolConfig, Profanity, ProviderConfig};
 pub use load::{ConfigError, Overrides, Role, load};
+pub use providers::{AzureAuth, AzureMode, CostsConfig, PoolConfig, Profanity, ProviderConfig};
 pub use secret::{Secret, SecretUrl};
 pub use sections::{
     AuthConfig, Config, EngineKind, FakeConfig, LimitsConfig, LogConfig, LogFormat, ModelSource,
