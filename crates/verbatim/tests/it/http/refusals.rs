@@ -36,7 +36,7 @@ async fn what_is_not_built_yet_says_so() -> Result<()> {
     let (status, problem) =
         told(request.json(&json!({"audio_url": "http://example.com/a"})).send().await?).await?;
     ensure!(status == 400 && problem["code"] == "unsupported_option", "{status} {problem}");
-    for path in ["/v1/batches", "/v1/admin/keys"] {
+    for path in ["/v1/batches", "/v1/jobs/none/ws"] {
         ensure!(service.get(path).await?.status() == 404, "{path}");
     }
     Ok(())
