@@ -92,6 +92,8 @@ pub async fn innocents_are_not_blamed_when_leases_lapse_one_after_the_other<H: H
     world.pass(LEASE / 2).await?;
     let gone = world.renew(&beside.token).await?;
     ensure_eq!(gone, Renewal::Lost, "the lease that was not renewed");
+    let held = world.renew(&ours.token).await?;
+    ensure!(matches!(held, Renewal::Held { .. }), "the lease that was renewed: {held:?}");
     vanish(&world).await?;
     // Were it blamed already, these crashes would make it a dead letter.
     let mut crashes = 1;

@@ -172,6 +172,9 @@ pub async fn a_redriven_job_tells_its_story_anew<H: Harness>(harness: &H) -> Ver
     ensure_eq!(names(&past), vec!["queued", "started", "failed"], "the story of the failure");
     let end = past.last().map(|event| event.seq);
     world.store.redrive(&job).await?;
+    let mut anew = world.watch(&id, None).await?;
+    let first = super::events::next(&mut anew).await?.kind;
+    ensure_eq!(first, EventKind::Queued { attempt: 0 }, "what is told before it is claimed");
     let live = world.watch(&id, end).await?;
     let (live, worked) = join!(super::virtual_world::drain(live), world.work_off_one());
     worked?;

@@ -63,6 +63,18 @@ pub async fn a_finished_result_answers_until_its_time_is_over<H: Harness>(harnes
     let miss = world.submit("talk").await?;
     ensure!(miss.blob_adopted && !miss.submission.cached, "a moment later the work is done again");
     ensure!(miss.submission.job_id != lease.token.job_id, "by another job");
+    world.work_off_one().await?;
+    let newer = world.submit("talk").await?.submission;
+    ensure!(newer.cached && newer.job_id == miss.submission.job_id, "from then on the newer result answers");
+    // When the old ones are forgotten, the work is still known by the job that does it now.
+    world.pass(world.policy.dedupe_ttl).await?;
+    let third = world.submit("talk").await?;
+    ensure!(third.blob_adopted, "the work is done a third time");
+    for old in [&first, &cached.id, &miss.submission.id, &newer.id] {
+        world.store.delete(&world.tenant(), old).await?;
+    }
+    let attached = world.submit("talk").await?.submission;
+    ensure!(attached.deduplicated && attached.job_id == third.submission.job_id, "the live job takes it");
     world.audit().await
 }
 

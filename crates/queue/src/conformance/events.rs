@@ -33,7 +33,8 @@ async fn report<H: Harness>(world: &World<'_, H>, lease: &Lease, progress: f32, 
     Ok(())
 }
 
-async fn next(stream: &mut EventStream) -> Verdict<JobEvent> {
+/// The next event.
+pub(super) async fn next(stream: &mut EventStream) -> Verdict<JobEvent> {
     let event =
         patiently(stream.next()).await?.ok_or_else(|| Violation::new("the stream ended too early"))?;
     Ok(event?)
@@ -143,6 +144,9 @@ pub async fn a_retried_job_starts_its_story_over<H: Harness>(harness: &H) -> Ver
         );
         ensure!(rising(&story), "numbers rise");
     }
+    let late = names(&world.story(&id, None).await?);
+    let segments = late.iter().filter(|name| **name == "segment").count();
+    ensure_eq!(segments, 1, "segments that who comes now is told of");
     world.audit().await
 }
 

@@ -112,6 +112,50 @@ pub async fn a_settlement_never_goes_back_in_time<H: Harness>(harness: &H) -> Ve
     world.audit().await
 }
 
+/// Upkeep between claim and finish changes nothing for the tenant, however far the others have come.
+pub async fn upkeep_forgets_no_charge_that_may_be_settled<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let (a, b) = (tenant("a")?, tenant("b")?);
+    queue(&world, &a, 1, 10).await?;
+    queue(&world, &b, 10, 10).await?;
+    let slow = world.claim_one().await?;
+    ensure_eq!(slow.tenant, a, "the first by name, where nobody was served yet");
+    for _ in 0..3 {
+        world.complete_after(&world.claim_one().await?, 10).await?;
+    }
+    world.settle().await?;
+    // It has had 15 s in all, which is less than the 20 s at which the tier is: it owes nothing.
+    world.complete_after(&slow, 15).await?;
+    for work in ["later", "last"] {
+        world.store.submit(world.upload_of(&a, work, 10)).await?;
+    }
+    let next = world.claim(&world.worker(), 2).await?;
+    ensure_eq!(whose(&next), vec!["a", "a"], "at 20 and 30 s, while b goes on at 30 s");
+    world.audit().await
+}
+
+/// A job that must run alone is served out of turn, not for nothing; also when its tenant has no other.
+pub async fn a_suspect_is_charged_for<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    for (name, jobs) in [("a", 4), ("b", 4), ("c", 1)] {
+        queue(&world, &tenant(name)?, jobs, 10).await?;
+    }
+    let first = [world.claim_one().await?, world.claim_one().await?, world.claim_one().await?];
+    ensure_eq!(whose(&first), vec!["a", "b", "c"], "the first turns");
+    world.complete_after(&first[1], 10).await?;
+    world.pass(super::virtual_world::LEASE).await?;
+    world.pass(world.policy.retry.base_delay).await?;
+    for name in ["a", "c"] {
+        let alone = world.claim_one().await?;
+        ensure!(alone.alone && alone.tenant.as_str() == name, "the suspect of {name} is next: {alone:?}");
+        world.complete_after(&alone, 10).await?;
+    }
+    world.store.submit(world.upload_of(&tenant("c")?, "later", 10)).await?;
+    let next = world.claim(&world.worker(), 4).await?;
+    ensure_eq!(whose(&next), vec!["b", "a", "b", "c"], "after b had 10 s and the others 20");
+    world.audit().await
+}
+
 /// A tenant that had nothing to do has saved nothing up.
 pub async fn an_idle_tenant_does_not_save_up_turns<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;

@@ -43,8 +43,11 @@ pub async fn fences_only_rise_and_stale_ones_change_nothing<H: Harness>(harness:
         for token in &past {
             let before = world.get(&id).await?;
             expect_stale(&world, token).await?;
-            let forged = LeaseToken { fence: lease.token.fence, ..token.clone() };
-            expect_stale(&world, &forged).await?;
+            // Either half alone is not enough: the nonce guards against a store that lost its last fences.
+            let right_fence = LeaseToken { fence: lease.token.fence, ..token.clone() };
+            expect_stale(&world, &right_fence).await?;
+            let right_nonce = LeaseToken { nonce: lease.token.nonce.clone(), ..token.clone() };
+            expect_stale(&world, &right_nonce).await?;
             ensure_eq!(world.get(&id).await?, before, "the job after stale calls");
         }
         past.push(lease.token.clone());
@@ -156,6 +159,7 @@ pub async fn the_failure_of_one_job_touches_no_other_of_its_claim<H: Harness>(ha
     world.cancel(&tickets[1]).await?;
     world.fail(cancelled, FailureKind::Cancelled).await?;
     world.store.release(&released.token).await?;
+    ensure_eq!(world.settle().await?.lapsed, 0, "leases that lapsed with the failure");
     let renewal = world.renew(&good.token).await?;
     ensure!(matches!(renewal, Renewal::Held { .. }), "the sibling's lease: {renewal:?}");
     world.complete(good).await?;
@@ -168,6 +172,7 @@ pub async fn the_failure_of_one_job_touches_no_other_of_its_claim<H: Harness>(ha
     for (ticket, status) in tickets.iter().zip(expected) {
         world.expect(ticket, status).await?;
     }
+    ensure!(!world.claim_one().await?.alone, "the one that was released is no suspect");
     world.audit().await
 }
 

@@ -177,6 +177,7 @@ macro_rules! conformance_suite {
                 cancellation: a_lapsed_lease_ends_a_job_that_was_to_be_cancelled,
                 cancellation: a_queued_job_goes_with_its_last_submission,
                 cancellation: a_running_job_is_asked_to_stop_and_publishes_nothing,
+                cancellation: a_suspect_goes_with_its_last_submission,
                 cancellation: deleting_the_last_ended_submission_takes_audio_and_result,
                 cancellation: new_work_is_not_attached_to_a_job_that_is_being_cancelled,
                 cancellation: one_tenant_cannot_touch_anothers_submission,
@@ -189,9 +190,11 @@ macro_rules! conformance_suite {
                 caps: no_more_jobs_run_than_the_cap_allows,
                 fairness: a_late_tenant_is_among_the_next_two,
                 fairness: a_settlement_never_goes_back_in_time,
+                fairness: a_suspect_is_charged_for,
                 fairness: an_idle_tenant_does_not_save_up_turns,
                 fairness: backlogged_tenants_are_served_by_seconds,
                 fairness: only_a_release_gives_the_charge_back,
+                fairness: upkeep_forgets_no_charge_that_may_be_settled,
                 fairness: wrong_estimates_are_settled,
             }
             invariant_8 {

@@ -150,7 +150,12 @@ pub async fn a_claim_repeated_returns_the_same_leases<H: Harness>(harness: &H) -
     ensure_eq!(first.len(), 2, "leases of the first claim");
     ensure_eq!(world.store.claim(request.clone()).await?, first, "the leases of the same claim");
     world.complete(&first[0]).await?;
-    ensure_eq!(world.store.claim(request).await?, first[1..], "the leases that are left of the same claim");
+    let left = world.store.claim(request.clone()).await?;
+    ensure_eq!(left, first[1..], "the leases that are left of the same claim");
+    world.store.release(&first[1].token).await?;
+    let other = world.claim_one().await?;
+    ensure_eq!(other.token.job_id, first[1].token.job_id, "the job that was given back is the next one's");
+    ensure_eq!(world.store.claim(request).await?, vec![], "the leases of the first claim, now another's");
     ensure_eq!(world.count(JobState::Queued).await?, 2, "jobs that no claim took");
     world.audit().await
 }
