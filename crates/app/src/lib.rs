@@ -49,6 +49,13 @@ pub async fn run_worker(whisper: Option<LoadLocalEngine>) -> ExitCode {
 
 async fn run_node(role: Role, whisper: Option<LoadLocalEngine>) -> ExitCode {
     let cli = NodeCli::parse();
+    if let Some(command) = cli.command {
+        let command = Command::from(command);
+        return match config::load(cli.config.as_deref(), &Overrides { role, ..overrides(&command) }) {
+            Ok(config) => exit_code(dispatch(command, config, whisper).await),
+            Err(error) => misused(&error),
+        };
+    }
     match config::load(cli.config.as_deref(), &cli.service.overrides(role)) {
         Ok(config) => exit_code(service::run(role, config, whisper).boxed_local().await),
         Err(error) => misused(&error),

@@ -5,11 +5,9 @@ pub mod fake;
 mod http;
 pub mod openai;
 pub mod pool;
-pub mod set;
 mod speech_file;
 
 pub use azure::AzureEngine;
 pub use fake::{FakeEngine, FakeFailures};
 pub use openai::{OpenAiConfig, OpenAiEngine};
 pub use pool::{PoolConfig, PoolError, PoolPorts, Provider, ProviderPool};
-pub use set::EngineSet;

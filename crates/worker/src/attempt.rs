@@ -58,7 +58,7 @@ impl Attempts {
     }
 
     async fn work(&self, held: &Held, hard: &CancellationToken) -> (Option<Ending>, Option<JobOutcome>) {
-        let gatherer = Arc::new(Gatherer::new(held.lease.checkpoint.as_ref()));
+        let gatherer = Arc::new(Gatherer::new(held.lease.checkpoint.as_ref(), Arc::clone(&held.stop)));
         let reporter = Reporter::start(self.ports.clone(), held, Arc::clone(&gatherer));
         let overtime = overtime(self.config.time_limit, gatherer.duration());
         let mut producing = self.produce(held, gatherer);

@@ -31,6 +31,8 @@ pub(crate) struct Gatherer {
     duration_ms: watch::Sender<Option<u64>>,
     /// Segments of an earlier attempt, from which the engine may go on or not.
     earlier: Vec<Segment>,
+    /// Knows why the work was stopped.
+    stop: Arc<StopSwitch>,
 }
 
 #[derive(Default)]
@@ -45,12 +47,13 @@ struct Pending {
 }
 
 impl Gatherer {
-    pub(crate) fn new(resume: Option<&Checkpoint>) -> Self {
+    pub(crate) fn new(resume: Option<&Checkpoint>, stop: Arc<StopSwitch>) -> Self {
         Self {
             pending: Mutex::default(),
             changed: Notify::new(),
             duration_ms: watch::Sender::default(),
             earlier: resume.map(|point| point.segments.clone()).unwrap_or_default(),
+            stop,
         }
     }
 
@@ -136,6 +139,10 @@ impl EngineObserver for Gatherer {
             pending.add(&checkpoint.segments, &[]);
             pending.report.checkpoint = Some(checkpoint);
         });
+    }
+
+    fn abandoned(&self) -> bool {
+        self.stop.reason() == Some(StopReason::Cancelled)
     }
 }
 
@@ -253,8 +260,24 @@ mod tests {
     }
 
     #[test]
+    fn only_a_job_that_nobody_wants_is_abandoned() {
+        for (reason, expected) in [
+            (StopReason::Cancelled, true),
+            (StopReason::LeaseLost, false),
+            (StopReason::Released, false),
+            (StopReason::TimedOut, false),
+        ] {
+            let stop = Arc::<StopSwitch>::default();
+            let gatherer = Gatherer::new(None, Arc::clone(&stop));
+            assert!(!gatherer.abandoned());
+            stop.stop(reason);
+            assert_eq!(gatherer.abandoned(), expected, "{reason:?}");
+        }
+    }
+
+    #[test]
     fn watchers_of_an_engine_that_took_over_see_no_stretch_twice_and_miss_none() {
-        let gatherer = Gatherer::new(None);
+        let gatherer = Gatherer::new(None, Arc::default());
         gatherer.window_done(4_000, &[segment(0, 0, 2_000, "a"), segment(1, 2_000, 4_000, "b")]);
         gatherer.begun_anew();
         let other = [segment(0, 0, 1_500, "A"), segment(1, 1_500, 4_200, "B"), segment(2, 4_200, 6_000, "C")];

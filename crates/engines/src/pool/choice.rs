@@ -13,6 +13,17 @@ use super::provider::Provider;
 /// Latencies that differ by less than this factor are equal: they tremble more than that from job to job.
 const SAME_LATENCY: f64 = 1.5;
 
+/// Before a job comes back that only other workers can do.
+const ELSEWHERE: Duration = Duration::from_secs(5);
+
+/// Why a provider cannot do a job; for the client.
+enum Obstacle {
+    /// It is not what was asked for. The service took the job in, so another worker has that.
+    Elsewhere(String),
+    /// It is, and cannot.
+    Unable(String),
+}
+
 /// A provider that can do a job, and with which of its models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fit {
@@ -24,13 +35,14 @@ pub(super) struct Fit {
 /// The providers that are what was asked for (any, for `auto`) and can do the job, in the pool's order.
 ///
 /// # Errors
-/// [`FailureKind::UnsupportedOption`], with the first reason for the client.
+/// [`FailureKind::UnsupportedOption`] when a provider is what was asked for and cannot; [`FailureKind::EngineUnavailable`]
+/// when none here is. With the first reason for the client.
 pub(super) fn fitting(
     providers: &[Provider],
     options: &TranscribeOptions,
     duration_ms: u64,
 ) -> Result<Vec<Fit>, EngineError> {
-    let (mut fits, mut reason) = (Vec::new(), None);
+    let (mut fits, mut unable, mut elsewhere) = (Vec::new(), None, None);
     for (place, provider) in providers.iter().enumerate() {
         let asked = [ENGINE_AUTO, provider.kind.as_str(), provider.name.as_str()];
         if !asked.contains(&options.engine.as_str()) {
@@ -38,14 +50,20 @@ pub(super) fn fitting(
         }
         match model_for(&provider.kind, &provider.engine.capabilities(), options, duration_ms) {
             Ok(model) => fits.push(Fit { provider: place, model }),
-            Err(obstacle) => reason = reason.or(Some(obstacle)),
+            Err(Obstacle::Unable(reason)) => unable = unable.or(Some(reason)),
+            Err(Obstacle::Elsewhere(reason)) => elsewhere = elsewhere.or(Some(reason)),
         }
     }
-    if fits.is_empty() {
-        let reason = reason.unwrap_or_else(|| format!("there is no engine `{}` here", options.engine));
+    if !fits.is_empty() {
+        return Ok(fits);
+    }
+    if let Some(reason) = unable {
         return Err(EngineError::new(FailureKind::UnsupportedOption, reason));
     }
-    Ok(fits)
+    let reason = elsewhere.unwrap_or_else(|| format!("there is no engine `{}` here", options.engine));
+    let mut error = EngineError::new(FailureKind::EngineUnavailable, reason);
+    error.retry_after = Some(ELSEWHERE);
+    Err(error)
 }
 
 /// The model with which an engine would do the job, or why it cannot.
@@ -54,7 +72,7 @@ fn model_for(
     capabilities: &Capabilities,
     options: &TranscribeOptions,
     duration_ms: u64,
-) -> Result<String, String> {
+) -> Result<String, Obstacle> {
     let Capabilities { models, max_duration, diarization, .. } = capabilities;
     let named = models.iter().filter(|model| model.name == options.model);
     // Its default comes first among its own.
@@ -69,14 +87,17 @@ fn model_for(
     });
     let Some(ModelInfo { name, .. }) = able.next() else {
         drop(able);
-        return Err(reason.unwrap_or_else(|| format!("engine `{kind}` has no model `{}`", options.model)));
+        return Err(reason.map_or_else(
+            || Obstacle::Elsewhere(format!("engine `{kind}` has no model `{}`", options.model)),
+            Obstacle::Unable,
+        ));
     };
     if options.diarize && !diarization {
-        return Err(format!("engine `{kind}` does not tell speakers apart"));
+        return Err(Obstacle::Elsewhere(format!("engine `{kind}` does not tell speakers apart")));
     }
     match max_duration {
         Some(max) if Duration::from_millis(duration_ms) > *max => {
-            Err(format!("engine `{kind}` takes audio of at most {} s", max.as_secs()))
+            Err(Obstacle::Unable(format!("engine `{kind}` takes audio of at most {} s", max.as_secs())))
         }
         _ => Ok(name.clone()),
     }

@@ -82,14 +82,28 @@ async fn what_no_engine_can_do_is_refused_with_the_reason() {
         error.message
     };
     let base = TranscribeOptions::for_model("base");
-    assert!(refusal(TranscribeOptions::for_model("huge"), 1).await.contains("no model `huge`"));
-    let other = TranscribeOptions { engine: "x".to_owned(), ..base.clone() };
-    assert!(refusal(other, 1).await.contains("engine `x`"));
     let cloud = TranscribeOptions { engine: "azure".to_owned(), ..base };
     assert!(refusal(cloud, 61).await.contains("at most 60 s"));
     let german = Language::parse("de").ok();
     let german = TranscribeOptions { language: german, ..TranscribeOptions::for_model("tiny.en") };
     assert!(refusal(german, 1).await.contains("English-only"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_other_workers_have_goes_back_to_the_queue() {
+    let world = World::new();
+    let pool = local_and_cloud(&world);
+    let base = TranscribeOptions::for_model("base");
+    let speakers = TranscribeOptions { engine: "whisper".to_owned(), diarize: true, ..base.clone() };
+    for (options, reason) in [
+        (TranscribeOptions::for_model("huge"), "no model `huge`"),
+        (TranscribeOptions { engine: "x".to_owned(), ..base }, "engine `x`"),
+        (speakers, "speakers"),
+    ] {
+        let error = transcribe(&pool, asking(&world, options, 1)).await.expect_err("given back");
+        assert_eq!(error.kind, FailureKind::EngineUnavailable);
+        assert!(error.message.contains(reason) && error.retry_after.is_some(), "{error:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

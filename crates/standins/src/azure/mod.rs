@@ -6,6 +6,7 @@ mod definition;
 mod fast;
 mod short;
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use serde_json::json;
 use verbatim_core::time::Clock;
 
 use crate::clock::StandInClock;
-use crate::desk::{self, Call, Desk, Latency, Limits, Manners, Refusal, SeenRequest};
-use crate::faults::{Fault, Times};
+use crate::desk::{self, Call, Desk, Latency, Limits, Manners, Refusal};
+use crate::front::Front;
 use crate::hearing::Hearing;
 use crate::server::Server;
 
@@ -75,7 +76,7 @@ impl Default for AzureSettings {
 struct Azure {
     settings: AzureSettings,
     url: String,
-    hearing: Mutex<Hearing>,
+    hearing: Arc<Mutex<Hearing>>,
     tokens: Mutex<Vec<IssuedToken>>,
     batches: Mutex<batch::Batches>,
     http: reqwest::Client,
@@ -83,9 +84,16 @@ struct Azure {
 
 /// An Azure AI Speech on this machine. It ends when this is dropped.
 pub struct AzureStandIn {
-    server: Server,
-    desk: Arc<Desk>,
+    front: Front,
     azure: Arc<Azure>,
+}
+
+impl Deref for AzureStandIn {
+    type Target = Front;
+
+    fn deref(&self) -> &Front {
+        &self.front
+    }
 }
 
 impl AzureStandIn {
@@ -105,7 +113,7 @@ impl AzureStandIn {
         let server = Server::start(|address| {
             let azure = Arc::new(Azure {
                 url: format!("http://{address}"),
-                hearing: Mutex::new(settings.hearing.clone()),
+                hearing: Arc::new(Mutex::new(settings.hearing.clone())),
                 tokens: Mutex::default(),
                 batches: Mutex::new(batch::Batches::new(&settings.batch)),
                 http: reqwest::Client::new(),
@@ -116,62 +124,13 @@ impl AzureStandIn {
         });
         let server = server.await.expect("a free port");
         let azure = shared.expect("the router is made before the server starts");
-        Self { server, desk, azure }
+        let hearing = Arc::clone(&azure.hearing);
+        Self { front: Front { server, desk, hearing }, azure }
     }
 
     /// Scheme, host and port.
     pub fn url(&self) -> String {
-        self.server.url()
-    }
-
-    /// Every request, in the order in which they came.
-    pub fn requests(&self) -> Vec<SeenRequest> {
-        self.desk.requests()
-    }
-
-    /// Whatever broke the contract.
-    pub fn violations(&self) -> Vec<String> {
-        self.desk.violations()
-    }
-
-    /// Most limited requests that were under way at once.
-    pub fn in_flight_peak(&self) -> usize {
-        self.desk.in_flight_peak()
-    }
-
-    /// How many of `:transcribe`, short audio and `:submit` were answered well.
-    pub fn served(&self) -> usize {
-        self.desk.served()
-    }
-
-    /// Does this wrong on every route but that of tokens.
-    pub fn misbehave(&self, fault: Fault, times: Times) {
-        self.desk.misbehave("", fault, times);
-    }
-
-    /// Does this wrong on routes whose path contains `path`: `issueToken`, `:submit`, `/files`…
-    pub fn misbehave_at(&self, path: &str, fault: Fault, times: Times) {
-        self.desk.misbehave(path, fault, times);
-    }
-
-    /// Ends all misbehaviour.
-    pub fn heal(&self) {
-        self.desk.heal();
-    }
-
-    /// Refuses connections from now on, and drops those there are.
-    pub async fn go_down(&self) {
-        self.server.listen(false).await;
-    }
-
-    /// Listens again, on the same port.
-    pub async fn come_back(&self) {
-        self.server.listen(true).await;
-    }
-
-    /// Hears this from now on.
-    pub fn hear(&self, hearing: Hearing) {
-        *desk::lock(&self.azure.hearing) = hearing;
+        self.front.server.url()
     }
 
     /// The tokens issued so far.

@@ -3,6 +3,7 @@
 mod form;
 mod render;
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::multipart::MultipartRejection;
@@ -14,8 +15,8 @@ use axum::{Extension, Json, Router, middleware};
 use serde_json::json;
 
 use crate::audio::Audio;
-use crate::desk::{self, Call, Desk, Latency, Limits, Manners, Refusal, SeenRequest, lock};
-use crate::faults::{Fault, Times};
+use crate::desk::{self, Call, Desk, Latency, Limits, Manners, Refusal, lock};
+use crate::front::Front;
 use crate::hearing::Hearing;
 use crate::server::Server;
 
@@ -73,14 +74,20 @@ impl Default for OpenAiSettings {
 
 struct OpenAi {
     settings: OpenAiSettings,
-    hearing: Mutex<Hearing>,
+    hearing: Arc<Mutex<Hearing>>,
 }
 
 /// An OpenAI audio API on this machine. It ends when this is dropped.
 pub struct OpenAiStandIn {
-    server: Server,
-    desk: Arc<Desk>,
-    openai: Arc<OpenAi>,
+    front: Front,
+}
+
+impl Deref for OpenAiStandIn {
+    type Target = Front;
+
+    fn deref(&self) -> &Front {
+        &self.front
+    }
 }
 
 impl OpenAiStandIn {
@@ -96,67 +103,22 @@ impl OpenAiStandIn {
             is_spared: |_| false,
             error,
         });
-        let hearing = Mutex::new(settings.hearing.clone());
-        let openai = Arc::new(OpenAi { settings, hearing });
+        let hearing = Arc::new(Mutex::new(settings.hearing.clone()));
+        let openai = Arc::new(OpenAi { settings, hearing: Arc::clone(&hearing) });
         let router = Router::new()
             .route(TRANSCRIPTIONS, post(transcribe))
             .route(TRANSLATIONS, post(transcribe))
             .fallback(unknown)
             .layer(DefaultBodyLimit::disable())
             .layer(middleware::from_fn_with_state(Arc::clone(&desk), desk::pass))
-            .with_state(Arc::clone(&openai));
+            .with_state(openai);
         let server = Server::start(|_| router).await.expect("a free port");
-        Self { server, desk, openai }
+        Self { front: Front { server, desk, hearing } }
     }
 
     /// The base URL as OpenAI's clients have it: with `/v1` at its end.
     pub fn url(&self) -> String {
-        format!("{}/v1", self.server.url())
-    }
-
-    /// Every request, in the order in which they came; `definition` holds the fields of its form.
-    pub fn requests(&self) -> Vec<SeenRequest> {
-        self.desk.requests()
-    }
-
-    /// Whatever broke the contract.
-    pub fn violations(&self) -> Vec<String> {
-        self.desk.violations()
-    }
-
-    /// Most requests that were under way at once.
-    pub fn in_flight_peak(&self) -> usize {
-        self.desk.in_flight_peak()
-    }
-
-    /// How many requests were answered well.
-    pub fn served(&self) -> usize {
-        self.desk.served()
-    }
-
-    /// Does this wrong.
-    pub fn misbehave(&self, fault: Fault, times: Times) {
-        self.desk.misbehave("", fault, times);
-    }
-
-    /// Ends all misbehaviour.
-    pub fn heal(&self) {
-        self.desk.heal();
-    }
-
-    /// Refuses connections from now on, and drops those there are.
-    pub async fn go_down(&self) {
-        self.server.listen(false).await;
-    }
-
-    /// Listens again, on the same port.
-    pub async fn come_back(&self) {
-        self.server.listen(true).await;
-    }
-
-    /// Hears this from now on.
-    pub fn hear(&self, hearing: Hearing) {
-        *lock(&self.openai.hearing) = hearing;
+        format!("{}/v1", self.front.server.url())
     }
 }
 

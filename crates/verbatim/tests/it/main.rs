@@ -13,6 +13,7 @@ mod http_over_redis;
 mod intake;
 mod keys;
 mod openai_sdk;
+mod providers;
 #[path = "../support/mod.rs"]
 mod support;
 mod worker_life;

@@ -125,9 +125,11 @@ async fn a_second_signal_gives_back_at_once_what_is_held() -> Result<()> {
     let id = client.accepted(hello_times(1), &[]).await?;
     until_status(&client, &id, "processing").await?;
     worker.signal().await?;
-    // It drains: it claims nothing more, and goes on with what it holds.
+    // It drains: it answers nobody and claims nothing more, and goes on with what it holds.
+    while reqwest::get(format!("{}/healthz", worker.url())).await.is_ok() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let late = client.accepted(numbered(1), &[]).await?;
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     ensure!(worker.runs()?, "it drains for an hour");
     ensure!(
         client.get(&format!("/v1/jobs/{id}")).await?["status"] == "processing",
