@@ -147,6 +147,12 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             config.limits.project_capacity == 0 || config.limits.project_burst == 0,
             "limits.project_capacity and limits.project_burst must be at least 1; limits.project_per_minute = 0 means no limit",
         ),
+        (
+            config.limits.max_requests_in_flight == 0
+                || config.limits.max_watchers == 0
+                || config.limits.max_uploads_in_flight == 0,
+            "limits.max_requests_in_flight, limits.max_watchers and limits.max_uploads_in_flight must be at least 1",
+        ),
         (config.limits.max_upload_mb == 0, "limits.max_upload_mb must be at least 1"),
         (
             config.fake.real_time_factor.is_nan() || config.fake.real_time_factor < 0.0,

@@ -300,6 +300,12 @@ pub struct LimitsConfig {
     pub max_upload_mb: u64,
     /// Uploads received at once; beyond it 503.
     pub max_uploads_in_flight: usize,
+    /// Requests worked on at once; beyond it they wait for a moment, then 503. Who only waits for a job does not count.
+    pub max_requests_in_flight: usize,
+    /// Event streams and requests that wait for a job at once; beyond it 503.
+    pub max_watchers: usize,
+    /// Memory of an API process beyond which it lets no more in than it has; 0 takes what the machine has.
+    pub max_memory_mb: u64,
     /// Longest audio.
     pub max_audio_secs: u64,
     /// Submissions of one tenant within any minute; 0 for no limit. When absent: 60 where callers need keys, no limit
@@ -322,6 +328,9 @@ impl Default for LimitsConfig {
         Self {
             max_upload_mb: 100,
             max_uploads_in_flight: 512,
+            max_requests_in_flight: 1024,
+            max_watchers: 4096,
+            max_memory_mb: 0,
             max_audio_secs: 8 * 3600,
             per_tenant_per_minute: None,
             project_per_minute: None,

@@ -44,6 +44,9 @@ pub(super) fn start(
         limits: ApiLimits {
             max_upload_bytes: config.limits.max_upload_mb * 1024 * 1024,
             max_uploads_in_flight: config.limits.max_uploads_in_flight,
+            max_requests_in_flight: config.limits.max_requests_in_flight,
+            max_watchers: config.limits.max_watchers,
+            memory_bytes: Some(config.limits.max_memory_mb).filter(|mb| *mb > 0).map(|mb| mb * 1024 * 1024),
             upload_idle: Duration::from_secs(config.server.idle_timeout_secs),
             ..ApiLimits::default()
         },
