@@ -8,6 +8,7 @@ use verbatim_core::ports::jobs::{DeleteOutcome, EventStream, ListQuery, MAX_JOBS
 use verbatim_core::ports::{BlobKey, JobClient};
 use verbatim_core::{ErrorKind, PortError};
 
+use super::error::corrupt;
 use super::record::{self, Unmoving, View, tier_number};
 use super::{RedisStore, events, json, millis, scripts};
 use crate::{BACKLOG_RETRY, job_exists};
@@ -69,7 +70,7 @@ impl JobClient for RedisStore {
     }
 
     async fn delete(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError> {
-        let done = self.end(tenant, id, true).await?;
+        let done = self.end(tenant, id, &self.0.ids.ulid()).await?;
         Ok(done.map(|(what, _)| match what.as_str() {
             "cancelled" => DeleteOutcome::Cancelled,
             _ => DeleteOutcome::Removed,
@@ -77,8 +78,9 @@ impl JobClient for RedisStore {
     }
 
     async fn cancel(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
-        let done = self.end(tenant, id, false).await?;
-        done.map(|(_, view)| record::submission(view)).transpose()
+        let done = self.end(tenant, id, "").await?;
+        let view = done.map(|(_, view)| view.ok_or_else(|| corrupt("a submission that was cancelled")));
+        view.transpose()?.map(record::submission).transpose()
     }
 
     async fn events(
@@ -132,13 +134,10 @@ impl RedisStore {
         &self,
         tenant: &TenantId,
         id: &SubmissionId,
-        remove: bool,
-    ) -> Result<Option<(String, View)>, PortError> {
+        remover: &str,
+    ) -> Result<Option<(String, Option<View>)>, PortError> {
         let mut call = self.0.wire.call(&scripts::CANCEL);
-        call.arg(tenant.as_str())
-            .arg(id.ulid())
-            .arg(millis(self.0.policy.result_retention))
-            .arg(u8::from(remove));
+        call.arg(tenant.as_str()).arg(id.ulid()).arg(millis(self.0.policy.result_retention)).arg(remover);
         self.0.wire.link.run(&call).await
     }
 }

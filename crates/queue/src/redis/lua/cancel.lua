@@ -1,16 +1,26 @@
--- ARGV: 2 tenant, 3 submission, 4 retention, 5 whether to remove what has ended (1 or 0). Answers nothing when there is no
--- such submission; else what was done, and the submission as it was left.
+-- ARGV: 2 tenant, 3 submission, 4 retention, 5 the call that removes what has ended, empty for one that only cancels.
+-- Answers nothing when there is no such submission; else what was done, and the submission as it was left. A call whose
+-- answer was lost is repeated: it must neither remove what it cancelled nor miss what it removed.
+local asked = ARGV[5]
+if asked ~= '' then
+  local before = call('GET', P .. 'c:' .. ARGV[3])
+  if before and before:sub(1, #asked + 1) == asked .. '|' then return { before:sub(#asked + 2), false } end
+end
 local sub = load_submission(ARGV[3])
 if not sub or sub.t ~= ARGV[2] then return nil end
+local function done(what, seen)
+  if asked ~= '' then call('SET', P .. 'c:' .. sub.id, asked .. '|' .. what, 'PX', 60000) end
+  return { what, seen }
+end
 local job = load(sub.j)
 if not has_ended(sub, job) then
   end_apart(sub, job, 'c', tonumber(ARGV[4]))
   flush()
-  return { 'cancelled', view(sub, job) }
+  return done('cancelled', view(sub, job))
 end
-if ARGV[5] == '0' then return { 'ended', view(sub, job) } end
+if asked == '' then return done('ended', view(sub, job)) end
 local last = view(sub, job)
 remove_submission(sub, job)
 if tonumber(job.f.nt) == 0 and is_terminal(job.f.s) then forget(job, 0) else save(job) end
 flush()
-return { 'removed', last }
+return done('removed', last)

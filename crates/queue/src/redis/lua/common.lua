@@ -20,6 +20,7 @@
 --   f:<tier>           zset   finish tags of the other tenants
 --   u:<tier>, uq       zset   jobs that must run alone, by position; all of them by the time since when they wait
 --   run, delayed, dlq  zset   by end of lease, by due time, by time of failure
+--   c:<submission>     string the call that deleted it last, for a minute: `call|what was done`
 --   z                  zset   jobs by the time at which they end or are forgotten
 --   r:<worker>         set    what a worker holds
 --   k:<worker>         hash   its last claim
