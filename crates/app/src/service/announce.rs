@@ -57,17 +57,19 @@ pub(super) async fn speak(
     }
 }
 
-/// What is on offer, kept up to date until `stop` fires.
-pub(super) fn listen(
+/// What is on offer, asked once and then kept up to date until `stop` fires.
+pub(super) async fn listen(
     registry: Arc<dyn EngineRegistry>,
     stop: CancellationToken,
     parts: &mut Parts,
 ) -> Offered {
     let (known, offered) = watch::channel(None);
+    let mut pause = ask(registry.as_ref(), &known).await;
     parts.spawn(async move {
         let listening = async {
             loop {
-                tokio::time::sleep(ask(registry.as_ref(), &known).await).await;
+                tokio::time::sleep(pause).await;
+                pause = ask(registry.as_ref(), &known).await;
             }
         };
         tokio::select! {

@@ -60,14 +60,25 @@ pub async fn run(role: Role, config: Config, whisper: Option<LoadLocalEngine>) -
     let shutdown = process.shutdown.clone();
     let listening = tokio::spawn(listen_for_signals(shutdown.clone()));
     let (router, soft) = (process.gate.router(), shutdown.soft.clone());
-    process.parts.spawn(async move {
+    let serving = async move {
         verbatim_api_lib::serve(listener, router, soft, ServeOptions::default()).await;
         Ok(())
-    });
+    };
+    // Who loads models answers while it does, and says so. An API node is there at once: connections wait a moment instead
+    // of being told by a node that has just come back that it is starting.
+    let serving = if role == Role::Api {
+        Some(serving)
+    } else {
+        process.parts.spawn(serving);
+        None
+    };
     let outcome = tokio::select! {
         () = shutdown.soft.cancelled() => Ok(()),
         started = process.start(role, &stores, &config, whisper) => started,
     };
+    if let Some(serving) = serving {
+        process.parts.spawn(serving);
+    }
     if outcome.is_err() {
         shutdown.soft.cancel();
     }
@@ -108,7 +119,7 @@ impl Process {
         let router = match role {
             Role::Worker => worker::operations(stores),
             Role::Serve | Role::Api => {
-                let offered = offered(engine.as_deref(), stores, shutdown, parts)?;
+                let offered = offered(engine.as_deref(), stores, shutdown, parts).await?;
                 api::start(stores, config, offered, shutdown, parts)
             }
         };
@@ -123,7 +134,7 @@ impl Process {
 }
 
 /// What the process's own engine offers; where it has none, what the workers of the cluster announce.
-fn offered(
+async fn offered(
     engine: Option<&dyn SpeechEngine>,
     stores: &Stores,
     shutdown: &Shutdown,
@@ -136,7 +147,9 @@ fn offered(
             let diarization = capabilities.diarization;
             Ok(watch::channel(Some(Arc::new(Offering { models, diarization }))).1)
         }
-        (None, Some(registry)) => Ok(announce::listen(Arc::clone(registry), shutdown.soft.clone(), parts)),
+        (None, Some(registry)) => {
+            Ok(announce::listen(Arc::clone(registry), shutdown.soft.clone(), parts).await)
+        }
         (None, None) => anyhow::bail!("there is neither an engine nor a cluster to learn models from"),
     }
 }
