@@ -3,6 +3,7 @@
 mod audit;
 mod auth;
 mod dto;
+mod edge;
 mod error;
 mod extract;
 mod limits;
@@ -20,6 +21,7 @@ mod submit;
 mod upload;
 mod watch;
 
+pub use edge::{AddressLimit, Edge};
 pub use router::{openapi, router};
 pub use serve::{ServeOptions, serve};
 pub use state::{ApiLimits, ApiParts, ApiState, CostTerms, Offering, ProviderParts};

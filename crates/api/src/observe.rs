@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 use verbatim_core::ids::IdSource;
 
+use crate::edge::client_address;
 use crate::error::ApiError;
-use crate::extract::body::UploadBody;
-use crate::extract::form;
+use crate::extract::body::{Bounds, UploadBody};
 use crate::limits;
 use crate::problem::{self, Face};
 use crate::state::ApiState;
@@ -34,17 +34,20 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
 
+    let client = client_address(&request, &state.edge.trusted_proxies);
     let (parts, body) = request.into_parts();
     let awaits_continue = parts.headers.contains_key(header::EXPECT);
-    let body = UploadBody::new(body, form::ceiling(&state.limits), state.limits.upload_idle, awaits_continue);
+    let body = UploadBody::new(body, Bounds::of(&state.limits), awaits_continue);
     let mut request = Request::from_parts(parts, Body::from_stream(body.clone()));
     request.extensions_mut().insert(body.clone());
+    request.extensions_mut().insert(client);
 
     let span = tracing::info_span!(
         "request",
         request.id = %id,
         method,
         route,
+        client = %client.0,
         // Known once the key has been looked at.
         tenant = tracing::field::Empty,
         key.id = tracing::field::Empty,

@@ -165,12 +165,14 @@ fn lingering(body: Bytes, unread: UploadBody) -> Body {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extract::body::Bounds;
+    use crate::state::ApiLimits;
     use axum::response::IntoResponse;
     use http_body_util::BodyExt;
     use serde_json::{Value, json};
 
     async fn rendered(error: ApiError, face: Face) -> (Response<()>, Value) {
-        let sent = UploadBody::new(Body::empty(), 0, Duration::from_secs(1), false);
+        let sent = UploadBody::new(Body::empty(), Bounds::of(&ApiLimits::default()), false);
         let response = render(StatusCode::OK.into_response(), &error, face, "req_1", sent);
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

@@ -1,10 +1,8 @@
 //! Every route on one screen.
 
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, header};
 use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -12,6 +10,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use verbatim_core::api_key::Scope;
 
 use crate::auth::guard;
+use crate::edge::{cross_origin, pages_policy, security};
 use crate::limits::count;
 use crate::observe::{observe, panicked};
 use crate::openapi::{TitlePage, asks_for_key, tells_limits};
@@ -85,20 +84,23 @@ pub fn router(state: ApiState) -> Router {
             routes = routes.route_layer(middleware::from_fn_with_state(state.clone(), count));
         }
         // Outside of it, so that a request is counted for whom it is.
-        routes.route_layer(middleware::from_fn_with_state((state.clone(), group.scope), guard))
+        routes = routes.route_layer(middleware::from_fn_with_state((state.clone(), group.scope), guard));
+        // Outside of that, so that guessing keys counts.
+        match state.address_rate() {
+            Some(rate) => routes.route_layer(rate.layer()),
+            None => routes,
+        }
     };
     let (routes, openapi) = documented(guarded).split_for_parts();
-    let nosniff = SetResponseHeaderLayer::if_not_present(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    routes
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi))
+    let pages = pages_policy(Router::from(SwaggerUi::new("/docs").url("/openapi.json", openapi)));
+    let router = routes
+        .merge(pages)
         .fallback(fallback::not_found)
         .method_not_allowed_fallback(fallback::method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(state.clone(), enter))
-        .layer(nosniff)
+        .layer(cross_origin(&state.edge.allowed_origins));
+    security(router)
         // `observe` bounds every body; axum's own limit of 2 MB would cut uploads.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(state.clone(), observe))

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use verbatim_core::places::{MemoryCap, Place, Places, PlacesConfig, Sizing};
 use verbatim_telemetry::Metrics;
 use verbatim_telemetry::limits::free_memory;
@@ -27,11 +28,17 @@ const REQUEST_BYTES: u64 = 256 * 1024;
 /// Memory that an upload takes on its way into a bucket: the part that is being filled, and the one being sent.
 const UPLOAD_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Bytes of uploads are counted in pieces of so many.
+const MASS_UNIT: u64 = 64 * 1024;
+
 /// The stages of a node that takes requests in.
 #[derive(Debug)]
 pub(crate) struct Stages {
     connections: Places,
     uploads: Places,
+    /// Bytes of uploads under way, in pieces, and how many there are in all.
+    mass: Arc<Semaphore>,
+    all_mass: usize,
     watchers: Places,
 }
 
@@ -43,10 +50,13 @@ impl Stages {
             let memory = MemoryCap { free: Box::new(move || free_memory(limit)), per_place: bytes };
             Places::new(config, Some(memory), metrics.limits.stage(name))
         };
+        let mass = pieces(limits.max_bytes_in_flight).clamp(1, u32::MAX as usize);
         let watchers = PlacesConfig { sizing: Sizing::fixed(limits.max_watchers), max_waiting: 0 };
         Self {
             connections: stage("connections", limits.max_requests_in_flight, REQUEST_BYTES),
             uploads: stage("uploads", limits.max_uploads_in_flight, UPLOAD_BYTES),
+            mass: Arc::new(Semaphore::new(mass)),
+            all_mass: mass,
             watchers: Places::new(watchers, None, metrics.limits.stage("watchers")),
         }
     }
@@ -58,14 +68,32 @@ impl Stages {
         }
     }
 
-    /// A place for an upload.
+    /// A place for an upload of at most `bytes`.
     ///
     /// # Errors
     /// 503 when there is none within a moment.
-    pub(crate) async fn upload(&self) -> Result<Place, ApiError> {
+    pub(crate) async fn upload(&self, bytes: u64) -> Result<UploadPlace, ApiError> {
         let place = self.uploads.take(PATIENCE).await;
-        place.map_err(|_| overloaded("too many uploads at once", &self.uploads))
+        let place = place.map_err(|_| overloaded("too many uploads at once", &self.uploads))?;
+        // One that is larger than all there is may come alone.
+        let pieces = u32::try_from(pieces(bytes).min(self.all_mass)).unwrap_or(u32::MAX);
+        let mass = tokio::time::timeout(PATIENCE, self.mass.clone().acquire_many_owned(pieces)).await;
+        let Ok(Ok(mass)) = mass else {
+            return Err(overloaded("too many bytes are being uploaded at once", &self.uploads));
+        };
+        Ok(UploadPlace { _place: place, _mass: mass })
     }
+}
+
+/// What an upload takes up while it arrives.
+#[derive(Debug)]
+pub(crate) struct UploadPlace {
+    _place: Place,
+    _mass: OwnedSemaphorePermit,
+}
+
+fn pieces(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(MASS_UNIT)).unwrap_or(usize::MAX)
 }
 
 fn overloaded(what: &str, places: &Places) -> ApiError {

@@ -18,8 +18,12 @@ use verbatim_core::ports::{
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_telemetry::Metrics;
 
+use crate::edge::{AddressRate, Edge};
 use crate::error::ApiError;
 use crate::stages::Stages;
+
+/// How often addresses that have not asked for a while are forgotten.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
 /// The limits of the door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +37,16 @@ pub struct ApiLimits {
     pub max_requests_in_flight: usize,
     /// Uploads received at the same time; the same holds.
     pub max_uploads_in_flight: usize,
+    /// Bytes of uploads under way, at the same time, as their heads declare them; more are answered with 503.
+    pub max_bytes_in_flight: u64,
     /// Event streams and requests that wait for a job, at the same time; more are answered with 503.
     pub max_watchers: usize,
     /// Resident memory in bytes up to which more is let in; `None` for what the machine has.
     pub memory_bytes: Option<u64>,
     /// An upload from which no byte comes for so long is given up.
     pub upload_idle: Duration,
+    /// So is one that, once it has taken as long, has kept the node waiting with fewer bytes a second than these.
+    pub min_upload_rate: u64,
     /// How long after its client has gone a submission of the OpenAI routes is cancelled.
     pub abandoned_after: Duration,
     /// Between two heartbeats of an event stream.
@@ -52,9 +60,11 @@ impl Default for ApiLimits {
             max_wait: Duration::from_secs(60),
             max_requests_in_flight: 1024,
             max_uploads_in_flight: 256,
+            max_bytes_in_flight: 16 * 1024 * 1024 * 1024,
             max_watchers: 4096,
             memory_bytes: None,
             upload_idle: Duration::from_secs(30),
+            min_upload_rate: 1024,
             abandoned_after: Duration::from_secs(60),
             heartbeat: Duration::from_secs(15),
         }
@@ -119,6 +129,8 @@ pub struct ApiParts {
     pub metrics: Arc<Metrics>,
     /// The limits of the door.
     pub limits: ApiLimits,
+    /// Who stands between clients and this node, and what is theirs to ask.
+    pub edge: Edge,
     /// Fires when the process is to stop: `/readyz` says so, event streams and long polls end.
     pub shutdown: CancellationToken,
 }
@@ -131,6 +143,7 @@ pub struct ApiState(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) parts: ApiParts,
     pub(crate) stages: Stages,
+    address_rate: Option<AddressRate>,
     pub(crate) started_at: Timestamp,
     tasks: TaskTracker,
 }
@@ -146,11 +159,25 @@ impl ApiState {
     /// The state made of these parts.
     pub fn new(parts: ApiParts) -> Self {
         let stages = Stages::new(&parts.limits, &parts.metrics);
+        let address_rate = parts.edge.per_address.and_then(AddressRate::new);
         let started_at = parts.clock.now();
-        Self(Arc::new(Shared { parts, stages, started_at, tasks: TaskTracker::new() }))
+        Self(Arc::new(Shared { parts, stages, address_rate, started_at, tasks: TaskTracker::new() }))
     }
 
-    /// Waits for the work that outlived its requests; call it after `shutdown` has fired and the server has ended.
+    /// Keeps house until `shutdown` fires, then waits for the work that outlives its requests.
+    ///
+    /// Without it, a limit of addresses remembers every one that it has ever seen.
+    pub async fn run(&self) {
+        let mut rounds = tokio::time::interval(HOUSEKEEPING);
+        while self.shutdown.run_until_cancelled(rounds.tick()).await.is_some() {
+            if let Some(rate) = self.address_rate() {
+                rate.forget();
+            }
+        }
+        self.finish_tasks().await;
+    }
+
+    /// Waits for the work that outlived its requests.
     pub async fn finish_tasks(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -167,6 +194,11 @@ impl ApiState {
     /// How many are at which stage.
     pub(crate) fn stages(&self) -> &Stages {
         &self.0.stages
+    }
+
+    /// How often one address may ask.
+    pub(crate) fn address_rate(&self) -> Option<&AddressRate> {
+        self.0.address_rate.as_ref()
     }
 
     /// When this process began to serve.

@@ -12,6 +12,8 @@ use futures::{Stream, StreamExt};
 use tokio::time::{Instant, Sleep};
 
 use crate::error::ApiError;
+use crate::extract::form;
+use crate::state::ApiLimits;
 
 /// Multipart boundaries and part headers may take this much between two fields.
 const MAX_STRUCTURE_BYTES: u64 = 64 * 1024;
@@ -19,6 +21,28 @@ const MAX_STRUCTURE_BYTES: u64 = 64 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(20);
 /// …and given up on after this long without a byte.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
+/// What a body may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// The most bytes in all.
+    ceiling: u64,
+    /// The longest silence between two of them.
+    silence: Duration,
+    /// Once it has kept us waiting for as long as the longest silence: the fewest bytes a second of waiting.
+    floor: u64,
+}
+
+impl Bounds {
+    /// Those of an upload.
+    pub(crate) fn of(limits: &ApiLimits) -> Self {
+        Self {
+            ceiling: form::ceiling(limits),
+            silence: limits.upload_idle,
+            floor: limits.min_upload_rate,
+        }
+    }
+}
 
 /// Why a body ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +53,7 @@ pub(crate) enum BodyFault {
     /// Too much between two fields.
     #[error("the multipart structure is too large")]
     Structure,
-    /// No byte for too long.
+    /// No byte, or next to none, for too long.
     #[error("the body stopped arriving")]
     Idle,
     /// The client went away.
@@ -44,10 +68,11 @@ pub(crate) struct UploadBody(Arc<Mutex<Inner>>);
 struct Inner {
     stream: BodyDataStream,
     silence: Pin<Box<Sleep>>,
-    max_silence: Duration,
+    bounds: Bounds,
     received: u64,
-    /// The most bytes in all.
-    ceiling: u64,
+    /// How long the client has kept us waiting in all, and since when it does.
+    waited: Duration,
+    waits_since: Option<Instant>,
     /// The most bytes before the next field has to begin.
     structure_ceiling: u64,
     /// The multipart parser takes all that is ready before it gives anything on; a pause after every piece keeps it
@@ -66,15 +91,16 @@ impl std::fmt::Debug for UploadBody {
 }
 
 impl UploadBody {
-    /// `body`, of which at most `ceiling` bytes are taken, with at most `max_silence` between two of them.
-    pub(crate) fn new(body: Body, ceiling: u64, max_silence: Duration, awaits_continue: bool) -> Self {
+    /// `body` within `bounds`.
+    pub(crate) fn new(body: Body, bounds: Bounds, awaits_continue: bool) -> Self {
         let ended = body.is_end_stream();
         Self(Arc::new(Mutex::new(Inner {
             stream: body.into_data_stream(),
-            silence: Box::pin(tokio::time::sleep(max_silence)),
-            max_silence,
+            silence: Box::pin(tokio::time::sleep(bounds.silence)),
+            bounds,
             received: 0,
-            ceiling,
+            waited: Duration::ZERO,
+            waits_since: None,
             structure_ceiling: MAX_STRUCTURE_BYTES,
             pause: false,
             awaits_continue,
@@ -168,7 +194,7 @@ impl Inner {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyFault>>> {
         if std::mem::take(&mut self.pause) {
             // The client's silence is measured from here: the time we took to store the last piece is ours.
-            self.silence.as_mut().reset(Instant::now() + self.max_silence);
+            self.silence.as_mut().reset(Instant::now() + self.bounds.silence);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -179,10 +205,17 @@ impl Inner {
             return Poll::Ready(None);
         }
         self.awaits_continue = false;
-        match self.stream.poll_next_unpin(cx) {
+        let polled = self.stream.poll_next_unpin(cx);
+        if polled.is_ready() {
+            self.waited += self.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        }
+        match polled {
             Poll::Ready(Some(Ok(piece))) => {
                 self.received += piece.len() as u64;
-                if self.received > self.ceiling {
+                if self.trickles() {
+                    return self.fail(BodyFault::Idle);
+                }
+                if self.received > self.bounds.ceiling {
                     return self.fail(BodyFault::TooLarge);
                 }
                 self.pause = true;
@@ -194,8 +227,17 @@ impl Inner {
                 Poll::Ready(None)
             }
             Poll::Pending if self.silence.as_mut().poll(cx).is_ready() => self.fail(BodyFault::Idle),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                self.waits_since.get_or_insert_with(Instant::now);
+                Poll::Pending
+            }
         }
+    }
+
+    /// Whether the client, byte by byte, keeps a place that others could use.
+    fn trickles(&self) -> bool {
+        let floor = self.bounds.floor.saturating_mul(self.waited.as_secs());
+        self.waited > self.bounds.silence && self.received < floor
     }
 }
 
@@ -205,6 +247,10 @@ mod tests {
     use futures::stream;
     use std::convert::Infallible;
 
+    fn bounds(ceiling: u64, silence_secs: u64) -> Bounds {
+        Bounds { ceiling, silence: Duration::from_secs(silence_secs), floor: 1024 }
+    }
+
     fn body_of(pieces: Vec<&'static [u8]>) -> Body {
         Body::from_stream(stream::iter(
             pieces.into_iter().map(|p| Ok::<_, Infallible>(Bytes::from_static(p))),
@@ -213,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_come_one_at_a_time_even_when_all_are_ready() {
-        let mut body = UploadBody::new(body_of(vec![b"a", b"b"]), 10, Duration::from_secs(1), false);
+        let mut body = UploadBody::new(body_of(vec![b"a", b"b"]), bounds(10, 1), false);
         assert!(matches!(futures::poll!(body.next()), Poll::Ready(Some(Ok(_)))));
         assert!(futures::poll!(body.next()).is_pending());
         assert!(matches!(futures::poll!(body.next()), Poll::Ready(Some(Ok(_)))));
@@ -221,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_ceiling_counts_all_pieces() {
-        let mut body = UploadBody::new(body_of(vec![b"abc", b"def"]), 5, Duration::from_secs(1), false);
+        let mut body = UploadBody::new(body_of(vec![b"abc", b"def"]), bounds(5, 1), false);
         assert!(body.next().await.unwrap().is_ok());
         assert_eq!(body.next().await, Some(Err(BodyFault::TooLarge)));
         assert_eq!(body.error(5).status, StatusCode::PAYLOAD_TOO_LARGE);
@@ -230,17 +276,35 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_ends_an_upload() {
         let silent = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
-        let mut body = UploadBody::new(silent, 5, Duration::from_secs(30), false);
+        let mut body = UploadBody::new(silent, bounds(5, 30), false);
         assert_eq!(body.next().await, Some(Err(BodyFault::Idle)));
         assert_eq!(body.error(5).status, StatusCode::REQUEST_TIMEOUT);
         assert!(!body.is_worth_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_ends_an_upload_and_a_slow_line_does_not() {
+        let body_of = |bytes: &'static [u8]| {
+            let drops = stream::unfold((), move |()| async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Some((Ok::<_, Infallible>(Bytes::from_static(bytes)), ()))
+            });
+            UploadBody::new(Body::from_stream(drops.take(100)), bounds(u64::MAX, 30), false)
+        };
+        let mut trickle = body_of(b"x");
+        let taken = trickle.by_ref().take_while(|piece| std::future::ready(piece.is_ok())).count().await;
+        assert_eq!(taken, 30);
+        assert_eq!(trickle.error(5).status, StatusCode::REQUEST_TIMEOUT);
+
+        let slow = body_of(&[0; 1024]);
+        assert_eq!(slow.filter(|piece| std::future::ready(piece.is_ok())).count().await, 100);
     }
 
     #[tokio::test]
     async fn endless_part_headers_are_refused() {
         let pieces = std::iter::repeat_n(Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 4096])), 1000);
         let endless = Body::from_stream(stream::iter(pieces));
-        let mut body = UploadBody::new(endless, u64::MAX, Duration::from_secs(1), false);
+        let mut body = UploadBody::new(endless, bounds(u64::MAX, 1), false);
         body.between_fields();
         let mut taken = 0;
         while let Some(Ok(piece)) = body.next().await {

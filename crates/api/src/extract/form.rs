@@ -74,8 +74,8 @@ pub(crate) async fn read(
     face: Face,
     known: &[&str],
 ) -> Result<Form, ApiError> {
-    check_head(request.headers(), face, &state.limits)?;
-    let _place = state.stages().upload().await?;
+    let declared = check_head(request.headers(), face, &state.limits)?;
+    let _place = state.stages().upload(declared.unwrap_or(ceiling(&state.limits))).await?;
     // Put there by `observe`, which also gives the request its bounds.
     let body = request.extensions().get::<UploadBody>().cloned().ok_or_else(ApiError::internal)?;
     let reader = Reader { state, body: &body, face, known };
@@ -88,8 +88,8 @@ pub(crate) fn ceiling(limits: &ApiLimits) -> u64 {
     limits.max_upload_bytes.saturating_add(MAX_FORM_OVERHEAD)
 }
 
-/// What the head alone tells.
-fn check_head(headers: &HeaderMap, face: Face, limits: &ApiLimits) -> Result<(), ApiError> {
+/// What the head alone tells: the length of the body, where it does.
+fn check_head(headers: &HeaderMap, face: Face, limits: &ApiLimits) -> Result<Option<u64>, ApiError> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let media_type =
         text(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -105,7 +105,7 @@ fn check_head(headers: &HeaderMap, face: Face, limits: &ApiLimits) -> Result<(),
     }
     match text(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok()) {
         Some(length) if length > ceiling(limits) => Err(too_large(limits.max_upload_bytes)),
-        _ => Ok(()),
+        length => Ok(length),
     }
 }
 

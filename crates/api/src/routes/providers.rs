@@ -46,18 +46,18 @@ pub(crate) struct Provider {
     /// Seconds until it is called again, where that is known.
     #[schema(example = 0.0)]
     resumes_in_secs: f64,
-    /// Calls under way on all nodes.
+    /// Calls under way on all nodes; null for a local one.
     #[schema(example = 3)]
-    in_use: u32,
-    /// Calls that may be under way at once, as found.
+    in_use: Option<u32>,
+    /// Calls that may be under way at once, as found; null for a local one.
     #[schema(example = 18)]
-    concurrency_limit: u32,
-    /// The most of them that the configuration allows.
+    concurrency_limit: Option<u32>,
+    /// The most of them that the configuration allows; null for a local one.
     #[schema(example = 20)]
-    max_concurrency: u32,
-    /// Part of the present limit that is in use.
+    max_concurrency: Option<u32>,
+    /// Part of the present limit that is in use; null for a local one.
     #[schema(example = 0.1667)]
-    utilisation: f64,
+    utilisation: Option<f64>,
     /// Calls begun within the last minute.
     #[schema(example = 240)]
     requests_last_minute: u32,
@@ -112,6 +112,7 @@ impl From<ProviderView> for Provider {
             BreakerState::HalfOpen => ("probing", 0.0),
             BreakerState::Closed => ("available", 0.0),
         };
+        let shared = !view.facts.local;
         let limit = f64::from(view.concurrency_limit.max(1));
         Self {
             name: view.name,
@@ -122,10 +123,10 @@ impl From<ProviderView> for Provider {
             weight: view.facts.weight,
             health,
             resumes_in_secs: rounded(resumes_in_secs),
-            in_use: view.in_use,
-            concurrency_limit: view.concurrency_limit,
-            max_concurrency: view.facts.max_concurrency,
-            utilisation: rounded(f64::from(view.in_use) / limit),
+            in_use: shared.then_some(view.in_use),
+            concurrency_limit: shared.then_some(view.concurrency_limit),
+            max_concurrency: shared.then_some(view.facts.max_concurrency),
+            utilisation: shared.then(|| rounded(f64::from(view.in_use) / limit)),
             requests_last_minute: view.requests_last_minute,
             requests_per_minute: view.facts.requests_per_minute,
             secs_per_audio_sec: view.secs_per_audio_sec.map(rounded),

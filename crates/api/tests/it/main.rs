@@ -5,6 +5,7 @@
 mod admin;
 mod answers;
 mod crowd;
+mod edge;
 mod keys;
 mod limits;
 mod openai;

@@ -10,8 +10,9 @@ use super::sections::Config;
 
 /// The file that is read when none is named, if it exists.
 const DEFAULT_FILE: &str = "verbatim.toml";
-/// The variables whose values are lists, separated by commas.
-const LISTS: [&str; 2] = ["VERBATIM__WORKER__ENGINES", "VERBATIM__WHISPER__ADDITIONAL_MODELS"];
+/// The keys whose values are lists; in variables they are separated by commas.
+const LISTS: [&str; 4] =
+    ["server.cors_allowed_origins", "server.trusted_proxies", "worker.engines", "whisper.additional_models"];
 
 /// What a process is for, which decides some defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -88,11 +89,11 @@ fn load_from(
     }
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     let (lists, texts): (HashMap<_, _>, HashMap<_, _>) =
-        environment.into_iter().partition(|(name, _)| LISTS.contains(&name.as_str()));
+        environment.into_iter().partition(|(name, _)| LISTS.iter().any(|key| variable(key) == *name));
     let variables = || Environment::with_prefix("VERBATIM").prefix_separator("__").separator("__");
     // Only lists are parsed here: a password of digits must not become a number.
     let lists = variables().try_parsing(true).list_separator(",").source(Some(lists));
-    let lists = lists.with_list_parse_key("worker.engines").with_list_parse_key("whisper.additional_models");
+    let lists = LISTS.iter().fold(lists, |lists, key| lists.with_list_parse_key(key));
     let texts = variables().source(Some(texts));
     let mut builder = config::Config::builder();
     for (key, value) in overrides.role.defaults() {
@@ -155,6 +156,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         ),
         (config.limits.max_upload_mb == 0, "limits.max_upload_mb must be at least 1"),
         (
+            config.limits.per_ip_burst == 0,
+            "limits.per_ip_burst must be at least 1; limits.per_ip_per_minute = 0 means no limit",
+        ),
+        (
             config.fake.real_time_factor.is_nan() || config.fake.real_time_factor < 0.0,
             "fake.real_time_factor must not be negative",
         ),
@@ -167,6 +172,11 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         Some((_, rule)) => Err(ConfigError::Invalid((*rule).to_owned())),
         None => config.provider_complaint().map_or(Ok(()), |complaint| Err(ConfigError::Invalid(complaint))),
     }
+}
+
+/// `server.listen` as `VERBATIM__SERVER__LISTEN`.
+fn variable(key: &str) -> String {
+    format!("VERBATIM__{}", key.replace('.', "__").to_uppercase())
 }
 
 #[cfg(test)]
@@ -202,6 +212,17 @@ mod tests {
         assert_eq!(config.worker.engines, [EngineKind::Whisper, EngineKind::Fake]);
         let config = from_env(&[("VERBATIM__WORKER__ENGINES", "fake")]).unwrap();
         assert_eq!(config.worker.engines, [EngineKind::Fake]);
+        let config = from_env(&[
+            ("VERBATIM__SERVER__TRUSTED_PROXIES", "10.0.0.0/8,fd00::/8"),
+            ("VERBATIM__SERVER__CORS_ALLOWED_ORIGINS", "https://app.example"),
+        ]);
+        let server = config.unwrap().server;
+        assert_eq!(server.trusted_proxies, ["10.0.0.0/8", "fd00::/8"].map(|n| n.parse().unwrap()));
+        assert_eq!(server.cors_allowed_origins.len(), 1);
+        let refused = from_env(&[("VERBATIM__SERVER__CORS_ALLOWED_ORIGINS", "*")]).unwrap_err().to_string();
+        assert!(refused.contains("is not an origin"), "{refused}");
+        let refused = from_env(&[("VERBATIM__SERVER__TRUSTED_PROXIES", "nginx")]).unwrap_err().to_string();
+        assert!(refused.contains("trusted_proxies"), "{refused}");
     }
 
     #[test]
@@ -210,6 +231,7 @@ mod tests {
         assert!(message(&[("VERBATIM__SERVER__PROT", "1")]).contains("prot"));
         assert!(message(&[("VERBATIM__WORKER__LEASE_SECS", "soon")]).contains("lease_secs"));
         assert!(message(&[("VERBATIM__WORKER__LEASE_SECS", "1")]).contains("at least 3"));
+        assert!(message(&[("VERBATIM__WORKER__ENGINES", "azur")]).contains("`azur` is no engine"));
     }
 
     #[test]

@@ -3,12 +3,14 @@
 
 mod cluster;
 mod load;
+mod origin;
 mod providers;
 mod secret;
 mod sections;
 
 pub use cluster::{RedisConfig, S3Config};
 pub use load::{ConfigError, Overrides, Role, load};
+pub use origin::Origin;
 pub use providers::{AzureAuth, AzureMode, CostsConfig, PoolConfig, Profanity, ProviderConfig};
 pub use secret::{Secret, SecretUrl};
 pub use sections::{

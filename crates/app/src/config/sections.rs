@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use verbatim_core::ports::local_engine::ComputeType;
 
 use super::cluster::{RedisConfig, S3Config};
+use super::origin::Origin;
 use super::providers::{CostsConfig, PoolConfig, ProviderConfig};
 
 /// The whole configuration.
@@ -56,11 +58,23 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Longest silence while a client sends its body.
     pub idle_timeout_secs: u64,
+    /// Fewest bytes a second on average of a body that has kept the service waiting for longer than that.
+    pub min_upload_bytes_per_sec: u64,
+    /// Networks of the proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Origins whose pages may call the API from a browser.
+    pub cors_allowed_origins: Vec<Origin>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), idle_timeout_secs: 30 }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            idle_timeout_secs: 30,
+            min_upload_bytes_per_sec: 1024,
+            trusted_proxies: Vec::new(),
+            cors_allowed_origins: Vec::new(),
+        }
     }
 }
 
@@ -142,7 +156,7 @@ impl Default for UpkeepConfig {
 
 /// The kinds of engine that can be configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum EngineKind {
     /// The local Whisper model.
     Whisper,
@@ -152,6 +166,26 @@ pub enum EngineKind {
     OpenAi,
     /// Deterministic words without a model, for load tests and demos.
     Fake,
+}
+
+/// What a kind that is none is met with.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no engine; there are whisper, azure, openai and fake")]
+pub struct UnknownEngine(String);
+
+impl TryFrom<String> for EngineKind {
+    type Error = UnknownEngine;
+
+    fn try_from(name: String) -> Result<Self, UnknownEngine> {
+        let kinds = [Self::Whisper, Self::Azure, Self::OpenAi, Self::Fake];
+        kinds.into_iter().find(|kind| kind.as_str() == name).ok_or(UnknownEngine(name))
+    }
+}
+
+impl From<EngineKind> for &'static str {
+    fn from(kind: EngineKind) -> Self {
+        kind.as_str()
+    }
 }
 
 impl EngineKind {
@@ -176,6 +210,13 @@ pub struct WorkerConfig {
     pub engines: Vec<EngineKind>,
     /// Jobs worked on at once; 0 takes as many as the engines can use.
     pub concurrency: usize,
+    /// Jobs of them that are decoded at once; 0 for the number of cores. Begins with half of it and follows the load and
+    /// the free memory.
+    pub decode_concurrency: usize,
+    /// Jobs of them in the hands of an engine at once; 0 for all.
+    pub transcribe_concurrency: usize,
+    /// Jobs of them whose result is being stored at once; 0 for all.
+    pub store_concurrency: usize,
     /// How often the job store is asked for work when nothing hints that there is some.
     pub poll_ms: u64,
     /// How long a lease lasts unless renewed.
@@ -204,6 +245,9 @@ impl Default for WorkerConfig {
             enabled: true,
             engines: vec![EngineKind::Whisper],
             concurrency: 0,
+            decode_concurrency: 0,
+            transcribe_concurrency: 0,
+            store_concurrency: 0,
             poll_ms: 1000,
             lease_secs: 30,
             renew_secs: 2,
@@ -300,6 +344,8 @@ pub struct LimitsConfig {
     pub max_upload_mb: u64,
     /// Uploads received at once; beyond it 503.
     pub max_uploads_in_flight: usize,
+    /// Bytes of the uploads received at once, as their heads declare them; beyond it 503; 0 for no limit.
+    pub max_bytes_in_flight_mb: u64,
     /// Requests worked on at once; beyond it they wait for a moment, then 503. Who only waits for a job does not count.
     pub max_requests_in_flight: usize,
     /// Event streams and requests that wait for a job at once; beyond it 503.
@@ -308,6 +354,12 @@ pub struct LimitsConfig {
     pub max_memory_mb: u64,
     /// Longest audio.
     pub max_audio_secs: u64,
+    /// Requests of one client's address in a minute, in the long run, at each node; 0 for no limit. When absent: 3000
+    /// where callers need keys, no limit where they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_ip_per_minute: Option<u32>,
+    /// Requests that one address may have saved up.
+    pub per_ip_burst: u32,
     /// Submissions of one tenant within any minute; 0 for no limit. When absent: 60 where callers need keys, no limit
     /// where they do not.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -328,10 +380,13 @@ impl Default for LimitsConfig {
         Self {
             max_upload_mb: 100,
             max_uploads_in_flight: 512,
+            max_bytes_in_flight_mb: 16 * 1024,
             max_requests_in_flight: 1024,
             max_watchers: 4096,
             max_memory_mb: 0,
             max_audio_secs: 8 * 3600,
+            per_ip_per_minute: None,
+            per_ip_burst: 200,
             per_tenant_per_minute: None,
             project_per_minute: None,
             project_capacity: 300,

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use axum::Router;
-use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, CostTerms, ProviderParts};
+use verbatim_api_lib::{AddressLimit, ApiLimits, ApiParts, ApiState, CostTerms, Edge, ProviderParts};
 use verbatim_core::money::Money;
 use verbatim_core::ports::limiter::{ProjectLimit, RequestLimits};
 
 use super::stores::Stores;
 use super::{Offered, Parts};
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::shutdown::Shutdown;
 
 /// The routes over these stores; the tasks that outlive requests become a part.
@@ -45,26 +45,45 @@ pub(super) fn start(
             max_upload_bytes: config.limits.max_upload_mb * 1024 * 1024,
             max_uploads_in_flight: config.limits.max_uploads_in_flight,
             max_requests_in_flight: config.limits.max_requests_in_flight,
+            max_bytes_in_flight: match config.limits.max_bytes_in_flight_mb {
+                0 => u64::MAX,
+                mb => mb * 1024 * 1024,
+            },
             max_watchers: config.limits.max_watchers,
             memory_bytes: Some(config.limits.max_memory_mb).filter(|mb| *mb > 0).map(|mb| mb * 1024 * 1024),
             upload_idle: Duration::from_secs(config.server.idle_timeout_secs),
+            min_upload_rate: config.server.min_upload_bytes_per_sec,
             ..ApiLimits::default()
         },
+        edge: edge(config, stores.directory.is_some()),
         shutdown: shutdown.soft.clone(),
     });
     let router = verbatim_api_lib::router(state.clone());
-    let soft = shutdown.soft.clone();
     parts.spawn(async move {
-        soft.cancelled().await;
-        state.finish_tasks().await;
+        state.run().await;
         Ok(())
     });
     router
 }
 
+/// The door as configured. One address has a limit where callers need keys and the configuration says nothing.
+fn edge(config: &Config, keys: bool) -> Edge {
+    let limits = &config.limits;
+    let per_minute = limits.per_ip_per_minute.unwrap_or(if keys { ADDRESS_PER_MINUTE } else { 0 });
+    let per_address =
+        (per_minute > 0).then_some(AddressLimit { per_minute, burst: limits.per_ip_burst });
+    Edge {
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        allowed_origins: config.server.cors_allowed_origins.iter().map(Origin::to_header).collect(),
+        per_address,
+    }
+}
+
 /// Submissions of one tenant in a minute, and of all, where callers need keys and the configuration says nothing.
 const TENANT_PER_MINUTE: u64 = 60;
 const PROJECT_PER_MINUTE: u64 = 300;
+/// Requests of one address in a minute, likewise.
+const ADDRESS_PER_MINUTE: u32 = 3000;
 
 /// The request limits in effect. Without keys everybody is one tenant on their own machine: no limit, unless it is asked for.
 fn request_limits(config: &Config, keys: bool) -> Option<RequestLimits> {

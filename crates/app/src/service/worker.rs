@@ -80,7 +80,11 @@ fn build(stores: &Stores, config: &Config, engine: Arc<dyn SpeechEngine>) -> any
             base: Duration::from_secs(config.worker.time_limit_secs),
             per_audio: config.worker.time_limit_per_audio,
         },
-        stages: StageLimits::default(),
+        stages: StageLimits {
+            decode: config.worker.decode_concurrency,
+            transcribe: config.worker.transcribe_concurrency,
+            store: config.worker.store_concurrency,
+        },
         max_jobs: config.worker.max_jobs_per_worker,
         max_rss_bytes: config.worker.max_rss_mb * 1024 * 1024,
     };

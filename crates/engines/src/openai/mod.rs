@@ -77,7 +77,8 @@ impl OpenAiEngine {
                 engine: OPENAI.to_owned(),
                 multilingual: model.multilingual,
                 translates: model.translates,
-                revision: format!("{OPENAI}:{}", model.upstream),
+                // The same name may mean another model elsewhere. The address holds no secrets: `check` sees to it.
+                revision: format!("{OPENAI}:{}:{}", config.base_url.trim_end_matches('/'), model.upstream),
             },
             text_only: AtomicBool::new(false),
         });

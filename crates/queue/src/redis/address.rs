@@ -52,16 +52,17 @@ impl Address {
         }
     }
 
-    /// A client of one server that hears what is published: the server, the master, or any node of the cluster.
+    /// A client of one server that hears what is published: the server, the master, or any node of the cluster, at each
+    /// attempt another one.
     ///
     /// # Errors
     /// When no sentinel answers.
-    pub(super) async fn subscriber(&self) -> RedisResult<Client> {
+    pub(super) async fn subscriber(&self, attempt: usize) -> RedisResult<Client> {
         match self {
             Self::Server(info) => Client::open(info.clone()),
             Self::Cluster(nodes) => {
                 let none = || (redis::ErrorKind::InvalidClientConfig, "no node is named");
-                Client::open(nodes.first().cloned().ok_or_else(none)?)
+                Client::open(nodes.iter().cycle().nth(attempt % nodes.len().max(1)).cloned().ok_or_else(none)?)
             }
             Self::Sentinel(known) => {
                 let mut client = SentinelClient::build(

@@ -78,8 +78,8 @@ struct Channels {
 
 async fn listen(address: Address, channels: Channels, waiting: Arc<Waiting>) {
     let mut quiet = false;
-    loop {
-        if let Err(failure) = subscribed(&address, &channels, &waiting).await {
+    for attempt in 0.. {
+        if let Err(failure) = subscribed(&address, attempt, &channels, &waiting).await {
             // Once per outage; what waits looks by itself meanwhile.
             if !std::mem::replace(&mut quiet, true) {
                 tracing::warn!(error = %failure, "the subscription to news of jobs broke off; polling until it is back");
@@ -92,9 +92,14 @@ async fn listen(address: Address, channels: Channels, waiting: Arc<Waiting>) {
 }
 
 /// Listens until the connection breaks.
-async fn subscribed(address: &Address, channels: &Channels, waiting: &Waiting) -> redis::RedisResult<()> {
+async fn subscribed(
+    address: &Address,
+    attempt: usize,
+    channels: &Channels,
+    waiting: &Waiting,
+) -> redis::RedisResult<()> {
     let connecting = async {
-        let client = address.subscriber().await?;
+        let client = address.subscriber(attempt).await?;
         let mut pubsub = client.get_async_pubsub().await?;
         pubsub.subscribe(&[&channels.news, &channels.work]).await?;
         Ok::<_, redis::RedisError>(pubsub)

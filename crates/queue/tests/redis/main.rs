@@ -4,6 +4,7 @@
 mod audit;
 mod conformance;
 mod directory;
+mod failover;
 mod lost_answers;
 mod news;
 mod providers;

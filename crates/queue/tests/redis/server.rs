@@ -42,8 +42,11 @@ impl RedisServer {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let file = folder.path().join("sentinel.conf");
         let port = master.port;
-        std::fs::write(&file, format!("sentinel monitor {name} 127.0.0.1 {port} 1\n"))
-            .expect("it can be written");
+        let lines = format!(
+            "sentinel monitor {name} 127.0.0.1 {port} 1\nsentinel down-after-milliseconds {name} 500\n\
+             sentinel failover-timeout {name} 2000\n"
+        );
+        std::fs::write(&file, lines).expect("it can be written");
         let mut sentinel = Self { port: 0, options: Vec::new(), folder, child: None };
         for _ in 0..5 {
             sentinel.port = free_port();
@@ -57,6 +60,16 @@ impl RedisServer {
             }
         }
         panic!("redis-server does not start as a sentinel")
+    }
+
+    /// A copy of `master`, which follows it.
+    pub(crate) fn replica_of(master: &Self) -> Self {
+        Self::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)])
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Starts the stopped server again, on the same port and data.

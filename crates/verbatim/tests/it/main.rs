@@ -14,6 +14,8 @@ mod intake;
 mod keys;
 mod openai_sdk;
 mod providers;
+mod redis_tls;
+mod subscription;
 #[path = "../support/mod.rs"]
 mod support;
 mod worker_life;

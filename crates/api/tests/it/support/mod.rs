@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
-use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, Offering, router};
+use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, Edge, Offering, router};
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::{IdSource, SubmissionId};
 use verbatim_core::model::{ModelCatalog, ModelInfo};
@@ -119,6 +119,7 @@ impl World {
             ids: Arc::new(Counting::default()),
             metrics: Arc::new(Metrics::new().unwrap()),
             limits: ApiLimits::default(),
+            edge: Edge::default(),
             shutdown: shutdown.clone(),
         };
         change(&mut parts);

@@ -1,4 +1,4 @@
-//! How fast the SQLite store is on this machine and disk: `cargo run --release -p verbatim-queue --example figures`.
+//! How fast the SQLite store is on this machine and disk: `cargo run --release -p verbatim-queue --example sqlite_figures`.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,0 +1,163 @@
+//! The door: addresses, browsers, bytes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, Method, Request};
+use futures::stream;
+use verbatim_api_lib::{AddressLimit, ApiLimits, Edge};
+
+use crate::support::{World, form, get, post, wav};
+
+fn from(peer: &str, forwarded_for: Option<&str>, path: &str) -> Request<Body> {
+    let mut request = get(path);
+    let peer: SocketAddr = peer.parse().unwrap();
+    request.extensions_mut().insert(ConnectInfo(peer));
+    if let Some(forwarded_for) = forwarded_for {
+        let value = HeaderValue::from_str(forwarded_for).unwrap();
+        request.headers_mut().insert("x-forwarded-for", value);
+    }
+    request
+}
+
+/// Three requests at once, and then one a minute.
+fn guarded() -> World {
+    let edge = Edge {
+        trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+        per_address: Some(AddressLimit { per_minute: 1, burst: 3 }),
+        ..Edge::default()
+    };
+    World::with(|parts| parts.edge = edge)
+}
+
+async fn statuses(world: &World, requests: impl IntoIterator<Item = Request<Body>>) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for request in requests {
+        statuses.push(world.call(request).await.status().as_u16());
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn one_address_that_asks_too_often_is_told_when_to_go_on_and_no_other_is() {
+    let world = guarded();
+    let of_one = || from("203.0.113.9:1", None, "/v1/jobs");
+    assert_eq!(statuses(&world, (0..3).map(|_| of_one())).await, [200; 3]);
+    let refused = world.call(of_one()).await;
+    assert_eq!(refused.status(), 429);
+    let figure = |name: &str| refused.headers()[name].to_str().unwrap().parse::<u64>().unwrap();
+    assert!((1..=60).contains(&figure("retry-after")), "{refused:?}");
+    assert_eq!((figure("ratelimit-limit"), figure("ratelimit-remaining")), (3, 0));
+
+    assert_eq!(world.call(from("203.0.113.10:1", None, "/v1/jobs")).await.status(), 200);
+    // Who asks for health or metrics is let in always.
+    assert_eq!(world.call(from("203.0.113.9:1", None, "/readyz")).await.status(), 200);
+    assert_eq!(world.call(from("203.0.113.9:1", None, "/metrics")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_address_cannot_be_made_up_but_a_trusted_proxy_is_believed() {
+    let world = guarded();
+    let made_up = (0..4).map(|n| from("203.0.113.9:1", Some(&format!("198.51.100.{n}")), "/v1/jobs"));
+    assert_eq!(statuses(&world, made_up).await, [200, 200, 200, 429]);
+    let clients = (0..4).map(|n| from("10.0.0.2:1", Some(&format!("198.51.100.{n}")), "/v1/jobs"));
+    assert_eq!(statuses(&world, clients).await, [200; 4]);
+    let one = (0..4).map(|n| from("10.0.0.2:1", Some(&format!("192.0.2.{n}, 198.51.100.9")), "/v1/jobs"));
+    assert_eq!(statuses(&world, one).await, [200, 200, 200, 429]);
+}
+
+#[tokio::test]
+async fn a_limit_is_not_escaped_by_a_body_or_another_route() {
+    let world = guarded();
+    let mut upload = post("/v1/jobs", form(&[("file", &wav())]));
+    upload.extensions_mut().insert(ConnectInfo::<SocketAddr>("203.0.113.9:1".parse().unwrap()));
+    assert_eq!(world.call(upload).await.status(), 202);
+    let others = ["/v1/models", "/v1/stats", "/v1/jobs"].map(|path| from("203.0.113.9:2", None, path));
+    assert_eq!(statuses(&world, others).await, [200, 200, 429]);
+}
+
+#[tokio::test]
+async fn pages_of_allowed_origins_may_call_and_no_others() {
+    let origin = HeaderValue::from_static("https://app.example");
+    let world = World::with(|parts| parts.edge.allowed_origins = vec![origin.clone()]);
+    let preflight = |origin: &'static str| {
+        Request::builder()
+            .method(Method::OPTIONS)
+            .uri("/v1/jobs")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,idempotency-key")
+            .body(Body::empty())
+            .unwrap()
+    };
+    let allowed = world.call(preflight("https://app.example")).await;
+    assert_eq!(allowed.status(), 200);
+    assert_eq!(allowed.headers()["access-control-allow-origin"], origin);
+    let named = allowed.headers()["access-control-allow-headers"].to_str().unwrap();
+    assert!(named.contains("authorization") && named.contains("idempotency-key"), "{named}");
+    let stranger = world.call(preflight("https://evil.example")).await;
+    assert!(!stranger.headers().contains_key("access-control-allow-origin"));
+
+    // A page can read why it was refused, too.
+    let mut missing = get("/v1/jobs/job_01JD8N3W0S5Y6T7E8Z9QK4M2VX");
+    missing.headers_mut().insert("origin", origin.clone());
+    let missing = world.call(missing).await;
+    assert_eq!(missing.status(), 404);
+    assert_eq!(missing.headers()["access-control-allow-origin"], origin);
+    assert!(missing.headers()["access-control-expose-headers"].to_str().unwrap().contains("retry-after"));
+}
+
+#[tokio::test]
+async fn answers_are_data_and_nobody_keeps_them() {
+    let world = World::new();
+    for path in ["/v1/jobs", "/v1/nowhere", "/healthz"] {
+        let response = world.call(get(path)).await;
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(header("x-frame-options"), "DENY");
+        assert_eq!(header("cache-control"), "no-store");
+        assert!(header("content-security-policy").starts_with("default-src 'none'"));
+    }
+    // The documentation is pages, which may run their own scripts.
+    let pages = world.call(get("/docs/")).await;
+    assert_eq!(pages.status(), 200);
+    let policy = pages.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'self'"), "{policy}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_bytes_than_a_node_takes_at_once_are_turned_away_before_they_are_read() {
+    let limits =
+        ApiLimits { max_upload_bytes: 1 << 20, max_bytes_in_flight: 3 << 20, ..ApiLimits::default() };
+    let world = World::with_limits(limits);
+    let declared = |length: usize| {
+        let mut upload = post("/v1/jobs", Body::from_stream(stream::pending::<Result<&[u8], std::io::Error>>()));
+        upload.headers_mut().insert("content-length", HeaderValue::from(length));
+        upload
+    };
+    // The longest that three together may be; one whose head does not tell counts as much as it may become.
+    let stuck: Vec<_> = [declared(1 << 20), declared(1 << 20)]
+        .into_iter()
+        .map(|upload| tokio::spawn(tower::ServiceExt::oneshot(world.router.clone(), upload)))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let refused = world.call(post("/v1/jobs", form(&[("file", &wav())]))).await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(world.blobs.written.load(std::sync::atomic::Ordering::Relaxed), 0);
+
+    // A small one that says so fits in.
+    let small = form(&[("file", &wav())]);
+    let length = small.len();
+    let mut small = post("/v1/jobs", small);
+    small.headers_mut().insert("content-length", HeaderValue::from(length));
+    assert_eq!(world.call(small).await.status(), 202);
+
+    stuck.iter().for_each(tokio::task::JoinHandle::abort);
+    for stuck in stuck {
+        assert!(stuck.await.unwrap_err().is_cancelled());
+    }
+    assert_eq!(world.call(post("/v1/jobs", form(&[("file", &wav())]))).await.status(), 202);
+}
