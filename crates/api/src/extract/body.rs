@@ -297,7 +297,8 @@ mod tests {
         assert_eq!(trickle.error(5).status, StatusCode::REQUEST_TIMEOUT);
 
         let slow = body_of(&[0; 1024]);
-        assert_eq!(slow.filter(|piece| std::future::ready(piece.is_ok())).count().await, 100);
+        slow.in_field();
+        assert_eq!(slow.take_while(|piece| std::future::ready(piece.is_ok())).count().await, 100);
     }
 
     #[tokio::test]
