@@ -48,7 +48,10 @@ async fn main() -> Result<()> {
     let number = |place: usize, default: usize| text(place).map_or(Ok(default), str::parse::<usize>);
     let url = text(1).context("load clients|uploads URL")?.trim_end_matches('/').to_owned();
     // Every client has a connection of its own, as if each were on a machine of its own.
-    let http = reqwest::Client::builder().pool_max_idle_per_host(usize::MAX).timeout(Duration::from_secs(120)).build()?;
+    let http = reqwest::Client::builder()
+        .pool_max_idle_per_host(usize::MAX)
+        .timeout(Duration::from_secs(120))
+        .build()?;
     let load = Load { http, url, tally: Arc::default() };
     let figures = match text(0) {
         Some("clients") => load.clients(number(2, 5000)?).await?,
@@ -94,7 +97,11 @@ impl Load {
         let id = job["id"].as_str().context("a job has an id")?;
         let mut status = job["status"].clone();
         while status != "completed" {
-            ensure!(status == "queued" || status == "processing", "{status} after {} polls", seen.polls.len());
+            ensure!(
+                status == "queued" || status == "processing",
+                "{status} after {} polls",
+                seen.polls.len()
+            );
             tokio::time::sleep(POLL).await;
             let asked = || self.http.get(format!("{}/v1/jobs/{id}", self.url));
             let answer = self.insist(asked, |ms| seen.polls.push(ms)).await?;
@@ -211,7 +218,13 @@ fn sound(number: usize, samples: usize) -> Vec<u8> {
     let seed = [number, run].map(|part| (part % 30_000) as i16);
     let tone = (0..samples).map(|place| match seed.get(place) {
         Some(sample) => *sample,
-        None => if place % 40 < 20 { 4000 } else { -4000 },
+        None => {
+            if place % 40 < 20 {
+                4000
+            } else {
+                -4000
+            }
+        }
     });
     file.extend(tone.flat_map(i16::to_le_bytes));
     file
@@ -219,7 +232,8 @@ fn sound(number: usize, samples: usize) -> Vec<u8> {
 
 fn form(file: &[u8]) -> Vec<u8> {
     let mut body =
-        format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n").into_bytes();
+        format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n")
+            .into_bytes();
     body.extend(file);
     body.extend(format!("\r\n--{BOUNDARY}--\r\n").bytes());
     body

@@ -36,11 +36,7 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// Those of an upload.
     pub(crate) fn of(limits: &ApiLimits) -> Self {
-        Self {
-            ceiling: form::ceiling(limits),
-            silence: limits.upload_idle,
-            floor: limits.min_upload_rate,
-        }
+        Self { ceiling: form::ceiling(limits), silence: limits.upload_idle, floor: limits.min_upload_rate }
     }
 }
 

@@ -133,7 +133,8 @@ async fn more_bytes_than_a_node_takes_at_once_are_turned_away_before_they_are_re
         ApiLimits { max_upload_bytes: 1 << 20, max_bytes_in_flight: 3 << 20, ..ApiLimits::default() };
     let world = World::with_limits(limits);
     let declared = |length: usize| {
-        let mut upload = post("/v1/jobs", Body::from_stream(stream::pending::<Result<&[u8], std::io::Error>>()));
+        let mut upload =
+            post("/v1/jobs", Body::from_stream(stream::pending::<Result<&[u8], std::io::Error>>()));
         upload.headers_mut().insert("content-length", HeaderValue::from(length));
         upload
     };

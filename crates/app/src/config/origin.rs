@@ -10,7 +10,9 @@ pub struct Origin(HeaderValue);
 
 /// What an origin that cannot be one is met with.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not an origin; write it as https://app.example or http://127.0.0.1:3000, without path or wildcard")]
+#[error(
+    "`{0}` is not an origin; write it as https://app.example or http://127.0.0.1:3000, without path or wildcard"
+)]
 pub struct OriginError(String);
 
 impl Origin {
@@ -52,7 +54,15 @@ mod tests {
         for good in ["https://app.example", "http://127.0.0.1:3000", "http://[::1]:3000"] {
             assert_eq!(String::from(Origin::try_from(good.to_owned()).unwrap()), good);
         }
-        for bad in ["*", "app.example", "https://*.example", "https://app.example/path", "ftp://a", "https://u@a", "null"] {
+        for bad in [
+            "*",
+            "app.example",
+            "https://*.example",
+            "https://app.example/path",
+            "ftp://a",
+            "https://u@a",
+            "null",
+        ] {
             assert!(Origin::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }

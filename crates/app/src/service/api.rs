@@ -70,8 +70,7 @@ pub(super) fn start(
 fn edge(config: &Config, keys: bool) -> Edge {
     let limits = &config.limits;
     let per_minute = limits.per_ip_per_minute.unwrap_or(if keys { ADDRESS_PER_MINUTE } else { 0 });
-    let per_address =
-        (per_minute > 0).then_some(AddressLimit { per_minute, burst: limits.per_ip_burst });
+    let per_address = (per_minute > 0).then_some(AddressLimit { per_minute, burst: limits.per_ip_burst });
     Edge {
         trusted_proxies: config.server.trusted_proxies.clone(),
         allowed_origins: config.server.cors_allowed_origins.iter().map(Origin::to_header).collect(),

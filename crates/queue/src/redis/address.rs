@@ -62,7 +62,9 @@ impl Address {
             Self::Server(info) => Client::open(info.clone()),
             Self::Cluster(nodes) => {
                 let none = || (redis::ErrorKind::InvalidClientConfig, "no node is named");
-                Client::open(nodes.iter().cycle().nth(attempt % nodes.len().max(1)).cloned().ok_or_else(none)?)
+                Client::open(
+                    nodes.iter().cycle().nth(attempt % nodes.len().max(1)).cloned().ok_or_else(none)?,
+                )
             }
             Self::Sentinel(known) => {
                 let mut client = SentinelClient::build(

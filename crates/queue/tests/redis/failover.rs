@@ -88,14 +88,16 @@ async fn a_cluster_replaces_a_node_that_dies_and_its_jobs_live_on() -> Result<()
     }
     let members = [&master, &second, &third, &replica];
     for node in members {
-        let all_known = |info: &str| info.contains("cluster_known_nodes:4") && info.contains("cluster_state:ok");
+        let all_known =
+            |info: &str| info.contains("cluster_known_nodes:4") && info.contains("cluster_state:ok");
         until(node, redis::cmd("CLUSTER").arg("INFO"), all_known).await?;
     }
     let id = ask(&master, &["MYID"])?;
     ask(&replica, &["REPLICATE", &id])?;
     until_it_follows(&replica).await?;
     for node in members {
-        until(node, redis::cmd("CLUSTER").arg("NODES"), |nodes| nodes.contains(&format!("slave {id}"))).await?;
+        until(node, redis::cmd("CLUSTER").arg("NODES"), |nodes| nodes.contains(&format!("slave {id}")))
+            .await?;
     }
 
     let nodes = members.map(|node| format!("127.0.0.1:{}", node.port())).join(",");

@@ -52,7 +52,8 @@ async fn the_machines_authorities_decide_whether_redis_is_trusted() -> Result<()
         ("VERBATIM__WORKER__ENGINES", "fake"),
     ];
     let stranger = Server::start_node("api", folder.path(), &settings).await;
-    let refusal = format!("{:#}", stranger.err().context("a certificate of an unknown authority was accepted")?);
+    let refusal =
+        format!("{:#}", stranger.err().context("a certificate of an unknown authority was accepted")?);
     ensure!(refusal.contains("certificate") && !refusal.contains("sesame"), "{refusal}");
 
     let trusting = [&settings[..], &[("SSL_CERT_FILE", authority.as_str())]].concat();
