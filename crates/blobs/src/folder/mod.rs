@@ -1,6 +1,7 @@
 //! Blobs as files under one folder: `audio/…` and `results/…` as their keys say, and `tmp/…` for those being written.
 //! Several processes may share the folder.
 
+mod disk;
 mod listing;
 mod staging;
 mod writer;
@@ -19,6 +20,7 @@ use verbatim_core::ports::blobs::{AUDIO_PREFIX, BlobKey, BlobMeta, BlobStore, Bl
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
 
+pub use disk::FolderDisk;
 use staging::Staging;
 use writer::FolderWriter;
 
