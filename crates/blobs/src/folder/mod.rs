@@ -7,6 +7,7 @@ mod staging;
 mod writer;
 
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,8 @@ impl FolderStore {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, PortError> {
         let root: Arc<Path> = root.into().into();
         let staging = (|| {
+            // What people say is nobody else's business: the folder, and what has to be made above it, is its owner's.
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
             for prefix in [AUDIO_PREFIX, RESULTS_PREFIX] {
                 std::fs::create_dir_all(root.join(prefix))?;
             }
