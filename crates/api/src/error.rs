@@ -13,6 +13,8 @@ use verbatim_core::{ErrorKind, PortError};
 
 /// What a client is told when `Unavailable` comes without a time.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The same where the disk is full: jobs have to end or expire before there is room.
+const ROOM_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// An answer that is not the one asked for.
 #[derive(Debug)]
@@ -34,8 +36,11 @@ pub(crate) struct ApiError {
 impl ApiError {
     /// An error with all that every error has.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        let retry_after = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
-            .then_some(DEFAULT_RETRY_AFTER);
+        let retry_after = match status {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(DEFAULT_RETRY_AFTER),
+            StatusCode::INSUFFICIENT_STORAGE => Some(ROOM_RETRY_AFTER),
+            _ => None,
+        };
         Self { status, code, detail: detail.into(), param: None, retry_after, limit: None }
     }
 

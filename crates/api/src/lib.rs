@@ -20,8 +20,10 @@ mod state;
 mod submit;
 mod upload;
 mod watch;
+mod watermark;
 
 pub use edge::{AddressLimit, Edge};
 pub use router::{openapi, router};
 pub use serve::{ServeOptions, serve};
 pub use state::{ApiLimits, ApiParts, ApiState, CostTerms, Offering, ProviderParts};
+pub use watermark::DiskParts;

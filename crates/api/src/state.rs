@@ -21,6 +21,7 @@ use verbatim_telemetry::Metrics;
 use crate::edge::{AddressRate, Edge};
 use crate::error::ApiError;
 use crate::stages::Stages;
+use crate::watermark::{DiskParts, Watermark};
 
 /// How often addresses that have not asked for a while are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
@@ -119,6 +120,8 @@ pub struct ApiParts {
     pub registry: Option<Arc<dyn EngineRegistry>>,
     /// Uploads go in, results come out.
     pub blobs: Arc<dyn BlobStore>,
+    /// The disk that uploads go to; `None` where they go elsewhere.
+    pub disk: Option<DiskParts>,
     /// What is on offer; `None` while no worker has announced itself yet.
     pub offering: watch::Receiver<Option<Arc<Offering>>>,
     /// The time.
@@ -143,6 +146,7 @@ pub struct ApiState(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) parts: ApiParts,
     pub(crate) stages: Stages,
+    pub(crate) watermark: Watermark,
     address_rate: Option<AddressRate>,
     pub(crate) started_at: Timestamp,
     tasks: TaskTracker,
@@ -160,19 +164,23 @@ impl ApiState {
     pub fn new(parts: ApiParts) -> Self {
         let stages = Stages::new(&parts.limits, &parts.metrics);
         let address_rate = parts.edge.per_address.and_then(AddressRate::new);
+        let watermark = Watermark::new(parts.disk.clone(), parts.metrics.clone());
         let started_at = parts.clock.now();
-        Self(Arc::new(Shared { parts, stages, address_rate, started_at, tasks: TaskTracker::new() }))
+        let tasks = TaskTracker::new();
+        Self(Arc::new(Shared { parts, stages, watermark, address_rate, started_at, tasks }))
     }
 
     /// Keeps house until `shutdown` fires, then waits for the work that outlives its requests.
     ///
-    /// Without it, a limit of addresses remembers every one that it has ever seen.
+    /// Without it, a limit of addresses remembers every one that it has ever seen, and a disk that fills up goes unnoticed
+    /// while nobody asks.
     pub async fn run(&self) {
         let mut rounds = tokio::time::interval(HOUSEKEEPING);
         while self.shutdown.run_until_cancelled(rounds.tick()).await.is_some() {
             if let Some(rate) = self.address_rate() {
                 rate.forget();
             }
+            self.watermark().look().await;
         }
         self.finish_tasks().await;
     }
@@ -194,6 +202,11 @@ impl ApiState {
     /// How many are at which stage.
     pub(crate) fn stages(&self) -> &Stages {
         &self.0.stages
+    }
+
+    /// How much room the disk has.
+    pub(crate) fn watermark(&self) -> &Watermark {
+        &self.0.watermark
     }
 
     /// How often one address may ask.

@@ -15,6 +15,7 @@ use verbatim_telemetry::Metrics;
 use crate::error::ApiError;
 use crate::extract::body::too_large;
 use crate::state::ApiState;
+use crate::watermark::Expected;
 
 /// Audio that is written but not yet visible. Dropping it leaves nothing behind.
 pub(crate) struct StagedAudio {
@@ -29,13 +30,14 @@ pub(crate) struct StagedAudio {
 }
 
 impl StagedAudio {
-    /// Takes the field's content; `broken` says why when the field breaks off.
+    /// Takes the field's content, of which `expected` learns what has arrived; `broken` says why when the field breaks off.
     ///
     /// # Errors
     /// 413 over the limit, 415 for what is no audio, 422 for nothing, or what the blob store says.
     pub(crate) async fn receive(
         state: &ApiState,
         mut field: Field<'_>,
+        expected: &Expected,
         broken: impl Fn() -> ApiError,
     ) -> Result<Self, ApiError> {
         let _in_flight = InFlight::enter(&state.metrics);
@@ -47,7 +49,9 @@ impl StagedAudio {
             state.metrics.upload_bytes.inc_by(piece.len() as u64);
             intake.take(&piece)?;
             if !piece.is_empty() {
+                let bytes = piece.len() as u64;
                 writer.write(piece).await?;
+                expected.arrived(bytes);
             }
         }
         Ok(Self { job_id, key, writer, info: intake.finish()? })

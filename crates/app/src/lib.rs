@@ -2,6 +2,7 @@
 //! around [`run`].
 
 pub mod auth;
+pub mod backup;
 pub mod cli;
 pub mod client;
 pub mod commands;
@@ -94,6 +95,12 @@ fn overrides(command: &Command) -> Overrides {
         Command::Cost(arguments) => {
             Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() }
         }
+        Command::Backup(arguments) => {
+            Overrides { data_dir: arguments.common.data_dir.clone(), ..Overrides::default() }
+        }
+        Command::Restore(arguments) => {
+            Overrides { data_dir: arguments.common.data_dir.clone(), ..Overrides::default() }
+        }
         _ => Overrides::default(),
     }
 }
@@ -108,6 +115,8 @@ async fn dispatch(command: Command, config: Config, whisper: Option<LoadLocalEng
         Command::Jobs(arguments) => commands::jobs::run(&arguments).await,
         Command::Keys(arguments) => commands::keys::run(arguments, &config).await,
         Command::Cost(arguments) => commands::cost::run(arguments, &config).await,
+        Command::Backup(arguments) => commands::backup::back_up(arguments, &config).await,
+        Command::Restore(arguments) => commands::backup::restore(arguments, &config).await,
         Command::Dlq(arguments) => commands::dead_letters::run(&arguments).await,
         Command::Models(command) => commands::models::run(&command, &config.models).await,
         Command::Config(ConfigCommand::Check(_)) => commands::config::check(&config),

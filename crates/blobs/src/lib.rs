@@ -5,5 +5,5 @@ pub mod conformance;
 pub mod folder;
 pub mod s3;
 
-pub use folder::FolderStore;
+pub use folder::{FolderDisk, FolderStore};
 pub use s3::{S3Config, S3Store};

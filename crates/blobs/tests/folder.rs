@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use bytes::Bytes;
-use verbatim_blobs::{FolderStore, conformance};
+use verbatim_blobs::{FolderDisk, FolderStore, conformance};
 use verbatim_core::ErrorKind;
 use verbatim_core::ids::{IdSource, JobId};
+use verbatim_core::ports::Disk;
 use verbatim_core::ports::blobs::{BlobKey, BlobStore, get_bytes, put_bytes};
 
 #[derive(Default)]
@@ -114,5 +115,17 @@ async fn a_file_in_place_of_the_folder_is_an_error_that_names_it() -> Result<()>
     std::fs::write(&root, "not a folder")?;
     let error = FolderStore::open(&root).err().map(|error| error.to_string());
     assert!(error.is_some_and(|text| text.contains(&root.display().to_string())));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_disk_under_a_folder_that_is_gone_is_unavailable() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let folder = dir.path().join("blobs");
+    let disk = FolderDisk::under(&folder);
+    assert_eq!(disk.room().await.map_err(|error| error.kind()), Err(ErrorKind::Unavailable));
+    std::fs::create_dir(&folder)?;
+    let room = disk.room().await?;
+    assert!(0 < room.free_bytes && room.free_bytes < room.size_bytes, "{room:?}");
     Ok(())
 }

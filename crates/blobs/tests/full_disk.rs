@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use verbatim_blobs::FolderStore;
+use verbatim_blobs::{FolderDisk, FolderStore};
 use verbatim_core::ErrorKind;
+use verbatim_core::ports::Disk;
 use verbatim_core::ports::blobs::{BlobKey, BlobStore, get_bytes, put_bytes};
 
 const FOLDER: &str = "VERBATIM_TEST_SMALL_DISK";
@@ -36,6 +37,9 @@ async fn on_a_small_disk() -> Result<()> {
     let store = FolderStore::open(&root)?;
     let (large, small) = (BlobKey::parse("audio/large")?, BlobKey::parse("audio/small")?);
 
+    let empty = FolderDisk::under(&root).room().await?;
+    ensure!(empty.size_bytes == 1 << 20 && empty.free_bytes > 900_000, "{empty:?}");
+
     let put = put_bytes(&store, &large, Bytes::from(vec![1; 4 << 20])).await;
     assert_eq!(put.map_err(|error| error.kind()), Err(ErrorKind::OutOfSpace));
     assert_eq!(store.head(&large).await?, None);
@@ -57,6 +61,7 @@ async fn on_a_small_disk() -> Result<()> {
     assert_eq!(store.head(&large).await?, None);
 
     std::fs::write(root.join("rest"), vec![0; 1 << 20]).err().context("the disk fills")?;
+    assert_eq!(FolderDisk::under(&root).room().await?.free_bytes, 0);
     assert_eq!(store.ping().await.map_err(|error| error.kind()), Err(ErrorKind::OutOfSpace));
     assert_eq!(get_bytes(&store, &small).await?.len(), 900_000);
     std::fs::remove_file(root.join("rest"))?;

@@ -5,6 +5,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use verbatim_core::failure::FailureKind;
+use verbatim_core::ports::Room;
 use verbatim_core::ports::jobs::QueueStats;
 
 use crate::limits::LimitMetrics;
@@ -112,6 +113,8 @@ pub struct Metrics {
     jobs: IntGaugeVec,
     workers: IntGauge,
     resident_bytes: IntGauge,
+    disk_free_bytes: IntGaugeVec,
+    disk_size_bytes: IntGaugeVec,
     /// Seconds since the epoch at which this process started.
     pub start_seconds: Gauge,
 }
@@ -230,6 +233,9 @@ impl Metrics {
                 r,
                 IntGauge::with_opts(opts("process_resident_memory_bytes", "Memory of this process in RAM.")),
             )?,
+            // Without labels, but not there before it is set: not every process has such a disk.
+            disk_free_bytes: gauges("disk_free_bytes", "Room on the disk that uploads go to.", &[])?,
+            disk_size_bytes: gauges("disk_size_bytes", "Size of the disk that uploads go to.", &[])?,
             start_seconds: register(
                 r,
                 Gauge::with_opts(opts("process_start_time_seconds", "When this process started, Unix time.")),
@@ -272,6 +278,15 @@ impl Metrics {
         self.workers.set(clamp(stats.workers));
     }
 
+    /// Sets the gauges of the disk that uploads go to; called once per scrape.
+    pub fn set_disk(&self, room: Room) {
+        for (gauge, bytes) in
+            [(&self.disk_free_bytes, room.free_bytes), (&self.disk_size_bytes, room.size_bytes)]
+        {
+            gauge.with_label_values::<&str>(&[]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Everything in Prometheus's text format, with the process's memory read just now.
     ///
     /// # Errors
@@ -307,5 +322,16 @@ mod tests {
         assert!(text.contains("# HELP verbatim_submissions_total Submissions"));
         assert!(text.contains("verbatim_submissions_total{outcome=\"cached\"} 1"));
         assert!(text.contains("verbatim_queue_duration_seconds_bucket{le=\"5\"} 1"));
+    }
+
+    #[test]
+    fn a_process_without_a_disk_does_not_claim_that_one_is_full() {
+        let metrics = Metrics::new().expect("metrics have distinct names");
+        let render = || metrics.render().expect("renders");
+        assert!(!render().contains("verbatim_disk"));
+        metrics.set_disk(Room { free_bytes: 3, size_bytes: 1 << 40 });
+        let text = render();
+        assert!(text.contains("\nverbatim_disk_free_bytes 3\n"), "{text}");
+        assert!(text.contains("\nverbatim_disk_size_bytes 1099511627776\n"), "{text}");
     }
 }

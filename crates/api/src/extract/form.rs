@@ -9,6 +9,7 @@ use crate::extract::body::{UploadBody, too_large};
 use crate::problem::Face;
 use crate::state::{ApiLimits, ApiState};
 use crate::upload::StagedAudio;
+use crate::watermark::Expected;
 
 /// The most fields beside the file.
 const MAX_FIELDS: usize = 64;
@@ -75,10 +76,12 @@ pub(crate) async fn read(
     known: &[&str],
 ) -> Result<Form, ApiError> {
     let declared = check_head(request.headers(), face, &state.limits)?;
-    let _place = state.stages().upload(declared.unwrap_or(ceiling(&state.limits))).await?;
+    let at_most = declared.unwrap_or(ceiling(&state.limits));
+    let expected = state.watermark().admit(at_most).await?;
+    let _place = state.stages().upload(at_most).await?;
     // Put there by `observe`, which also gives the request its bounds.
     let body = request.extensions().get::<UploadBody>().cloned().ok_or_else(ApiError::internal)?;
-    let reader = Reader { state, body: &body, face, known };
+    let reader = Reader { state, body: &body, expected: &expected, face, known };
     let multipart = Multipart::from_request(request, state).await.map_err(|_| reader.broken())?;
     reader.read(multipart).await
 }
@@ -123,6 +126,7 @@ fn not_yet(field: &str) -> ApiError {
 struct Reader<'a> {
     state: &'a ApiState,
     body: &'a UploadBody,
+    expected: &'a Expected,
     face: Face,
     known: &'a [&'a str],
 }
@@ -153,7 +157,7 @@ impl Reader<'_> {
                         "`file` is given more than once; one job takes one file",
                     ));
                 }
-                audio = Some(StagedAudio::receive(self.state, field, || self.broken()).await?);
+                audio = Some(StagedAudio::receive(self.state, field, self.expected, || self.broken()).await?);
             } else if let Some(value) = self.value(&name, field).await? {
                 fields.push((name, value));
             }

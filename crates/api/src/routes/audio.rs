@@ -124,6 +124,7 @@ impl Answer {
         (status = 429, description = "Too many requests; see `Retry-After`", body = OpenAiError),
         (status = 500, description = "The work failed", body = OpenAiError),
         (status = 503, description = "A dependency is down, no worker is known yet, or the service is stopping; see `Retry-After`", body = OpenAiError),
+        (status = 507, description = "`out_of_space`: nothing was stored; see `Retry-After`", body = OpenAiError),
     ))]
 pub(crate) async fn transcribe(
     State(state): State<ApiState>,
@@ -152,6 +153,7 @@ pub(crate) async fn transcribe(
         (status = 429, description = "Too many requests; see `Retry-After`", body = OpenAiError),
         (status = 500, description = "The work failed", body = OpenAiError),
         (status = 503, description = "A dependency is down, no worker is known yet, or the service is stopping; see `Retry-After`", body = OpenAiError),
+        (status = 507, description = "`out_of_space`: nothing was stored; see `Retry-After`", body = OpenAiError),
     ))]
 pub(crate) async fn translate(
     State(state): State<ApiState>,

@@ -66,7 +66,7 @@ pub(crate) struct JobsQuery {
         (status = 422, description = "`empty_audio`", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many jobs are queued; see `Retry-After`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "A dependency is down or no worker is known yet (`no_workers`); see `Retry-After`", body = Problem, content_type = "application/problem+json"),
-        (status = 507, description = "`out_of_space`: nothing was stored", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "`out_of_space`: nothing was stored; see `Retry-After`", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(crate) async fn create(
     State(state): State<ApiState>,

@@ -114,6 +114,7 @@ pub(crate) async fn metrics(State(state): State<ApiState>) -> Result<Response, A
         }
     }
     state.stages().look();
+    state.watermark().look().await;
     let text = state.metrics.render().map_err(|error| {
         tracing::error!(%error, "metrics cannot be written");
         ApiError::internal()

@@ -5,6 +5,7 @@
 mod admin;
 mod answers;
 mod crowd;
+mod disk;
 mod edge;
 mod keys;
 mod limits;

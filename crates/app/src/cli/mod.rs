@@ -1,5 +1,6 @@
 //! The command line: what can be asked, with its help.
 
+mod backup;
 mod node;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use verbatim_core::render::TranscriptFormat;
 
 use crate::config::{Overrides, Role, Secret};
 
+pub use backup::{BackupArgs, BackupOptions, RestoreArgs};
 pub use node::{NodeCli, NodeCommand};
 
 /// Speech to text as a service: audio goes in over HTTP, the words come out.
@@ -51,6 +53,10 @@ pub enum Command {
     /// Look at, fetch and find models
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Back the data folder up into a tar file, while a server runs on it or without one
+    Backup(BackupArgs),
+    /// Restore a backup into a new or empty data folder
+    Restore(RestoreArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

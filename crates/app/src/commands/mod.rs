@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod backup;
 pub mod config;
 pub mod cost;
 pub mod dead_letters;

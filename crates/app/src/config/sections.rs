@@ -94,11 +94,14 @@ pub struct AuthConfig {
 pub struct StorageConfig {
     /// Folder of the embedded store: database, audio, results. Without a bucket a cluster shares its folder `blobs`.
     pub data_dir: PathBuf,
+    /// Uploads that would leave less room than this on the disk of that folder are refused; 0 refuses none. Without effect
+    /// where a cluster keeps its audio in a bucket.
+    pub min_free_disk_mb: u64,
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { data_dir: home_data().join("data") }
+        Self { data_dir: home_data().join("data"), min_free_disk_mb: 256 }
     }
 }
 

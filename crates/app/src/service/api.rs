@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use axum::Router;
-use verbatim_api_lib::{AddressLimit, ApiLimits, ApiParts, ApiState, CostTerms, Edge, ProviderParts};
+use verbatim_api_lib::{
+    AddressLimit, ApiLimits, ApiParts, ApiState, CostTerms, DiskParts, Edge, ProviderParts,
+};
 use verbatim_core::money::Money;
 use verbatim_core::ports::limiter::{ProjectLimit, RequestLimits};
 
@@ -37,6 +39,10 @@ pub(super) fn start(
         }),
         registry: stores.registry.clone(),
         blobs: stores.blobs.clone(),
+        disk: stores.disk.clone().map(|disk| DiskParts {
+            disk,
+            min_free_bytes: config.storage.min_free_disk_mb.saturating_mul(1024 * 1024),
+        }),
         offering,
         clock: stores.clock.clone(),
         ids: stores.ids.clone(),

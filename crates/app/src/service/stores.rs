@@ -1,14 +1,15 @@
 //! Which stores a process works on: a folder of its own, or what a cluster shares.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
-use verbatim_blobs::{FolderStore, S3Config, S3Store};
+use verbatim_blobs::{FolderDisk, FolderStore, S3Config, S3Store};
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::{
-    BlobStore, Directory, EngineRegistry, JobAdmin, JobClient, JobLeases, JobUpkeep, Ledger, Limiter,
+    BlobStore, Directory, Disk, EngineRegistry, JobAdmin, JobClient, JobLeases, JobUpkeep, Ledger, Limiter,
     SharedState,
 };
 use verbatim_core::retry::RetryPolicy;
@@ -40,6 +41,8 @@ pub(super) struct Stores {
     pub(super) blobs: Arc<dyn BlobStore>,
     /// The blobs once more, when they lie in a bucket.
     pub(super) bucket: Option<Arc<S3Store>>,
+    /// The disk that fills up with the work; none where a cluster keeps it in a bucket.
+    pub(super) disk: Option<Arc<dyn Disk>>,
     pub(super) clock: Arc<SystemClock>,
     pub(super) ids: Arc<SystemIds>,
     pub(super) metrics: Arc<Metrics>,
@@ -56,6 +59,7 @@ impl Stores {
         let asks_for_keys = role != Role::Worker && keys_required(config)?;
         let policy = policy(&config.queue);
         let (blobs, bucket) = open_blobs(config).await?;
+        let disk = watched_folder(config).map(|folder| Arc::new(FolderDisk::under(folder)) as Arc<dyn Disk>);
         let Some(url) = &config.redis.url else {
             anyhow::ensure!(
                 role == Role::Serve,
@@ -86,6 +90,7 @@ impl Stores {
                 registry: None,
                 blobs,
                 bucket,
+                disk,
                 clock,
                 ids,
                 metrics,
@@ -110,6 +115,7 @@ impl Stores {
             limiter: store,
             blobs,
             bucket,
+            disk,
             clock,
             ids,
             metrics,
@@ -138,9 +144,23 @@ impl Stores {
     }
 }
 
+/// The folder that grows with the work: that of the blobs, else that of the job store.
+fn watched_folder(config: &Config) -> Option<PathBuf> {
+    match (&config.s3.bucket, &config.redis.url) {
+        (None, _) => Some(blob_folder(config)),
+        (Some(_), None) => Some(config.storage.data_dir.clone()),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+/// Where audio and results lie when they lie in a folder.
+fn blob_folder(config: &Config) -> PathBuf {
+    config.storage.data_dir.join("blobs")
+}
+
 async fn open_blobs(config: &Config) -> anyhow::Result<(Arc<dyn BlobStore>, Option<Arc<S3Store>>)> {
     let Some(bucket) = config.s3.bucket.clone() else {
-        let folder = config.storage.data_dir.join("blobs");
+        let folder = blob_folder(config);
         if config.redis.url.is_some() {
             tracing::info!(folder = %folder.display(), "audio and results lie in a folder; all nodes must share it");
         }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 use verbatim_blobs::s3::{S3Store, STALE_UPLOAD_AGE};
-use verbatim_core::ports::{JobUpkeep, SpeechEngine};
+use verbatim_core::ports::{Disk, JobUpkeep, SpeechEngine};
 use verbatim_core::time::Clock;
 use verbatim_telemetry::Metrics;
 use verbatim_worker_lib::{
@@ -24,6 +24,9 @@ use super::{Parts, announce};
 use crate::commands::transcribe::pipeline_config;
 use crate::config::{Config, Role};
 use crate::shutdown::Shutdown;
+
+/// How long a scrape waits for a disk.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Starts a worker with this engine. When it stops to be started afresh, the process ends with it.
 pub(super) fn start(
@@ -146,7 +149,11 @@ async fn abort_stale_uploads(bucket: &S3Store, clock: &dyn Clock, interval: Dura
 
 /// What a worker serves: its health and its metrics.
 pub(super) fn operations(stores: &Stores) -> Router {
-    let state = Operations { upkeep: stores.upkeep.clone(), metrics: stores.metrics.clone() };
+    let state = Operations {
+        upkeep: stores.upkeep.clone(),
+        disk: stores.disk.clone(),
+        metrics: stores.metrics.clone(),
+    };
     Router::new()
         .route("/healthz", get(async || axum::Json(json!({ "status": "ok" }))))
         .route("/readyz", get(ready))
@@ -157,6 +164,7 @@ pub(super) fn operations(stores: &Stores) -> Router {
 #[derive(Clone)]
 struct Operations {
     upkeep: Arc<dyn JobUpkeep>,
+    disk: Option<Arc<dyn Disk>>,
     metrics: Arc<Metrics>,
 }
 
@@ -174,6 +182,13 @@ async fn ready(State(state): State<Operations>) -> Response {
 }
 
 async fn metrics(State(state): State<Operations>) -> Response {
+    if let Some(disk) = &state.disk {
+        match tokio::time::timeout(PATIENCE, disk.room()).await {
+            Ok(Ok(room)) => state.metrics.set_disk(room),
+            Ok(Err(error)) => tracing::warn!(%error, "the disk's figures are missing from this scrape"),
+            Err(_) => tracing::warn!("the disk's figures took too long and are missing from this scrape"),
+        }
+    }
     match state.metrics.render() {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

@@ -1,11 +1,13 @@
 //! Blobs as files under one folder: `audio/…` and `results/…` as their keys say, and `tmp/…` for those being written.
 //! Several processes may share the folder.
 
+mod disk;
 mod listing;
 mod staging;
 mod writer;
 
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use verbatim_core::ports::blobs::{AUDIO_PREFIX, BlobKey, BlobMeta, BlobStore, Bl
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
 
+pub use disk::FolderDisk;
 use staging::Staging;
 use writer::FolderWriter;
 
@@ -43,6 +46,8 @@ impl FolderStore {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, PortError> {
         let root: Arc<Path> = root.into().into();
         let staging = (|| {
+            // What people say is nobody else's business: the folder, and what has to be made above it, is its owner's.
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
             for prefix in [AUDIO_PREFIX, RESULTS_PREFIX] {
                 std::fs::create_dir_all(root.join(prefix))?;
             }

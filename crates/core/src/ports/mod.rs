@@ -4,6 +4,7 @@
 
 pub mod blobs;
 pub mod directory;
+pub mod disk;
 pub mod engine;
 pub mod jobs;
 pub mod ledger;
@@ -14,6 +15,7 @@ pub mod shared_state;
 
 pub use blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter};
 pub use directory::Directory;
+pub use disk::{Disk, Room};
 pub use engine::{EngineError, EngineObserver, EngineRequest, SpeechEngine};
 pub use jobs::{JobAdmin, JobClient, JobLeases, JobUpkeep};
 pub use ledger::Ledger;

@@ -1,6 +1,6 @@
 //! The books for reading only, beside whatever server has the data folder: not under its lock.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use verbatim_core::ids::JobId;
@@ -24,13 +24,7 @@ impl SqliteBooks {
     /// # Errors
     /// `NotFound` when no server has ever run on this folder.
     pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> Result<Self, PortError> {
-        let path = folder.join(DATABASE);
-        if !path.exists() {
-            let message =
-                format!("there is no {}: no server has run there; choose another --data-dir", path.display());
-            return Err(PortError::new(ErrorKind::NotFound, message));
-        }
-        Ok(Self { readers: Readers::new(&path), clock })
+        Ok(Self { readers: Readers::new(&database_in(folder)?), clock })
     }
 
     /// As [`verbatim_core::ports::Ledger::totals`].
@@ -50,4 +44,15 @@ impl SqliteBooks {
         let (job_id, since) = (job_id.clone(), Day::of(self.clock.now()).earlier(KEPT_CHARGES));
         self.readers.run(move |conn| ledger::of_job(conn, &job_id, since)).await
     }
+}
+
+/// The database in a data folder; `NotFound` when no server has ever run on it.
+pub(super) fn database_in(folder: &Path) -> Result<PathBuf, PortError> {
+    let path = folder.join(DATABASE);
+    if path.exists() {
+        return Ok(path);
+    }
+    let message =
+        format!("there is no {}: no server has run there; choose another --data-dir", path.display());
+    Err(PortError::new(ErrorKind::NotFound, message))
 }

@@ -15,12 +15,9 @@ use verbatim_core::time::{Clock, Timestamp};
 
 use super::error::StoreResult;
 use super::readers::Readers;
-use super::schema;
+use super::{KEYS_DATABASE, private, schema};
 
-/// The database's name in the data folder.
-const DATABASE: &str = "keys.db";
-
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("migrations/keys_0001.sql"))];
+pub(super) const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("migrations/keys_0001.sql"))];
 
 /// The keys of one machine, on one SQLite file that several processes may have open.
 pub struct SqliteDirectory {
@@ -37,10 +34,8 @@ impl SqliteDirectory {
     /// `Conflict` when a newer version wrote the database; `OutOfSpace`, `Unavailable` and `Internal` as the disk and
     /// SQLite say.
     pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> Result<Self, PortError> {
-        std::fs::create_dir_all(folder).map_err(|error| {
-            PortError::from_io(format!("cannot make the data folder {}", folder.display()), error)
-        })?;
-        let path = folder.join(DATABASE);
+        private::make_data_folder(folder)?;
+        let path = folder.join(KEYS_DATABASE);
         let conn = schema::open_database(&path, MIGRATIONS).map_err(about_keys)?;
         Ok(Self { writer: Arc::new(Mutex::new(conn)), readers: Readers::new(&path), clock })
     }
@@ -64,7 +59,7 @@ impl SqliteDirectory {
 
 /// The same error, told apart in the log from one of the job store.
 fn about_keys(error: PortError) -> PortError {
-    PortError::new(error.kind(), format!("the database of API keys, {DATABASE}, cannot be used"))
+    PortError::new(error.kind(), format!("the database of API keys, {KEYS_DATABASE}, cannot be used"))
         .with_source(error)
 }
 

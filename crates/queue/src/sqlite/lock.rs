@@ -5,9 +5,12 @@ use std::path::Path;
 
 use verbatim_core::{ErrorKind, PortError};
 
+/// The name of the file that is locked.
+pub(super) const LOCK: &str = "lock";
+
 /// Holds the folder until dropped; the system lets go when the process dies.
 #[derive(Debug)]
-pub(super) struct FolderLock {
+pub struct FolderLock {
     _file: File,
 }
 
@@ -16,8 +19,8 @@ impl FolderLock {
     ///
     /// # Errors
     /// `Conflict` when another server holds it; what the file system says otherwise.
-    pub(super) fn take(folder: &Path) -> Result<Self, PortError> {
-        let path = folder.join("lock");
+    pub fn take(folder: &Path) -> Result<Self, PortError> {
+        let path = folder.join(LOCK);
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)

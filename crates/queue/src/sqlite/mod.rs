@@ -18,9 +18,11 @@ mod limiter;
 mod lock;
 mod ports;
 mod position;
+mod private;
 mod readers;
 mod schema;
 mod shared_state;
+mod snapshot;
 mod submission;
 mod submit;
 mod suspects;
@@ -37,22 +39,30 @@ mod writer_test;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use verbatim_core::PortError;
 use verbatim_core::ids::IdSource;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::time::Clock;
+use verbatim_core::{ErrorKind, PortError};
 
 pub use books::SqliteBooks;
 pub use directory::SqliteDirectory;
-use lock::FolderLock;
+pub use lock::FolderLock;
+pub use private::make_data_folder;
 use readers::Readers;
+pub use snapshot::{Schemas, Snapshot};
 use watch::Signals;
 use writer::{Writer, WriterContext};
 
 use crate::limiter::Requests;
 
-/// The database's name in the data folder.
-const DATABASE: &str = "jobs.db";
+/// The name of the jobs' database in the data folder.
+pub const DATABASE: &str = "jobs.db";
+/// That of the API keys.
+pub const KEYS_DATABASE: &str = "keys.db";
+/// The name of the file whose lock tells that a server has the data folder.
+pub const LOCK: &str = lock::LOCK;
+/// The folder in the data folder where what a backup holds waits to be put in place; gone when all of it is.
+pub const RESTORING: &str = "restoring";
 
 /// Where the store lies and by which rules it works.
 pub struct SqliteConfig {
@@ -85,14 +95,20 @@ impl SqliteStore {
     /// Blocks on the disk for a moment.
     ///
     /// # Errors
-    /// `Conflict` when another server holds the folder or a newer version wrote the database; `OutOfSpace`,
+    /// `Conflict` when another server holds the folder, a newer version wrote the database or a restore broke off;
+    /// `OutOfSpace`,
     /// `Unavailable` and `Internal` as the disk and SQLite say.
     pub fn open(config: SqliteConfig) -> Result<Self, PortError> {
         let SqliteConfig { folder, policy, clock, ids } = config;
-        std::fs::create_dir_all(&folder).map_err(|error| {
-            PortError::from_io(format!("cannot make the data folder {}", folder.display()), error)
-        })?;
+        make_data_folder(&folder)?;
         let lock = FolderLock::take(&folder)?;
+        if folder.join(RESTORING).exists() {
+            let message = format!(
+                "a restore into {} broke off: empty the folder and restore again, or choose another --data-dir",
+                folder.display()
+            );
+            return Err(PortError::new(ErrorKind::Conflict, message));
+        }
         let path = folder.join(DATABASE);
         let conn = schema::open_writer(&path)?;
         let signals = Arc::new(Signals::default());

@@ -8,8 +8,9 @@ use rusqlite_migration::{Error as MigrationError, M, MigrationDefinitionError, M
 use verbatim_core::{ErrorKind, PortError};
 
 use super::error::{StoreError, StoreResult};
+use super::private;
 
-const MIGRATIONS: &[M<'static>] = &[
+pub(super) const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("migrations/0001_jobs.sql")),
     M::up(include_str!("migrations/0002_tenants.sql")),
     M::up(include_str!("migrations/0003_providers.sql")),
@@ -53,20 +54,26 @@ pub(super) fn open_database(path: &Path, migrations: &[M<'static>]) -> Result<Co
 fn try_to_open(path: &Path, migrations: &[M<'static>]) -> Result<Connection, PortError> {
     let mut conn = prepare_writer(path)?;
     Migrations::from_slice(migrations).to_latest(&mut conn).map_err(|error| match error {
-        MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => PortError::new(
-            ErrorKind::Conflict,
-            format!(
-                "{} was written by a newer version of Verbatim: upgrade this one, or choose another --data-dir",
-                path.display()
-            ),
-        ),
+        MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => too_new(path),
         MigrationError::RusqliteError { err, .. } => StoreError::from(err).into(),
-        other => PortError::new(ErrorKind::Internal, "the database's schema cannot be upgraded").with_source(other),
+        other => {
+            PortError::new(ErrorKind::Internal, "the database's schema cannot be upgraded").with_source(other)
+        }
     })?;
     Ok(conn)
 }
 
+/// What is said of a database with migrations that this version does not know.
+pub(super) fn too_new(path: &Path) -> PortError {
+    let message = format!(
+        "{} was written by a newer version of Verbatim: upgrade this one, or choose another --data-dir",
+        path.display()
+    );
+    PortError::new(ErrorKind::Conflict, message)
+}
+
 fn prepare_writer(path: &Path) -> StoreResult<Connection> {
+    private::make_database(path)?;
     let conn = Connection::open(path)?;
     tune(&conn)?;
     let mode: String = conn.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;

@@ -59,13 +59,18 @@ impl Server {
     }
 
     /// Starts it with its data on a disk of its own of this size (as `mount` reads it), which only it can see.
-    pub(crate) async fn start_on_small_disk(folder: &Path, size: &str) -> Result<Self> {
+    pub(crate) async fn start_on_small_disk(
+        folder: &Path,
+        size: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let mounted = folder.join("data");
         std::fs::create_dir(&mounted)?;
         let script = "mount -t tmpfs -o size=\"$1\" tmpfs \"$2\" && shift 2 && exec \"$@\"";
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", size]);
         command.args([mounted.as_os_str(), OsStr::new(env!("CARGO_BIN_EXE_verbatim"))]);
+        command.envs(settings.iter().copied());
         Self::spawn(folder, command).await
     }
 

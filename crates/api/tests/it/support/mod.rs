@@ -114,6 +114,7 @@ impl World {
             providers: None,
             registry: None,
             blobs: Arc::new(blobs.clone()),
+            disk: None,
             offering: receiver,
             clock: Arc::new(Noon),
             ids: Arc::new(Counting::default()),
