@@ -6,6 +6,7 @@ mod bad_inputs;
 mod cluster;
 mod command_line;
 mod durability;
+mod examples;
 mod http;
 /// The same contract over the cluster's store.
 #[path = "http/mod.rs"]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::support::{Server, repository};
 
 /// `.venv` as `scripts/setup test` makes it, or what VERBATIM_PYTHON names.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     std::env::var_os("VERBATIM_PYTHON").map_or_else(|| repository().join(".venv/bin/python"), PathBuf::from)
 }
 

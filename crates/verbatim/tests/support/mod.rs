@@ -11,6 +11,8 @@ use tokio::process::{Child, Command};
 /// A bucket of the test's own.
 pub(crate) mod bucket;
 mod client;
+/// Connections in bad times.
+pub(crate) mod flaky;
 #[path = "../../../queue/tests/redis/server.rs"]
 #[allow(dead_code, reason = "shared with the tests of the job store, which need more of it")]
 pub(crate) mod redis_server;
