@@ -11,6 +11,7 @@ use verbatim_api_lib::DiskParts;
 use verbatim_core::PortError;
 use verbatim_core::ports::{Disk, Room};
 
+use crate::support::lines::Lines;
 use crate::support::{World, bytes, form, get, post, wav};
 
 const MIN_FREE: u64 = 1 << 20;
@@ -75,4 +76,27 @@ async fn a_client_that_does_not_say_how_much_comes_may_send_the_most() {
     assert_eq!(world.call(unsaid()).await.status(), 507);
     disk.0.store(200 << 20, Ordering::Relaxed);
     assert_eq!(world.call(unsaid()).await.status(), 202);
+}
+
+#[tokio::test]
+async fn the_log_tells_once_in_each_direction() {
+    let lines = Lines::captured();
+    let (world, disk) = world(2 * MIN_FREE);
+    let about = |text: &str| lines.text().matches(text).count();
+    let told = || (about("the disk is nearly full"), about("the disk has room again"));
+    // Hovering about the watermark is not told of either.
+    for (free, expected) in [
+        (MIN_FREE, (0, 0)),
+        (MIN_FREE - 1, (1, 0)),
+        (MIN_FREE / 2, (1, 0)),
+        (MIN_FREE + 1, (1, 0)),
+        (MIN_FREE - 1, (1, 0)),
+        (2 * MIN_FREE, (1, 1)),
+        (2 * MIN_FREE, (1, 1)),
+        (0, (2, 1)),
+    ] {
+        disk.0.store(free, Ordering::Relaxed);
+        world.call(get("/metrics")).await;
+        assert_eq!(told(), expected, "{free} of {MIN_FREE}");
+    }
 }

@@ -116,6 +116,46 @@ async fn a_full_disk_refuses_uploads_and_loses_no_job() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn uploads_stop_at_the_watermark_and_jobs_go_on() -> Result<()> {
+    const MEGABYTE: f64 = 1024.0 * 1024.0;
+    let disk = tempfile::tempdir()?;
+    let settings = [
+        ("VERBATIM__STORAGE__MIN_FREE_DISK_MB", "40"),
+        ("VERBATIM__WORKER__ENGINES", "fake"),
+        // Longer than it takes to fill what may be filled.
+        ("VERBATIM__FAKE__REAL_TIME_FACTOR", "0.2"),
+    ];
+    let server = Server::start_on_small_disk(disk.path(), "64m", &settings).await?;
+    let client = Client::new(server.url());
+    ensure!(client.metrics().await?["verbatim_disk_size_bytes"] == 64.0 * MEGABYTE);
+
+    let mut accepted = Vec::new();
+    let refusal = loop {
+        let seed = u32::try_from(accepted.len())?;
+        let (status, answer) = client.upload(wav(96_000, &noise(seed, 2_500_000)), &[]).await?;
+        match status.as_u16() {
+            202 => accepted.push(answer["id"].as_str().context("an id")?.to_owned()),
+            507 => break answer,
+            _ => anyhow::bail!("{status}: {answer}"),
+        }
+        ensure!(accepted.len() < 40, "the watermark stops nothing");
+    };
+    ensure!(refusal["code"] == "out_of_space", "{refusal}");
+    ensure!(!accepted.is_empty(), "there was room for some");
+    // Nearly full, and far from full: what jobs need besides may go below the watermark.
+    let free = client.metrics().await?["verbatim_disk_free_bytes"] / MEGABYTE;
+    ensure!((20.0..64.0).contains(&free), "{free} MB are free");
+    ensure!(client.http.get(format!("{}/readyz", client.url)).send().await?.status().is_success());
+    for id in &accepted {
+        let job = client.ended(id).await?;
+        ensure!(job["status"] == "completed", "a job was lost below the watermark: {job}");
+    }
+    let again = until_accepted(&client).await?;
+    ensure!(client.ended(&again).await?["status"] == "completed");
+    Ok(())
+}
+
 /// Uploads new speech until there is room for it: blobs are deleted in the background.
 async fn until_accepted(client: &Client) -> Result<String> {
     let mut samples = hello();
