@@ -75,7 +75,14 @@ impl Attempts {
                 ending => match held.stop.reason() {
                     // It failed because it was stopped.
                     Some(reason) => reason,
-                    None => return self.end(held, ending, hard).await,
+                    None => {
+                        // What was done is worth going on from.
+                        tokio::select! {
+                            () = reporter.finish() => {}
+                            () = hard.cancelled() => {}
+                        }
+                        return self.end(held, ending, hard).await;
+                    }
                 },
             },
             reason = held.stop.stopped() => reason,

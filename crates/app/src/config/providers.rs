@@ -320,6 +320,17 @@ impl Config {
         if budget.is_some_and(|budget| !budget.is_finite() || budget < 0.0) {
             return Some("costs.tenant_daily_budget must not be negative".to_owned());
         }
+        let unpriced = |provider: &&ProviderConfig| {
+            matches!(provider.kind, EngineKind::Azure | EngineKind::OpenAi)
+                && provider.price_per_hour.is_none()
+        };
+        if let Some(provider) = self.providers_in_effect().iter().find(unpriced).filter(|_| budget.is_some())
+        {
+            return Some(format!(
+                "costs.tenant_daily_budget needs the price_per_hour of provider `{}`: without it nothing can be counted",
+                provider.name
+            ));
+        }
         let priced =
             budget.is_some() || self.providers.iter().any(|provider| provider.price_per_hour.is_some());
         if priced && self.costs.currency.is_none() {

@@ -91,8 +91,9 @@ fn by_status(status: u16) -> Option<Cause> {
         // A redirect leads somewhere our key must not go: the endpoint is not that of the service.
         300..=399 | 404 => Cause::NotFound,
         408 => Cause::Timeout,
-        413 | 422 => Cause::Audio,
-        415 => Cause::Format,
+        422 => Cause::Audio,
+        // Too large for this service says nothing about another one.
+        413 | 415 => Cause::Format,
         429 => Cause::TooMany,
         500 => Cause::Fault,
         502..=504 => Cause::Down,

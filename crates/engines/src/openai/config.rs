@@ -56,7 +56,7 @@ pub struct OpenAiConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The base URL is none.
-    #[error("provider `{0}`: `base_url` is no http or https URL, without query or password")]
+    #[error("provider `{0}`: `base_url` is no http or https URL, without query, user or password")]
     BaseUrl(String),
     /// There is no model.
     #[error("provider `{0}`: there is no model")]
@@ -95,7 +95,8 @@ impl OpenAiConfig {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let provider = || self.provider.clone();
         let url = Url::parse(&self.base_url).ok().filter(|url| {
-            let plain = url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+            let no_login = url.username().is_empty() && url.password().is_none();
+            let plain = no_login && url.query().is_none() && url.fragment().is_none();
             matches!(url.scheme(), "http" | "https") && url.has_host() && plain
         });
         if url.is_none() {

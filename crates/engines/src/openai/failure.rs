@@ -63,8 +63,11 @@ impl Refusal {
         let status = answer.status;
         match serde_json::from_slice::<Body>(&answer.body) {
             Ok(Body { error: Detail { message, kind, param, code } }) => {
-                let code = if code.is_null() { text(&kind) } else { text(&code) };
-                Self { status, code, param: text(&param), message: masked(&text(&message)) }
+                let code = masked(&if code.is_null() { text(&kind) } else { text(&code) });
+                // Whoever refuses a key may quote it.
+                let message =
+                    if matches!(status, 401 | 403) { String::new() } else { masked(&text(&message)) };
+                Self { status, code, param: masked(&text(&param)), message }
             }
             Err(_) => Self { status, code: String::new(), param: String::new(), message: String::new() },
         }
@@ -74,7 +77,9 @@ impl Refusal {
 /// The text without anything that looks like a key: OpenAI quotes part of a wrong one.
 fn masked(text: &str) -> String {
     let word = |word: &str| {
-        let is_key = word.contains("sk-") || word.contains('*') || word.contains("Bearer");
+        // Keys are long, and have digits among their letters.
+        let is_long = word.len() >= 20 && word.contains(|c: char| c.is_ascii_digit());
+        let is_key = is_long || word.contains("sk-") || word.contains('*') || word.contains("Bearer");
         if is_key { "[hidden]".to_owned() } else { word.to_owned() }
     };
     text.split(' ').map(word).collect::<Vec<_>>().join(" ")
@@ -111,7 +116,7 @@ pub(super) fn of(answer: &Answer, provider: &str) -> EngineError {
             (EngineUnavailable, "the provider does not know the model")
         }
         408 => (TimedOut, "the provider took too long"),
-        413 => (BadAudio, "the audio is too large for the provider"),
+        413 => (UnsupportedMedia, "the audio is too large for the provider"),
         415 => (UnsupportedMedia, "the provider does not take this kind of audio"),
         429 => (Throttled, "the provider asked to slow down"),
         // Cloudflare's 520 to 524, and a gateway whose service is away.

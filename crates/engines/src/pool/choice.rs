@@ -93,7 +93,10 @@ fn model_for(
         ));
     };
     if options.diarize && !diarization {
-        return Err(Obstacle::Elsewhere(format!("engine `{kind}` does not tell speakers apart")));
+        let reason = format!("engine `{kind}` does not tell speakers apart");
+        // It never will: only where any engine and model would do, another worker may have one that does.
+        let any_would_do = options.engine == ENGINE_AUTO && options.any_model;
+        return Err(if any_would_do { Obstacle::Elsewhere(reason) } else { Obstacle::Unable(reason) });
     }
     match max_duration {
         Some(max) if Duration::from_millis(duration_ms) > *max => {

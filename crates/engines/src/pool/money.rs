@@ -23,6 +23,8 @@ const LEDGER_AGAIN: Duration = Duration::from_secs(5);
 const RESERVED_ON: Duration = Duration::from_secs(60);
 const CHARGE_TRIES: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// When a budget that leaves no room is asked again, unless the day ends sooner.
+const BUDGET_AGAIN: Duration = Duration::from_secs(600);
 /// How long a job waits for its own booking before it is left to go on alone.
 const BOOKING_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -165,7 +167,8 @@ impl Purse {
     fn over_budget(&self) -> Refusal {
         let now = self.ports.clock.now();
         let tomorrow = Day::from_number(Day::of(now).number() + 1).start();
-        Refusal::OverBudget(tomorrow.since(now))
+        // What is only put aside may be given back long before.
+        Refusal::OverBudget(tomorrow.since(now).min(BUDGET_AGAIN))
     }
 }
 

@@ -65,19 +65,20 @@ fn refunded(kind: FailureKind) -> bool {
     matches!(kind, FailureKind::Throttled | FailureKind::EngineUnavailable)
 }
 
-/// What says most comes first: faults of the job itself, then what time alone mends, then what may go better next time;
-/// last what this provider does not take, since another one may.
+/// What says most comes first: faults of the job itself, then those of a provider that tried, which are counted: that
+/// another one is away must not let a job be tried for ever. Then what time alone mends; last what this provider does
+/// not take, since another one may.
 fn weight(kind: FailureKind) -> u32 {
     match kind {
         FailureKind::BadAudio | FailureKind::AudioMissing | FailureKind::Expired | FailureKind::Cancelled => {
             0
         }
-        FailureKind::Throttled => 1,
-        FailureKind::EngineUnavailable => 2,
-        FailureKind::StorageUnavailable => 3,
-        FailureKind::TimedOut => 4,
-        FailureKind::EngineFailed => 5,
-        FailureKind::WorkerLost | FailureKind::Panicked | FailureKind::Internal => 6,
+        FailureKind::TimedOut => 1,
+        FailureKind::EngineFailed => 2,
+        FailureKind::WorkerLost | FailureKind::Panicked | FailureKind::Internal => 3,
+        FailureKind::StorageUnavailable => 4,
+        FailureKind::Throttled => 5,
+        FailureKind::EngineUnavailable => 6,
         FailureKind::UnsupportedOption | FailureKind::UnsupportedMedia => 7,
     }
 }
@@ -297,7 +298,8 @@ mod tests {
             verdict(&[(EngineFailed, None), (BadAudio, None), (Throttled, Some(1))]),
             (BadAudio, None)
         );
-        assert_eq!(verdict(&[(EngineFailed, None), (Throttled, Some(9))]), (Throttled, Some(9)));
+        // It was tried, and counts: that another one is busy must not have it tried for ever.
+        assert_eq!(verdict(&[(EngineFailed, None), (Throttled, Some(9))]), (EngineFailed, None));
         assert_eq!(verdict(&[(Throttled, Some(9)), (EngineUnavailable, Some(4))]), (Throttled, Some(4)));
         assert_eq!(verdict(&[(UnsupportedOption, None), (Throttled, None)]).0, Throttled);
         assert_eq!(verdict(&[]).0, EngineUnavailable);

@@ -260,8 +260,8 @@ async fn a_batch_that_fails_says_why() {
         ("InvalidLocale", FailureKind::UnsupportedOption),
         ("InvalidUri", FailureKind::EngineFailed),
         ("InternalServerError", FailureKind::EngineFailed),
-        ("ServiceUnavailable", FailureKind::EngineUnavailable),
-        ("TooManyRequests", FailureKind::Throttled),
+        ("ServiceUnavailable", FailureKind::EngineFailed),
+        ("TooManyRequests", FailureKind::EngineFailed),
     ] {
         let room = Room::new().await;
         let failure = Some((code, "as the test asked"));
@@ -269,6 +269,21 @@ async fn a_batch_that_fails_says_why() {
         let failed = room.run().await.map(drop);
         assert_eq!(failed.map_err(|error| error.kind), Err(kind), "{code}");
     }
+}
+
+#[tokio::test]
+async fn after_a_batch_that_failed_the_next_attempt_submits_anew() -> Result<()> {
+    for (code, submissions) in [("TooManyRequests", 2), ("InvalidUri", 2), ("InvalidData", 1)] {
+        let room = Room::new().await;
+        room.world.azure.batches_go(held());
+        let resumed = room.killed_worker(|room| room.polls() >= 1).await?;
+        let failure = Some((code, "as the test asked"));
+        room.world.azure.batches_go(BatchRules { failure, ..BatchRules::default() });
+        let failed = run(&room.engine(), resumed).await;
+        assert!(failed.is_err(), "{code}: whatever is submitted fails");
+        assert_eq!(room.seen(SUBMIT), submissions, "{code}");
+    }
+    Ok(())
 }
 
 #[tokio::test]

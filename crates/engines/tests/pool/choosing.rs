@@ -94,16 +94,19 @@ async fn what_only_other_workers_have_goes_back_to_the_queue() {
     let world = World::new();
     let pool = local_and_cloud(&world);
     let base = TranscribeOptions::for_model("base");
-    let speakers = TranscribeOptions { engine: "whisper".to_owned(), diarize: true, ..base.clone() };
     for (options, reason) in [
         (TranscribeOptions::for_model("huge"), "no model `huge`"),
-        (TranscribeOptions { engine: "x".to_owned(), ..base }, "engine `x`"),
-        (speakers, "speakers"),
+        (TranscribeOptions { engine: "x".to_owned(), ..base.clone() }, "engine `x`"),
     ] {
         let error = transcribe(&pool, asking(&world, options, 1)).await.expect_err("given back");
         assert_eq!(error.kind, FailureKind::EngineUnavailable);
         assert!(error.message.contains(reason) && error.retry_after.is_some(), "{error:?}");
     }
+    // What the engine that was named never does, it does nowhere.
+    let speakers = TranscribeOptions { engine: "whisper".to_owned(), diarize: true, ..base };
+    let error = transcribe(&pool, asking(&world, speakers, 1)).await.expect_err("refused");
+    assert_eq!(error.kind, FailureKind::UnsupportedOption);
+    assert!(error.message.contains("speakers"), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,11 +43,12 @@ scripts! {
     REVOKE = " flags=allow-oom", "lua/revoke.lua";
 
     READ_VALUE = " flags=no-writes", "lua/read_value.lua";
-    REPLACE_VALUE = "", "lua/replace_value.lua";
+    /// Small and bounded: without a place at its provider a job that is held could not be done.
+    REPLACE_VALUE = " flags=allow-oom", "lua/replace_value.lua";
     LIST_VALUES = " flags=no-writes", "lua/list_values.lua";
 
-    /// Nothing is begun on a full Redis.
-    RESERVE = "", "lua/ledger.lua", "lua/reserve.lua";
+    /// As long as a job needs it.
+    RESERVE = " flags=allow-oom", "lua/ledger.lua", "lua/reserve.lua";
     /// What was done is written down, and what was not is given back.
     CHARGE = " flags=allow-oom", "lua/ledger.lua", "lua/charge.lua";
     UNRESERVE = " flags=allow-oom", "lua/ledger.lua", "lua/unreserve.lua";

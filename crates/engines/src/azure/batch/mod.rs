@@ -55,6 +55,33 @@ enum Polled {
     Failed(EngineError),
 }
 
+/// How an operation ended.
+enum Followed {
+    Done(Box<Transcript>),
+    Failed(EngineError),
+    /// Azure does not know it.
+    Unknown,
+}
+
+/// Whether another operation may succeed where this one failed.
+fn may_go_better(error: &EngineError) -> bool {
+    !matches!(
+        error.kind,
+        FailureKind::BadAudio | FailureKind::UnsupportedMedia | FailureKind::UnsupportedOption
+    )
+}
+
+/// What ended an operation says nothing about how the service is now: whatever it was, the attempt has failed, and the
+/// next one submits the audio anew.
+fn counted(error: EngineError) -> EngineError {
+    match error.kind {
+        FailureKind::Throttled | FailureKind::EngineUnavailable => {
+            EngineError { kind: FailureKind::EngineFailed, retry_after: None, ..error }
+        }
+        _ => error,
+    }
+}
+
 /// The operation that an earlier worker left behind.
 pub(super) fn left_behind(engine: &AzureEngine, request: &EngineRequest) -> Option<Url> {
     let point = request.resume.as_ref().filter(|point| point.revision == revision(engine))?;
@@ -93,17 +120,27 @@ impl Batch<'_> {
         let known = lock(current).clone();
         if let Some(operation) = known {
             tracing::info!("a batch transcription that was submitted before is polled on");
-            if let Some(transcript) = self.follow(&operation).await? {
-                return Ok(transcript);
+            match self.follow(&operation).await? {
+                Followed::Done(transcript) => return Ok(*transcript),
+                // No attempt would ever get more out of it.
+                Followed::Failed(error) if may_go_better(&error) => {
+                    tracing::warn!(%error, "the batch transcription has failed; the audio is submitted anew");
+                }
+                Followed::Failed(error) => return Err(error),
+                Followed::Unknown => {
+                    tracing::warn!(
+                        "Azure no longer knows the batch transcription; the audio is submitted anew"
+                    );
+                }
             }
-            tracing::warn!("Azure no longer knows the batch transcription; the audio is submitted anew");
         }
         let operation = self.submit().await?;
         lock(current).replace(operation.clone());
         self.observer.checkpoint(self.checkpoint(&operation));
         match self.follow(&operation).await? {
-            Some(transcript) => Ok(transcript),
-            None => Err(nonsense("a batch transcription that was just submitted is not known")),
+            Followed::Done(transcript) => Ok(*transcript),
+            Followed::Failed(error) => Err(counted(error)),
+            Followed::Unknown => Err(nonsense("a batch transcription that was just submitted is not known")),
         }
     }
 
@@ -150,14 +187,14 @@ impl Batch<'_> {
         })
     }
 
-    /// Polls until the transcription ends. `None` when Azure does not know it.
-    async fn follow(&self, operation: &Url) -> Result<Option<Transcript>, EngineError> {
+    /// Polls until the transcription ends.
+    async fn follow(&self, operation: &Url) -> Result<Followed, EngineError> {
         let batch = self.engine.config.batch;
         let (mut unknown, mut failures) = (0, 0);
         loop {
             let wait = match self.poll(operation).await {
-                Ok(Polled::Done(transcript)) => return Ok(Some(*transcript)),
-                Ok(Polled::Failed(error)) => return Err(error),
+                Ok(Polled::Done(transcript)) => return Ok(Followed::Done(transcript)),
+                Ok(Polled::Failed(error)) => return Ok(Followed::Failed(error)),
                 Ok(Polled::Unfinished(wait)) => {
                     (unknown, failures) = (0, 0);
                     wait
@@ -165,7 +202,7 @@ impl Batch<'_> {
                 Err(Failed { status: Some(404), .. }) => {
                     unknown += 1;
                     if unknown >= LOST_AFTER {
-                        return Ok(None);
+                        return Ok(Followed::Unknown);
                     }
                     None
                 }
