@@ -15,6 +15,8 @@ use crate::support::lines::Lines;
 use crate::support::{World, bytes, form, get, post, wav};
 
 const MIN_FREE: u64 = 1 << 20;
+/// Room for the largest upload.
+const PLENTY: u64 = 200 << 20;
 
 struct SmallDisk(AtomicU64);
 
@@ -41,8 +43,9 @@ fn endless(path: &str, length: u64) -> Request<Body> {
 
 #[tokio::test]
 async fn an_upload_for_which_there_is_too_little_room_is_refused_unread() {
-    let (world, disk) = world(MIN_FREE + 100_000);
+    let (world, disk) = world(PLENTY);
     let id = world.submit().await;
+    disk.0.store(MIN_FREE + 100_000, Ordering::Relaxed);
     for path in ["/v1/jobs", "/v1/audio/transcriptions", "/v1/audio/translations"] {
         let response = world.call(endless(path, 100_001)).await;
         assert_eq!(response.status(), 507, "{path}");
@@ -60,7 +63,7 @@ async fn an_upload_for_which_there_is_too_little_room_is_refused_unread() {
     let metrics = String::from_utf8_lossy(&metrics);
     assert!(metrics.contains(&format!("\nverbatim_disk_free_bytes {}\n", MIN_FREE - 1)), "{metrics}");
 
-    disk.0.store(2 * MIN_FREE, Ordering::Relaxed);
+    disk.0.store(PLENTY, Ordering::Relaxed);
     world.submit().await;
 }
 
@@ -74,7 +77,7 @@ async fn a_client_that_does_not_say_how_much_comes_may_send_the_most() {
         )
     };
     assert_eq!(world.call(unsaid()).await.status(), 507);
-    disk.0.store(200 << 20, Ordering::Relaxed);
+    disk.0.store(PLENTY, Ordering::Relaxed);
     assert_eq!(world.call(unsaid()).await.status(), 202);
 }
 

@@ -177,33 +177,42 @@ async fn a_job_that_ends_while_it_is_backed_up_is_saved_as_it_is_then() -> Resul
     let place = Place::new()?;
     let server = Server::start_in(place.path(), &IDLE).await?;
     let client = Client::new(server.url());
-    client.accepted(numbered(1), &[]).await?;
-    let ending = client.accepted(numbered(2), &[]).await?;
+    for number in 1..3 {
+        client.accepted(numbered(number), &[]).await?;
+    }
+    let ending = client.accepted(numbered(3), &[]).await?;
     let audio = audio(&place.data())?;
-    // The first file is a pipe: whoever reads it waits for us.
-    std::fs::remove_file(&audio[0])?;
-    ensure!(Command::new("mkfifo").arg(&audio[0]).status().await?.success());
+    // The first two files are pipes: whoever opens one for reading waits until somebody opens it for writing.
+    for pipe in &audio[..2] {
+        std::fs::remove_file(pipe)?;
+        ensure!(Command::new("mkfifo").arg(pipe).status().await?.success());
+    }
     let archive = place.archive();
     let backup = verbatim(&["backup", archive.to_str().context("UTF-8")?, "--json"], &place.data())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let pipe = audio[0].clone();
-    let held = tokio::task::spawn_blocking(move || std::fs::OpenOptions::new().write(true).open(pipe));
-    let held = held.await??;
-
+    let opened = async |pipe: &Path| {
+        let pipe = pipe.to_owned();
+        tokio::task::spawn_blocking(move || std::fs::OpenOptions::new().write(true).open(pipe))
+            .await?
+            .map_err(anyhow::Error::from)
+    };
+    // It has copied the databases and the first file, and cannot go past the second.
+    let first = opened(&audio[0]).await?;
     let gone = client.http.delete(format!("{}/v1/jobs/{ending}", client.url)).send().await?;
     ensure!(gone.status() == 202, "{gone:?}");
-    while audio[1].exists() {
+    while audio[2].exists() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    drop(held);
+    let second = opened(&audio[1]).await?;
+    drop((first, second));
     let saved = summary(&backup.wait_with_output().await?)?;
     ensure!(saved["missing"] == serde_json::json!([]), "the databases still ask for it: {saved}");
 
     let restored = place.path().join("restored");
     summary(&place.run("restore", &restored).await?)?;
-    ensure!(self::audio(&restored)?.len() == 1, "{:?}", self::audio(&restored)?);
+    ensure!(self::audio(&restored)?.len() == 2, "{:?}", self::audio(&restored)?);
     Ok(())
 }
 
