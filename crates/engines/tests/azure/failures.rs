@@ -59,7 +59,7 @@ rows! {
     status_404: Fault::Status(404, "NotFound") => EngineUnavailable, None;
     status_301: Fault::Status(301, "Moved") => EngineUnavailable, None;
     status_408: Fault::Status(408, "RequestTimeout") => TimedOut, None;
-    status_413: Fault::Status(413, "RequestEntityTooLarge") => BadAudio, None;
+    status_413: Fault::Status(413, "RequestEntityTooLarge") => UnsupportedMedia, None;
     status_415: Fault::Status(415, "UnsupportedMediaType") => UnsupportedMedia, None;
     status_422: Fault::Status(422, "UnprocessableEntity") => BadAudio, None;
     status_429: Fault::Throttle { retry_after: None } => Throttled, None;
@@ -101,7 +101,7 @@ async fn nobody_there() {
 #[tokio::test]
 async fn audio_beyond_the_limits_of_the_service() {
     let small = world(AzureSettings { max_bytes: 1000, ..AzureSettings::default() }).await;
-    assert_eq!(failure(&small, small.config()).await.kind, FailureKind::BadAudio);
+    assert_eq!(failure(&small, small.config()).await.kind, FailureKind::UnsupportedMedia);
     let short =
         world(AzureSettings { max_duration: Duration::from_secs(1), ..AzureSettings::default() }).await;
     assert_eq!(failure(&short, short.config()).await.kind, FailureKind::BadAudio);

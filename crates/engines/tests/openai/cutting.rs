@@ -152,7 +152,7 @@ async fn a_service_that_takes_less_than_it_was_said_to_is_given_less() -> Result
     let stand_in = OpenAiStandIn::start(takes_nothing).await;
     let engine = OpenAiEngine::new(config(&stand_in))?;
     let error = failure(&engine, EngineRequest::new(tone(60_000), options())).await;
-    assert_eq!(error.kind, FailureKind::BadAudio);
+    assert_eq!(error.kind, FailureKind::UnsupportedMedia);
     Ok(())
 }
 

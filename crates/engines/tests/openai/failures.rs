@@ -32,7 +32,7 @@ fn table() -> Vec<Row> {
         (Fault::Status(403, "unsupported_country_region_territory"), EngineUnavailable, None),
         (Fault::Status(404, "model_not_found"), EngineUnavailable, None),
         (Fault::Status(408, "timeout"), TimedOut, None),
-        (Fault::Status(413, ""), BadAudio, None),
+        (Fault::Status(413, ""), UnsupportedMedia, None),
         (Fault::Status(415, ""), UnsupportedMedia, None),
         (Fault::Throttle { retry_after: Some(SECONDS(7)) }, Throttled, Some(SECONDS(7))),
         (Fault::Throttle { retry_after: None }, Throttled, None),

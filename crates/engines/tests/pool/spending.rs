@@ -75,13 +75,14 @@ async fn a_spent_budget_sends_jobs_elsewhere_and_is_there_again_the_next_day() -
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_only_money_is_missing_the_job_waits_for_midnight() -> Result<()> {
+async fn when_only_money_is_missing_the_job_asks_again_later() -> Result<()> {
     let world = World::new();
     let paid = service();
     let pool = world.pool(vec![priced(&paid, Some(5))]);
     let error = transcribe(&pool, world.request(10)).await.expect_err("there is no money");
     assert_eq!(error.kind, FailureKind::EngineUnavailable);
-    assert_eq!(error.retry_after, Some(Duration::from_secs(7200)), "it is two hours before midnight");
+    // Midnight is two hours away; what others have put aside may be given back before.
+    assert_eq!(error.retry_after, Some(Duration::from_secs(600)));
     assert!(paid.served().is_empty());
     Ok(())
 }
