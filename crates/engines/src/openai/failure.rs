@@ -88,7 +88,7 @@ fn masked(text: &str) -> String {
 /// The failure that an answer other than 2xx means.
 pub(super) fn of(answer: &Answer, provider: &str) -> EngineError {
     use FailureKind::{
-        BadAudio, EngineFailed, EngineUnavailable, Throttled, TimedOut, UnsupportedMedia, UnsupportedOption,
+        EngineFailed, EngineUnavailable, Throttled, TimedOut, UnsupportedMedia, UnsupportedOption,
     };
     let refusal = Refusal::read(answer);
     let (code, param) = (refusal.code.as_str(), refusal.param.as_str());
