@@ -74,12 +74,13 @@ impl Stages {
     /// 503 when there is none within a moment.
     pub(crate) async fn upload(&self, bytes: u64) -> Result<UploadPlace, ApiError> {
         let place = self.uploads.take(PATIENCE).await;
-        let place = place.map_err(|_| overloaded("too many uploads at once", &self.uploads))?;
+        let place = place.map_err(|_| crowded("too many uploads at once", &self.uploads))?;
         // One that is larger than all there is may come alone.
         let pieces = u32::try_from(pieces(bytes).min(self.all_mass)).unwrap_or(u32::MAX);
         let mass = tokio::time::timeout(PATIENCE, self.mass.clone().acquire_many_owned(pieces)).await;
         let Ok(Ok(mass)) = mass else {
-            return Err(overloaded("too many bytes are being uploaded at once", &self.uploads));
+            let all = self.all_mass as u64 * MASS_UNIT;
+            return Err(overloaded("too many bytes are being uploaded at once", Some(all)));
         };
         Ok(UploadPlace { _place: place, _mass: mass })
     }
@@ -96,11 +97,16 @@ fn pieces(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(MASS_UNIT)).unwrap_or(usize::MAX)
 }
 
-fn overloaded(what: &str, places: &Places) -> ApiError {
+fn crowded(what: &str, places: &Places) -> ApiError {
+    overloaded(what, u64::try_from(places.usage().max).ok())
+}
+
+/// 503 for what is bounded by `limit`.
+fn overloaded(what: &str, limit: Option<u64>) -> ApiError {
     let detail = format!("{what}; try again in a moment");
     let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
     error.retry_after = Some(COME_BACK);
-    error.limit = u64::try_from(places.usage().max).ok();
+    error.limit = limit;
     error
 }
 
@@ -115,7 +121,7 @@ pub(crate) async fn enter(
         return Ok(next.run(request).await);
     }
     let places = &state.stages().connections;
-    let place = places.take(PATIENCE).await.map_err(|_| overloaded("too many requests at once", places))?;
+    let place = places.take(PATIENCE).await.map_err(|_| crowded("too many requests at once", places))?;
     let seat = Seat(Arc::new(Mutex::new(Some(place))));
     request.extensions_mut().insert(seat.clone());
     let response = next.run(request).await;
@@ -135,7 +141,7 @@ impl Seat {
     pub(crate) async fn watch(&self, state: &ApiState) -> Result<Place, ApiError> {
         let watchers = &state.stages().watchers;
         let place = watchers.take(Duration::ZERO).await;
-        let place = place.map_err(|_| overloaded("too many wait for jobs at once", watchers))?;
+        let place = place.map_err(|_| crowded("too many wait for jobs at once", watchers))?;
         self.leave();
         Ok(place)
     }

@@ -66,10 +66,7 @@ impl Attempts {
             biased;
             produced = &mut producing => match ending_of(produced) {
                 Ending::Complete(completion) => {
-                    tokio::select! {
-                        () = reporter.finish() => {}
-                        () = hard.cancelled() => {}
-                    }
+                    hard.run_until_cancelled(reporter.finish()).await;
                     return self.complete(held, completion, hard).await;
                 }
                 ending => match held.stop.reason() {
@@ -77,10 +74,7 @@ impl Attempts {
                     Some(reason) => reason,
                     None => {
                         // What was done is worth going on from.
-                        tokio::select! {
-                            () = reporter.finish() => {}
-                            () = hard.cancelled() => {}
-                        }
+                        hard.run_until_cancelled(reporter.finish()).await;
                         return self.end(held, ending, hard).await;
                     }
                 },

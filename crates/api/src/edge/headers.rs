@@ -47,7 +47,6 @@ pub(crate) fn cross_origin(allowed_origins: &[HeaderValue]) -> CorsLayer {
         "idempotency-key",
         "last-event-id",
         "x-request-id",
-        "traceparent",
     ]);
     let read: Vec<_> = named(&[
         "location",

@@ -6,11 +6,15 @@
 mod read;
 mod write;
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use verbatim_core::CancellationToken;
 use verbatim_core::ports::BlobKey;
 use verbatim_queue::sqlite::{DATABASE, KEYS_DATABASE, Schemas};
+
+use crate::progress::Progress;
 
 pub use read::restore;
 pub use write::back_up;
@@ -56,6 +60,27 @@ impl Manifest {
     /// The length of all members.
     pub fn bytes(&self) -> u64 {
         self.members.iter().map(|member| member.bytes).sum()
+    }
+}
+
+/// Content on its way: counted, and stopped when it has to be.
+struct Watched<'a, R> {
+    inner: R,
+    done: u64,
+    expected: u64,
+    progress: &'a Progress,
+    stop: &'a CancellationToken,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("interrupted"));
+        }
+        let read = self.inner.read(buffer)?;
+        self.done += read as u64;
+        self.progress.set(self.done, self.expected);
+        Ok(read)
     }
 }
 

@@ -13,7 +13,7 @@ use verbatim_queue::sqlite::{
     DATABASE, FolderLock, KEYS_DATABASE, LOCK, RESTORING, Schemas, make_data_folder,
 };
 
-use super::{BLOBS, FORMAT, MANIFEST, MANIFEST_DIGEST, Manifest, Member, place};
+use super::{BLOBS, FORMAT, MANIFEST, MANIFEST_DIGEST, Manifest, Member, Watched, place};
 use crate::progress::Progress;
 
 /// Bytes read at a time.
@@ -43,7 +43,7 @@ pub fn restore(
 
     let mut staging = Staging::begin(data_dir)?;
     let length = source.metadata()?.len();
-    let watched = Watched { inner: source, done: 0, length, progress, stop };
+    let watched = Watched { inner: source, done: 0, expected: length, progress, stop };
     let mut unpacking =
         Unpacking { folder: &staging.folder, found: BTreeMap::new(), folders: BTreeSet::new() };
     let manifest = unpacking
@@ -222,25 +222,4 @@ fn whole(content: &mut impl Read, at_most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     content.take(at_most).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// The file on its way: counted, and stopped when it has to be.
-struct Watched<'a> {
-    inner: File,
-    done: u64,
-    length: u64,
-    progress: &'a Progress,
-    stop: &'a CancellationToken,
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.stop.is_cancelled() {
-            return Err(io::Error::other("interrupted"));
-        }
-        let read = self.inner.read(buffer)?;
-        self.done += read as u64;
-        self.progress.set(self.done, self.length);
-        Ok(read)
-    }
 }

@@ -13,7 +13,7 @@ use verbatim_core::ports::BlobKey;
 use verbatim_core::time::Clock;
 use verbatim_queue::sqlite::Snapshot;
 
-use super::{FORMAT, MANIFEST, MANIFEST_DIGEST, Manifest, Member, blob_member, place};
+use super::{FORMAT, MANIFEST, MANIFEST_DIGEST, Manifest, Member, Watched, blob_member, place};
 use crate::progress::Progress;
 use crate::system::SystemClock;
 
@@ -147,19 +147,18 @@ impl Archive<'_> {
     fn add(&mut self, name: &str, file: File) -> anyhow::Result<()> {
         let bytes = file.metadata()?.len();
         let mut header = self.header(bytes);
-        let mut content = Watched {
+        let watched = Watched {
             inner: file.take(bytes),
-            hasher: Sha256::new(),
-            bytes: 0,
-            before: self.done,
+            done: self.done,
             expected: self.expected,
             progress: self.progress,
             stop: self.stop,
         };
+        let mut content = Hashed { inner: watched, hasher: Sha256::new() };
         self.builder
             .append_data(&mut header, name, &mut content)
             .with_context(|| format!("cannot copy {name}"))?;
-        ensure!(content.bytes == bytes, "{name} became shorter while it was copied");
+        ensure!(content.inner.done == self.done + bytes, "{name} became shorter while it was copied");
         self.done += bytes;
         let sha256 = hex::encode(content.hasher.finalize());
         self.members.push(Member { name: name.to_owned(), bytes, sha256 });
@@ -192,26 +191,16 @@ impl Archive<'_> {
     }
 }
 
-/// Content on its way: hashed, counted, and stopped when it has to be.
-struct Watched<'a> {
-    inner: io::Take<File>,
+/// Content that is hashed while it is read.
+struct Hashed<R> {
+    inner: R,
     hasher: Sha256,
-    bytes: u64,
-    before: u64,
-    expected: u64,
-    progress: &'a Progress,
-    stop: &'a CancellationToken,
 }
 
-impl Read for Watched<'_> {
+impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.stop.is_cancelled() {
-            return Err(io::Error::other("interrupted"));
-        }
         let read = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..read]);
-        self.bytes += read as u64;
-        self.progress.set(self.before + self.bytes, self.expected);
         Ok(read)
     }
 }

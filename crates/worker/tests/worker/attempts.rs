@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::engines::{HANG, LIE, OddEngine, PANIC, QUIET, WAIT};
+use crate::support::engines::{HANG, LIE, OddEngine, PANIC, QUIET, SPOIL, WAIT};
 use crate::support::{World, config};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
@@ -84,6 +84,18 @@ async fn a_resumed_job_reports_the_segments_of_the_checkpoint_first() -> Result<
         assert_eq!(reported, world.transcript(&completion.result).await?.segments);
         assert_eq!(reported.len(), 10);
     }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_fails_leaves_its_last_checkpoint_behind() -> Result<()> {
+    let world = World::new()?;
+    let id = world.submit_with(100, prompt(SPOIL)).await?;
+    let worker = world.worker(OddEngine::default(), config(1))?;
+    assert_eq!(worker.run_once().await?, Step::Ended(JobOutcome::Retried));
+    let reports = world.leases.job(&id).reports;
+    let last = reports.iter().rev().find_map(|report| report.checkpoint.clone()).context("no checkpoint")?;
+    assert_eq!(last.segments.len(), 6, "what was done just before the failure is not lost");
     Ok(())
 }
 

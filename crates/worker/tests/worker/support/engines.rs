@@ -38,6 +38,8 @@ pub(crate) const HANG: &str = "hang";
 pub(crate) const WAIT: &str = "wait";
 /// Reports nothing as it goes.
 pub(crate) const QUIET: &str = "quiet";
+/// Fails at once when all is done.
+pub(crate) const SPOIL: &str = "spoil";
 /// Says that it was cancelled, which it was not.
 pub(crate) const LIE: &str = "lie";
 
@@ -90,6 +92,10 @@ impl SpeechEngine for OddEngine {
                 }
                 _ = self.until(|gate| gate.open) => {}
             },
+            Some(SPOIL) => {
+                FakeEngine::new(0.0).transcribe(request, observer, cancel).await?;
+                return Err(EngineError::new(FailureKind::EngineFailed, "spoilt in the end"));
+            }
             Some(QUIET) => return FakeEngine::new(0.0).transcribe(request, Arc::new(Nobody), cancel).await,
             _ => {}
         }
