@@ -120,7 +120,7 @@ pub(crate) fn decode_at(
     };
     let written = |prompt: &Vec<TokenId>| prompt.iter().map(|&id| model.vocabulary.written(id)).collect();
     let written: Vec<Vec<&str>> = prompts.iter().map(written).collect();
-    let results = model.whisper.generate(encoded, &written, &options).map_err(failed)?;
+    let results = model.whisper().generate(encoded, &written, &options).map_err(failed)?;
     let decoded: Option<Vec<Decoded>> =
         results.into_iter().map(|result| decoded(model, result, temperature)).collect();
     decoded

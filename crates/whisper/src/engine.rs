@@ -56,7 +56,7 @@ impl WhisperEngine {
             if models.iter().any(|model| model.info.name == source.name) {
                 return Err(LoadError::DuplicateName(source.name.clone()));
             }
-            let model = Model::load(source, config.compute_type, placement.config(config.compute_type))?;
+            let model = Model::load(source, config.compute_type, placement.configs(config.compute_type))?;
             tracing::info!(
                 model = %source.name,
                 revision = %model.info.revision,
@@ -200,20 +200,23 @@ impl Placement {
         Ok(Self { device, replicas, threads, max_batch })
     }
 
-    fn config(&self, compute_type: ComputeType) -> sys::Config {
+    /// One for each copy.
+    fn configs(&self, compute_type: ComputeType) -> Vec<sys::Config> {
         let on_cuda = self.device == sys::Device::CUDA;
+        let compute_type = match compute_type {
+            ComputeType::Int8 => sys::ComputeType::INT8,
+            ComputeType::Int8Float16 => sys::ComputeType::INT8_FLOAT16,
+            ComputeType::Float16 => sys::ComputeType::FLOAT16,
+            ComputeType::Float32 => sys::ComputeType::FLOAT32,
+        };
         let devices = 0..i32::try_from(self.replicas).unwrap_or(i32::MAX);
-        sys::Config {
+        let config = |device| sys::Config {
             device: self.device,
-            compute_type: match compute_type {
-                ComputeType::Int8 => sys::ComputeType::INT8,
-                ComputeType::Int8Float16 => sys::ComputeType::INT8_FLOAT16,
-                ComputeType::Float16 => sys::ComputeType::FLOAT16,
-                ComputeType::Float32 => sys::ComputeType::FLOAT32,
-            },
-            device_indices: if on_cuda { devices.collect() } else { devices.map(|_| 0).collect() },
+            compute_type,
+            device_indices: vec![if on_cuda { device } else { 0 }],
             num_threads_per_replica: self.threads,
             ..sys::Config::default()
-        }
+        };
+        devices.map(config).collect()
     }
 }

@@ -110,7 +110,7 @@ fn encode(model: &Model, batch: &[Unheard]) -> Result<StorageView<'static>, Engi
     let mut features: Vec<f32> = batch.iter().flat_map(|unheard| &unheard.features).copied().collect();
     let shape = [batch.len(), model.mel.bins(), WINDOW_FRAMES];
     let input = StorageView::new(&shape, &mut features, Device::CPU).map_err(failed)?;
-    model.whisper.encode(&input, false).map_err(failed)
+    model.whisper().encode(&input, false).map_err(failed)
 }
 
 /// The language of each window: given, English by the model's nature, or detected.
@@ -124,7 +124,7 @@ fn languages(
     if let Some(given) = batch.iter().map(given).collect::<Option<Vec<Language>>>() {
         return Ok(given.into_iter().map(|language| (language, 1.0)).collect());
     }
-    let detected = model.whisper.detect_language(encoded).map_err(failed)?;
+    let detected = model.whisper().detect_language(encoded).map_err(failed)?;
     let best = |ranking: &Vec<ct2rs::sys::DetectionResult>| {
         let best = ranking.first()?;
         let code = best.language.strip_prefix("<|")?.strip_suffix("|>")?;

@@ -4,6 +4,7 @@
 mod bpe;
 mod bytes;
 mod config;
+mod copies;
 mod decode;
 mod engine;
 mod error;

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use verbatim_core::model::ModelInfo;
 
 use crate::config::{ComputeType, ModelSource};
+use crate::copies::{Borrowed, Copies};
 use crate::error::LoadError;
 use crate::mel::MelBank;
 use crate::vocabulary::Vocabulary;
@@ -22,37 +23,45 @@ pub const DECODER_REVISION: &str = "v1";
 /// A model that is ready to hear.
 pub(crate) struct Model {
     pub(crate) info: ModelInfo,
-    pub(crate) whisper: sys::Whisper,
+    copies: Copies,
     pub(crate) vocabulary: Vocabulary,
     pub(crate) mel: MelBank,
 }
 
 impl Model {
-    /// Loads one model.
+    /// Loads one model, a copy for each of `configs`.
     ///
     /// # Errors
     /// [`LoadError`], which names the folder or file.
     pub(crate) fn load(
         source: &ModelSource,
         compute_type: ComputeType,
-        config: sys::Config,
+        configs: Vec<sys::Config>,
     ) -> Result<Self, LoadError> {
         let folder = &source.folder;
         let weights = folder.join("model.bin");
         let mut file = File::open(&weights).map_err(|error| LoadError::unreadable(&weights, error))?;
         let digest = check_and_digest(folder, &mut file)?;
         let vocabulary = Vocabulary::load(folder)?;
-        let whisper = sys::Whisper::new(folder, config)
-            .map_err(|error| LoadError::Refused { folder: folder.clone(), source: error.into() })?;
+        let copies = Copies::load(folder, configs)?;
+        let (multilingual, bins) = {
+            let whisper = copies.borrow();
+            (whisper.is_multilingual(), whisper.n_mels())
+        };
         let info = ModelInfo {
             name: source.name.clone(),
             engine: ENGINE.to_owned(),
-            multilingual: whisper.is_multilingual(),
-            translates: whisper.is_multilingual(),
+            multilingual,
+            translates: multilingual,
             diarizes: false,
             revision: format!("{DECODER_REVISION}-{}-{digest}", compute_type.as_str()),
         };
-        Ok(Self { info, mel: MelBank::new(whisper.n_mels()), whisper, vocabulary })
+        Ok(Self { info, mel: MelBank::new(bins), copies, vocabulary })
+    }
+
+    /// The network, for one call.
+    pub(crate) fn whisper(&self) -> Borrowed<'_> {
+        self.copies.borrow()
     }
 }
 

@@ -60,8 +60,10 @@ pub(crate) fn align(
 ) -> Result<Vec<Alignment>, EngineError> {
     let wide = |ids: &[TokenId]| ids.iter().map(|&id| id as usize).collect::<Vec<usize>>();
     let texts: Vec<Vec<usize>> = texts.iter().map(|text| wide(text)).collect();
-    let aligned =
-        model.whisper.align(encoded, &wide(start_sequence), &texts, frames, MEDIAN_FILTER).map_err(failed)?;
+    let aligned = model
+        .whisper()
+        .align(encoded, &wide(start_sequence), &texts, frames, MEDIAN_FILTER)
+        .map_err(failed)?;
     let alignment = |aligned: ct2rs::sys::WhisperAlignmentResult| {
         let mut begins: Vec<f64> = Vec::new();
         let mut previous = None;

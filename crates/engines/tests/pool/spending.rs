@@ -160,15 +160,15 @@ async fn what_tenants_have_left_shows_before_it_is_gone() -> Result<()> {
     world.config.tenant_daily_budget = Some(Money::from_micros(20_000));
     let paid = service();
     let pool = world.pool(vec![priced(&paid, None)]);
-    let mut other = world.request(4);
-    other.job.as_mut().expect("a job").tenant = verbatim_core::ids::TenantId::parse("other")?;
-    for request in [world.request(10), world.request(7), other] {
+    let mut acme = world.request(4);
+    acme.job.as_mut().expect("a job").tenant = verbatim_core::ids::TenantId::parse("acme")?;
+    for request in [world.request(10), world.request(7), acme] {
         transcribe(&pool, request).await?;
     }
     pool.announce().await;
     let text = world.metrics.render()?;
     assert!(text.contains("verbatim_tenant_budget_used_ratio 0.85"), "{text}");
-    assert!(!text.contains("other"), "nobody is named: {text}");
+    assert!(!text.contains("acme"), "nobody is named: {text}");
     Ok(())
 }
 
