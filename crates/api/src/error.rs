@@ -170,6 +170,7 @@ impl From<ModelError> for ApiError {
             ModelError::EnglishCannotTranslate(_) | ModelError::CannotTranslate(_) => {
                 ("model_cannot_translate", "model")
             }
+            ModelError::CannotDiarize(_) => ("unsupported_option", "diarize"),
             ModelError::CannotHear(..) => ("model_cannot_hear", "language"),
         };
         Self::invalid(code, param, error.to_string())

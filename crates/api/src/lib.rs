@@ -25,5 +25,5 @@ mod watermark;
 pub use edge::{AddressLimit, Edge};
 pub use router::{openapi, router};
 pub use serve::{ServeOptions, serve};
-pub use state::{ApiLimits, ApiParts, ApiState, CostTerms, Offering, ProviderParts};
+pub use state::{ApiLimits, ApiParts, ApiState, CostTerms, ProviderParts};
 pub use watermark::DiskParts;

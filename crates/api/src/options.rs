@@ -53,23 +53,20 @@ impl JobRequest {
     ///
     /// # Errors
     /// 400 that names the field and what it may be.
-    pub(crate) fn native(
-        fields: &Fields,
-        models: &ModelCatalog,
-        diarization: bool,
-    ) -> Result<Self, ApiError> {
+    pub(crate) fn native(fields: &Fields, models: &ModelCatalog) -> Result<Self, ApiError> {
         let task = choice(fields, "task", &[Task::Transcribe, Task::Translate], Task::as_str)?;
-        let (mut options, model) = common(fields, models, task.unwrap_or_default())?;
-        options.vad = flag(fields, "vad")?.unwrap_or(options.vad);
-        options.words = granularities(fields)?.words;
-        options.diarize = flag(fields, "diarize")?.unwrap_or(false);
-        if options.diarize && !diarization {
+        let diarize = flag(fields, "diarize")?.unwrap_or(false);
+        if diarize && !models.models().iter().any(|model| model.diarizes) {
             return Err(ApiError::invalid(
                 "unsupported_option",
                 "diarize",
                 "no engine here tells speakers apart",
             ));
         }
+        let asked = Asked { task: task.unwrap_or_default(), diarize };
+        let (mut options, model) = common(fields, models, asked)?;
+        options.vad = flag(fields, "vad")?.unwrap_or(options.vad);
+        options.words = granularities(fields)?.words;
         let tiers = [Priority::High, Priority::Normal, Priority::Low];
         Ok(Self {
             options,
@@ -90,17 +87,25 @@ impl JobRequest {
         task: Task,
         words: bool,
     ) -> Result<Self, ApiError> {
-        let (mut options, model) = common(fields, models, task).map_err(ApiError::into_openai)?;
+        let asked = Asked { task, diarize: false };
+        let (mut options, model) = common(fields, models, asked).map_err(ApiError::into_openai)?;
         options.words = words;
         Ok(Self { options, model, priority: Priority::High, metadata: BTreeMap::new(), deadline: None })
     }
+}
+
+/// What not every model can, as far as it is not said by what both faces have.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    task: Task,
+    diarize: bool,
 }
 
 /// What both faces have: model, language, prompt, temperature.
 fn common(
     fields: &Fields,
     models: &ModelCatalog,
-    task: Task,
+    Asked { task, diarize }: Asked,
 ) -> Result<(TranscribeOptions, ModelInfo), ApiError> {
     let engine = fields.one("engine")?.unwrap_or(ENGINE_AUTO);
     let named = fields.one("model")?;
@@ -109,6 +114,7 @@ fn common(
     let mut options = TranscribeOptions {
         engine: engine.to_owned(),
         task,
+        diarize,
         language: language
             .map_err(|error| ApiError::invalid("invalid_option", "language", error.to_string()))?,
         prompt: prompt(fields)?,
@@ -264,6 +270,7 @@ mod tests {
             engine: engine.into(),
             multilingual,
             translates: multilingual,
+            diarizes: engine == "azure",
             revision: "r".into(),
         };
         ModelCatalog::new(vec![
@@ -275,7 +282,7 @@ mod tests {
     }
 
     fn native(fields: &[(&str, &str)]) -> Result<JobRequest, ApiError> {
-        JobRequest::native(&form(fields), &catalog(), false)
+        JobRequest::native(&form(fields), &catalog())
     }
 
     fn form(fields: &[(&str, &str)]) -> Fields {
@@ -297,6 +304,20 @@ mod tests {
         }
         let german = native(&[("language", "de"), ("model", "whisper-1")]).unwrap().options;
         assert_eq!((german.any_model, german.model.as_str()), (true, "base"));
+    }
+
+    #[test]
+    fn who_wants_speakers_told_apart_gets_a_model_that_does() {
+        let chosen = native(&[("diarize", "true")]).unwrap().options;
+        assert_eq!((chosen.diarize, chosen.any_model, chosen.model.as_str()), (true, true, "fast"));
+        for named in [("model", "base"), ("engine", "whisper")] {
+            let error = native(&[named, ("diarize", "true")]).expect_err("it never does");
+            assert_eq!((error.code, error.param.as_deref()), ("unsupported_option", Some("diarize")));
+            assert!(error.detail.contains("does not tell speakers apart"), "{}", error.detail);
+        }
+        let local = ModelCatalog::new(catalog().models()[..2].to_vec()).unwrap();
+        let error = JobRequest::native(&form(&[("diarize", "true")]), &local).unwrap_err();
+        assert!(error.detail.contains("no engine here"), "{}", error.detail);
     }
 
     #[test]
@@ -353,7 +374,7 @@ mod tests {
             ("metadata", many_notes.as_str()),
             ("deadline_secs", "0"),
             ("deadline_secs", "-1"),
-            ("diarize", "true"),
+            ("diarize", "perhaps"),
         ] {
             let error = native(&[(field, value)]).expect_err(field);
             assert_eq!(error.param.as_deref(), Some(field), "{field}={value}");

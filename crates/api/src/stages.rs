@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use verbatim_core::places::{MemoryCap, Place, Places, PlacesConfig, Sizing};
+use verbatim_core::places::{Cap, Place, Places, PlacesConfig, Sizing};
 use verbatim_telemetry::Metrics;
 use verbatim_telemetry::limits::free_memory;
 
@@ -47,8 +47,8 @@ impl Stages {
         let limit = limits.memory_bytes;
         let stage = |name, max: usize, bytes: u64| {
             let config = PlacesConfig { sizing: Sizing::between(max.div_ceil(4), max), max_waiting: max };
-            let memory = MemoryCap { free: Box::new(move || free_memory(limit)), per_place: bytes };
-            Places::new(config, Some(memory), metrics.limits.stage(name))
+            let memory = Cap { free: Box::new(move || free_memory(limit)), per_place: bytes };
+            Places::new(config, vec![memory], metrics.limits.stage(name))
         };
         let mass = pieces(limits.max_bytes_in_flight).clamp(1, u32::MAX as usize);
         let watchers = PlacesConfig { sizing: Sizing::fixed(limits.max_watchers), max_waiting: 0 };
@@ -57,7 +57,7 @@ impl Stages {
             uploads: stage("uploads", limits.max_uploads_in_flight, UPLOAD_BYTES),
             mass: Arc::new(Semaphore::new(mass)),
             all_mass: mass,
-            watchers: Places::new(watchers, None, metrics.limits.stage("watchers")),
+            watchers: Places::new(watchers, Vec::new(), metrics.limits.stage("watchers")),
         }
     }
 

@@ -72,15 +72,6 @@ impl Default for ApiLimits {
     }
 }
 
-/// What the engines behind the service can do: those of this process, or those of the workers that announced themselves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offering {
-    /// The models on offer.
-    pub models: ModelCatalog,
-    /// Whether any engine tells speakers apart.
-    pub diarization: bool,
-}
-
 /// What the nodes share about the providers behind the engines.
 #[derive(Clone)]
 pub struct ProviderParts {
@@ -123,7 +114,7 @@ pub struct ApiParts {
     /// The disk that uploads go to; `None` where they go elsewhere.
     pub disk: Option<DiskParts>,
     /// What is on offer; `None` while no worker has announced itself yet.
-    pub offering: watch::Receiver<Option<Arc<Offering>>>,
+    pub offering: watch::Receiver<Option<Arc<ModelCatalog>>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Fresh identifiers.
@@ -195,7 +186,7 @@ impl ApiState {
     ///
     /// # Errors
     /// 503 while no worker has announced itself yet.
-    pub(crate) fn offered(&self) -> Result<Arc<Offering>, ApiError> {
+    pub(crate) fn offered(&self) -> Result<Arc<ModelCatalog>, ApiError> {
         self.offering.borrow().clone().ok_or_else(ApiError::no_workers)
     }
 

@@ -100,9 +100,10 @@ impl SpeechEngine for ChaosEngine {
             engine: CHAOS.to_owned(),
             multilingual: true,
             translates: true,
+            diarizes: false,
             revision: "chaos-1".to_owned(),
         };
-        Capabilities { models: vec![model], concurrency: 4, max_duration: None, diarization: false }
+        Capabilities { models: vec![model], concurrency: 4, max_duration: None }
     }
 
     async fn transcribe(

@@ -57,6 +57,7 @@ mod tests {
             engine: "whisper".into(),
             multilingual: false,
             translates: false,
+            diarizes: false,
             revision: revision.into(),
         };
         DedupeKey::new(&TenantId::parse(tenant).unwrap(), sha, options, &model)

@@ -22,6 +22,28 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// What is wrong with a piece of JSON, without a word of it: it may hold what people said, or a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {what}")]
+pub struct BadJson {
+    line: usize,
+    column: usize,
+    what: &'static str,
+}
+
+impl From<serde_json::Error> for BadJson {
+    fn from(error: serde_json::Error) -> Self {
+        use serde_json::error::Category;
+        let what = match error.classify() {
+            Category::Io => "cannot be read",
+            Category::Syntax => "no JSON",
+            Category::Data => "another shape than expected",
+            Category::Eof => "ends too soon",
+        };
+        Self { line: error.line(), column: error.column(), what }
+    }
+}
+
 type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// An error of a port: kind, a message that reads alone, and where it came from.
@@ -94,5 +116,21 @@ impl PortError {
             _ => ErrorKind::Unavailable,
         };
         Self::new(kind, message).with_source(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_json_quotes_nothing() {
+        let said = |text: &str| {
+            let error = serde_json::from_str::<Vec<u64>>(text).expect_err("no list of numbers");
+            BadJson::from(error).to_string()
+        };
+        assert_eq!(said("[1, \"a secret\"]"), "line 1, column 14: another shape than expected");
+        assert_eq!(said("[1,\n\"a sec"), "line 2, column 6: ends too soon");
+        assert_eq!(said("a secret"), "line 1, column 1: no JSON");
     }
 }

@@ -23,5 +23,5 @@ pub mod retry;
 pub mod time;
 pub mod transcript;
 
-pub use error::{ErrorKind, PortError};
+pub use error::{BadJson, ErrorKind, PortError};
 pub use tokio_util::sync::CancellationToken;

@@ -17,6 +17,9 @@ pub struct ModelInfo {
     /// Whether it can translate into English.
     #[serde(default)]
     pub translates: bool,
+    /// Whether it tells speakers apart.
+    #[serde(default)]
+    pub diarizes: bool,
     /// What identifies its weights and the decoder that runs them; part of the dedupe key.
     pub revision: String,
 }
@@ -41,6 +44,9 @@ pub enum ModelError {
     /// An English-only model was asked to hear another language.
     #[error("model `{0}` is English-only and cannot hear `{1}`; use a multilingual model such as `base`")]
     CannotHear(String, Language),
+    /// A model that does not tell speakers apart was asked to.
+    #[error("model `{0}` does not tell speakers apart")]
+    CannotDiarize(String),
 }
 
 /// The models on offer; the first is the default.
@@ -110,6 +116,9 @@ impl ModelInfo {
         if options.task == Task::Translate && !self.translates {
             return Err(ModelError::CannotTranslate(self.name.clone()));
         }
+        if options.diarize && !self.diarizes {
+            return Err(ModelError::CannotDiarize(self.name.clone()));
+        }
         match options.language {
             Some(language) if !self.multilingual && language != Language::ENGLISH => {
                 Err(ModelError::CannotHear(self.name.clone(), language))
@@ -129,6 +138,7 @@ mod tests {
             engine: "whisper".into(),
             multilingual,
             translates: multilingual,
+            diarizes: false,
             revision: "r".into(),
         }
     }
@@ -146,7 +156,12 @@ mod tests {
 
     #[test]
     fn who_names_no_model_gets_the_first_that_can_do_it() {
-        let azure = ModelInfo { engine: "azure".into(), translates: false, ..model("azure-speech", true) };
+        let azure = ModelInfo {
+            engine: "azure".into(),
+            translates: false,
+            diarizes: true,
+            ..model("azure-speech", true)
+        };
         let catalog = ModelCatalog::new(vec![model("tiny.en", false), azure]).unwrap();
         assert!(catalog.leaves_a_choice());
         let german = TranscribeOptions {
@@ -154,6 +169,10 @@ mod tests {
             ..TranscribeOptions::for_model("tiny.en")
         };
         assert_eq!(catalog.first_able(&german).name, "azure-speech");
+        let speakers = TranscribeOptions { diarize: true, ..TranscribeOptions::for_model("tiny.en") };
+        assert_eq!(catalog.first_able(&speakers).name, "azure-speech");
+        let refused = catalog.default_model().check(&speakers).unwrap_err().to_string();
+        assert!(refused.contains("`tiny.en` does not tell speakers apart"), "{refused}");
         let translated = TranscribeOptions { task: Task::Translate, ..german };
         assert_eq!(catalog.first_able(&translated).name, "tiny.en", "none can; the default says why");
         let one_engine = ModelCatalog::new(vec![model("tiny.en", false), model("base", true)]).unwrap();

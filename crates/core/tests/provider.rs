@@ -375,3 +375,36 @@ fn a_service_that_shrinks_and_grows_is_followed() {
     let grown = simulation.run(40, 300);
     assert!(grown >= 34.0, "{grown:.1} of 40");
 }
+
+#[test]
+fn further_requests_count_like_the_first() {
+    let mut world = World::new(10, Some(Rate::per_minute(60)));
+    assert!(matches!(world.acquire("one"), SlotDecision::Granted { .. }));
+    let second = Duration::from_millis(1001);
+    let limits = world.limits;
+    assert_eq!(world.state.another_request(world.now, limits), second);
+    world.pass(second);
+    assert_eq!(world.state.another_request(world.now, limits), Duration::ZERO);
+    // Now they keep others waiting, as calls do.
+    assert!(matches!(world.acquire("two"), SlotDecision::RateLimited { .. }));
+    world.pass(second);
+    assert_eq!(world.acquire("two"), SlotDecision::Granted { probe: false });
+    world.release("two", throttled(Some(7)));
+    assert_eq!(world.state.another_request(world.now, limits), Duration::from_secs(7));
+    assert_eq!(world.state.view_as("x", world.now, &facts(10)).requests_last_minute, 3);
+}
+
+#[test]
+fn an_operator_who_resumes_a_provider_has_it_used_at_once() {
+    let mut world = World::new(10, None);
+    world.call(throttled(Some(3600)));
+    assert!(matches!(world.acquire("one"), SlotDecision::CoolingDown { .. }));
+    assert!(world.state.pause(true));
+    assert_eq!(world.acquire("one"), SlotDecision::Paused);
+    assert!(world.state.pause(false));
+    assert_eq!(world.acquire("one"), SlotDecision::Granted { probe: false });
+    assert!(!world.state.pause(false), "nothing changes");
+    world.release("one", throttled(Some(3600)));
+    assert!(world.state.pause(false), "also one that is not paused");
+    assert!(matches!(world.acquire("two"), SlotDecision::Granted { .. }));
+}

@@ -90,9 +90,10 @@ impl SpeechEngine for FakeEngine {
             engine: FAKE.to_owned(),
             multilingual: true,
             translates: true,
+            diarizes: false,
             revision: REVISION.to_owned(),
         };
-        Capabilities { models: vec![model], concurrency: 64, max_duration: None, diarization: false }
+        Capabilities { models: vec![model], concurrency: 64, max_duration: None }
     }
 
     async fn transcribe(

@@ -1,5 +1,6 @@
 //! What is counted of the limits that protect the service.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
@@ -153,6 +154,14 @@ pub fn free_memory(limit: Option<u64>) -> Option<u64> {
     [own, machine(), control_group()].into_iter().flatten().min()
 }
 
+/// Bytes that this process can still write into a folder; `None` when nobody knows. Must not block for long: asked only where
+/// something is about to grow.
+pub fn free_disk(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    // What only the administrator may still use does not count as free.
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 fn machine() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -184,7 +193,7 @@ mod tests {
     async fn a_stage_shows_itself() {
         let metrics = Metrics::new().expect("metrics have distinct names");
         let config = PlacesConfig { sizing: Sizing::fixed(4), max_waiting: 0 };
-        let places = Places::new(config, None, metrics.limits.stage("decode"));
+        let places = Places::new(config, Vec::new(), metrics.limits.stage("decode"));
         let _one = places.take(Duration::ZERO).await.expect("a place");
         let text = metrics.render().expect("renders");
         assert!(text.contains("verbatim_stage_utilisation_ratio{stage=\"decode\"} 0.25"), "{text}");
@@ -196,5 +205,7 @@ mod tests {
     fn a_process_over_its_limit_has_no_memory_left() {
         assert_eq!(free_memory(Some(1)), Some(0));
         assert!(free_memory(None).is_none_or(|free| free > 0));
+        assert!(free_disk(&std::env::temp_dir()).is_some_and(|free| free > 0));
+        assert_eq!(free_disk(Path::new("/no/such/folder")), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What is counted of providers, the engines behind the service. `provider` is a name from the configuration.
 
-use prometheus::{CounterVec, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{CounterVec, Gauge, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use verbatim_core::failure::FailureKind;
 
 use crate::metrics::{JOB_BUCKETS, histogram, opts, register};
@@ -62,6 +62,8 @@ pub struct ProviderMetrics {
     pub cost: CounterVec,
     /// Part of the daily budget that is spent, by `provider`.
     pub budget_used: GaugeVec,
+    /// The same of the tenant who has spent most of it; tenants are too many for a label, and none of others' business.
+    pub tenant_budget_used: Gauge,
 }
 
 impl ProviderMetrics {
@@ -98,6 +100,13 @@ impl ProviderMetrics {
             billed_seconds: sums("provider_billed_seconds_total", "Seconds of audio billed.")?,
             cost: sums("provider_cost_total", "Money spent, in the configured currency.")?,
             budget_used: ratios("provider_budget_used_ratio", "Part of the daily budget that is spent.")?,
+            tenant_budget_used: register(
+                r,
+                Gauge::with_opts(opts(
+                    "tenant_budget_used_ratio",
+                    "Part of the daily budget of tenants that is spent, of the tenant with the least left.",
+                )),
+            )?,
         })
     }
 

@@ -120,7 +120,6 @@ impl SpeechEngine for WhisperEngine {
             models: self.models.iter().map(|model| model.info.clone()).collect(),
             concurrency: self.jobs,
             max_duration: None,
-            diarization: false,
         }
     }
 

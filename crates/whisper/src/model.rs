@@ -49,6 +49,7 @@ impl Model {
             engine: ENGINE.to_owned(),
             multilingual: whisper.is_multilingual(),
             translates: whisper.is_multilingual(),
+            diarizes: false,
             revision: format!("{DECODER_REVISION}-{}-{digest}", compute_type.as_str()),
         };
         Ok(Self { info, mel: MelBank::new(whisper.n_mels()), whisper, vocabulary })

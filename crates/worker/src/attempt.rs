@@ -23,7 +23,7 @@ use crate::finish::{Ending, finish};
 use crate::held::{Held, StopReason};
 use crate::patience::Patience;
 use crate::pipeline::{Pipeline, PipelineObserver, Work};
-use crate::report::{Gatherer, Reporter};
+use crate::report::{Clock, Gatherer, Reporter};
 use crate::worker::WorkerPorts;
 
 type Produced = Result<Result<Completion, JobFailure>, JoinError>;
@@ -58,9 +58,10 @@ impl Attempts {
     }
 
     async fn work(&self, held: &Held, hard: &CancellationToken) -> (Option<Ending>, Option<JobOutcome>) {
-        let gatherer = Arc::new(Gatherer::new(held.lease.checkpoint.as_ref(), Arc::clone(&held.stop)));
+        let (stop, ahead) = (Arc::clone(&held.stop), Some(held.slot.ahead()));
+        let gatherer = Arc::new(Gatherer::new(held.lease.checkpoint.as_ref(), stop, ahead));
         let reporter = Reporter::start(self.ports.clone(), held, Arc::clone(&gatherer));
-        let overtime = overtime(self.config.time_limit, gatherer.duration());
+        let overtime = overtime(self.config.time_limit, gatherer.clock());
         let mut producing = self.produce(held, gatherer);
         let reason = tokio::select! {
             biased;
@@ -286,10 +287,17 @@ fn outcome(ending: &Ending, finish: Finish) -> JobOutcome {
 }
 
 /// Ends when the attempt has taken too long: its beginning, or all that follows once the length of the audio is known.
-async fn overtime(limit: TimeLimit, mut duration: watch::Receiver<Option<u64>>) {
-    // Nothing comes when the work is over already.
-    let known = async { duration.wait_for(Option::is_some).await.ok().and_then(|known| *known) };
-    if let Ok(duration_ms) = tokio::time::timeout(limit.base, known).await {
-        tokio::time::sleep(duration_ms.map_or(Duration::MAX, |ms| limit.for_audio(ms))).await;
+/// That begins anew with each engine that begins, since waiting for one is not working, and is never shorter than the time
+/// that the engine has.
+async fn overtime(limit: TimeLimit, mut clock: watch::Receiver<Clock>) {
+    loop {
+        let Clock { duration_ms, engine } = *clock.borrow_and_update();
+        let time = duration_ms.map_or(limit.base, |ms| limit.for_audio(ms));
+        match tokio::time::timeout(time.max(engine), clock.changed()).await {
+            Ok(Ok(())) => {}
+            // The work is over.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return,
+        }
     }
 }

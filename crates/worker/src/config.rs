@@ -9,6 +9,8 @@ use crate::stages::StageLimits;
 pub struct WorkerConfig {
     /// Jobs worked on at once, at least 1.
     pub concurrency: usize,
+    /// Of these, how many may wait for their engine to have room, at least 1.
+    pub claim_ahead: usize,
     /// How long a lease lasts unless renewed.
     pub lease: Duration,
     /// How often leases are renewed, which is also when cancellations are noticed; at least at a third of the lease. One call
@@ -36,6 +38,7 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             concurrency: 1,
+            claim_ahead: usize::MAX,
             lease: Duration::from_secs(30),
             renew: Duration::from_secs(2),
             poll: Duration::from_secs(1),
@@ -53,7 +56,7 @@ impl Default for WorkerConfig {
 /// How long an attempt may take: long enough that only what hangs is ended by it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimeLimit {
-    /// For fetching and decoding, and again for what follows.
+    /// For fetching and decoding, and again for what follows. The engine's part begins anew when it has room for the job.
     pub base: Duration,
     /// Times the length of the audio, on top of it.
     pub per_audio: f64,

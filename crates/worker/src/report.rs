@@ -16,10 +16,13 @@ use crate::backoff::Backoff;
 use crate::finish::{LAST_TRIES, may_pass};
 use crate::held::{Held, StopReason, StopSwitch};
 use crate::pipeline::PipelineObserver;
+use crate::slots::Ahead;
 use crate::worker::WorkerPorts;
 
 /// Time between reports of one job.
 const PACE: Duration = Duration::from_millis(250);
+/// Time for an engine to end the work itself when it takes too long.
+const GRACE: Duration = Duration::from_secs(10);
 /// The most that a job which has not ended has progressed.
 const NEARLY_DONE: f32 = 0.99;
 
@@ -28,11 +31,21 @@ const NEARLY_DONE: f32 = 0.99;
 pub(crate) struct Gatherer {
     pending: Mutex<Pending>,
     changed: Notify,
-    duration_ms: watch::Sender<Option<u64>>,
+    clock: watch::Sender<Clock>,
+    ahead: Option<Ahead>,
     /// Segments of an earlier attempt, from which the engine may go on or not.
     earlier: Vec<Segment>,
     /// Knows why the work was stopped.
     stop: Arc<StopSwitch>,
+}
+
+/// What bounds the time of an attempt.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Clock {
+    /// The length of the audio, once it is decoded.
+    pub(crate) duration_ms: Option<u64>,
+    /// How long the engine has; zero before one has begun.
+    pub(crate) engine: Duration,
 }
 
 #[derive(Default)]
@@ -47,19 +60,20 @@ struct Pending {
 }
 
 impl Gatherer {
-    pub(crate) fn new(resume: Option<&Checkpoint>, stop: Arc<StopSwitch>) -> Self {
+    pub(crate) fn new(resume: Option<&Checkpoint>, stop: Arc<StopSwitch>, ahead: Option<Ahead>) -> Self {
         Self {
             pending: Mutex::default(),
             changed: Notify::new(),
-            duration_ms: watch::Sender::default(),
+            clock: watch::Sender::default(),
+            ahead,
             earlier: resume.map(|point| point.segments.clone()).unwrap_or_default(),
             stop,
         }
     }
 
-    /// The length of the audio, once it is known.
-    pub(crate) fn duration(&self) -> watch::Receiver<Option<u64>> {
-        self.duration_ms.subscribe()
+    /// What bounds the time of the attempt; it changes whenever another part of the work begins.
+    pub(crate) fn clock(&self) -> watch::Receiver<Clock> {
+        self.clock.subscribe()
     }
 
     /// Adds those of the transcript's segments that the engine did not report as it went.
@@ -120,7 +134,7 @@ impl Pending {
 
 impl EngineObserver for Gatherer {
     fn window_done(&self, position_ms: u64, segments: &[Segment]) {
-        let done = match *self.duration_ms.borrow() {
+        let done = match self.clock.borrow().duration_ms {
             Some(duration_ms) if duration_ms > 0 => position_ms as f32 / duration_ms as f32,
             _ => 0.0,
         };
@@ -128,6 +142,13 @@ impl EngineObserver for Gatherer {
             pending.report.progress = Some((done.clamp(0.0, NEARLY_DONE), Stage::Transcribing));
             pending.add(segments, &self.earlier);
         });
+    }
+
+    fn begun(&self, at_most: Duration) {
+        if let Some(ahead) = &self.ahead {
+            ahead.leave();
+        }
+        self.clock.send_modify(|clock| clock.engine = at_most.saturating_add(GRACE));
     }
 
     fn begun_anew(&self) {
@@ -153,7 +174,7 @@ impl PipelineObserver for Gatherer {
     }
 
     fn decoded(&self, duration_ms: u64) {
-        self.duration_ms.send_replace(Some(duration_ms));
+        self.clock.send_modify(|clock| clock.duration_ms = Some(duration_ms));
     }
 }
 
@@ -268,7 +289,7 @@ mod tests {
             (StopReason::TimedOut, false),
         ] {
             let stop = Arc::<StopSwitch>::default();
-            let gatherer = Gatherer::new(None, Arc::clone(&stop));
+            let gatherer = Gatherer::new(None, Arc::clone(&stop), None);
             assert!(!gatherer.abandoned());
             stop.stop(reason);
             assert_eq!(gatherer.abandoned(), expected, "{reason:?}");
@@ -277,7 +298,7 @@ mod tests {
 
     #[test]
     fn watchers_of_an_engine_that_took_over_see_no_stretch_twice_and_miss_none() {
-        let gatherer = Gatherer::new(None, Arc::default());
+        let gatherer = Gatherer::new(None, Arc::default(), None);
         gatherer.window_done(4_000, &[segment(0, 0, 2_000, "a"), segment(1, 2_000, 4_000, "b")]);
         gatherer.begun_anew();
         let other = [segment(0, 0, 1_500, "A"), segment(1, 1_500, 4_200, "B"), segment(2, 4_200, 6_000, "C")];

@@ -1,16 +1,20 @@
 //! How many jobs of one process are at which stage at once: decoding is bounded by the cores, so that a worker with
-//! many slots (for engines far away) does not decode them all at the same time.
+//! many slots (for engines far away) does not decode them all at the same time, and by the memory and the disk that decoded
+//! audio takes.
 
+use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use verbatim_core::CancellationToken;
 use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::places::{MemoryCap, Place, Places, PlacesConfig, PlacesGauge, Sizing};
-use verbatim_telemetry::limits::free_memory;
+use verbatim_core::places::{Cap, Place, Places, PlacesConfig, PlacesGauge, Sizing};
+use verbatim_telemetry::limits::{free_disk, free_memory};
 
 /// Memory that a decoder may take: the audio itself lies on disk, its tables and windows do not.
 const DECODE_BYTES: u64 = 64 * 1024 * 1024;
+/// Disk that decoded audio may take in the scratch folder: 70 minutes of it. Longer audio takes more.
+const DECODED_BYTES: u64 = 256 * 1024 * 1024;
 /// A job that has a slot waits for its next stage for as long as it takes; its time limit ends it, if anything does.
 const PATIENCE: Duration = Duration::MAX;
 
@@ -35,25 +39,28 @@ pub(crate) struct Stages {
 
 impl Stages {
     /// With these limits, for this many slots. `gauge` says where a stage shows itself; `max_rss_bytes` is the memory that
-    /// the process should stay below, 0 for what the machine has.
+    /// the process should stay below, 0 for what the machine has; `scratch` is the folder that decoded audio goes to.
     pub(crate) fn new(
         limits: StageLimits,
         slots: usize,
         max_rss_bytes: u64,
+        scratch: &Path,
         gauge: impl Fn(&'static str) -> Box<dyn PlacesGauge>,
     ) -> Self {
         let or = |limit: usize, default: usize| if limit == 0 { default.max(1) } else { limit };
         let cores = available_parallelism().map_or(1, usize::from);
         let decode = or(limits.decode, cores);
         let memory = (max_rss_bytes > 0).then_some(max_rss_bytes);
-        let memory = MemoryCap { free: Box::new(move || free_memory(memory)), per_place: DECODE_BYTES };
-        let places = |sizing, memory, name| {
-            Places::new(PlacesConfig { sizing, max_waiting: usize::MAX }, memory, gauge(name))
+        let memory = Cap { free: Box::new(move || free_memory(memory)), per_place: DECODE_BYTES };
+        let scratch = scratch.to_owned();
+        let disk = Cap { free: Box::new(move || free_disk(&scratch)), per_place: DECODED_BYTES };
+        let places = |sizing, caps, name| {
+            Places::new(PlacesConfig { sizing, max_waiting: usize::MAX }, caps, gauge(name))
         };
         Self {
-            decode: places(Sizing::between(decode.div_ceil(2), decode), Some(memory), "decode"),
-            transcribe: places(Sizing::fixed(or(limits.transcribe, slots)), None, "transcribe"),
-            store: places(Sizing::fixed(or(limits.store, slots)), None, "store"),
+            decode: places(Sizing::between(decode.div_ceil(2), decode), vec![memory, disk], "decode"),
+            transcribe: places(Sizing::fixed(or(limits.transcribe, slots)), Vec::new(), "transcribe"),
+            store: places(Sizing::fixed(or(limits.store, slots)), Vec::new(), "store"),
         }
     }
 
@@ -99,7 +106,7 @@ mod tests {
     use super::*;
 
     fn stages(limits: StageLimits, slots: usize) -> Stages {
-        Stages::new(limits, slots, 0, |_| Box::new(()))
+        Stages::new(limits, slots, 0, Path::new("/"), |_| Box::new(()))
     }
 
     #[tokio::test(start_paused = true)]

@@ -80,14 +80,15 @@ impl Worker {
     pub fn new(ports: WorkerPorts, pipeline: Pipeline, config: WorkerConfig) -> Self {
         let id = WorkerId::generate(ports.ids.as_ref());
         let gauge = |stage| ports.metrics.limits.stage(stage);
-        let stages = Stages::new(config.stages, config.concurrency, config.max_rss_bytes, gauge);
+        let stages =
+            Stages::new(config.stages, config.concurrency, config.max_rss_bytes, pipeline.scratch(), gauge);
         let pipeline = pipeline.with_stages(stages);
         let claimer = Claimer {
             ports: ports.clone(),
             worker: id.clone(),
             lease: config.lease,
             poll: config.poll,
-            slots: Slots::new(config.concurrency),
+            slots: Slots::new(config.concurrency, config.claim_ahead),
             keeper: LeaseKeeper::new(ports.clone(), config.lease, config.renew),
         };
         Self { id, claimer, attempts: Attempts { ports, pipeline, config: Arc::new(config) } }

@@ -171,10 +171,10 @@ async fn answer(
     request: Request,
     task: Task,
 ) -> Result<Response, ApiError> {
-    let offering = state.offered()?;
+    let models = state.offered()?;
     let form = form::read(&state, request, Face::OpenAi, &FIELDS).await?;
     let answer = Answer::parse(&form.fields)?;
-    let job = JobRequest::openai(&form.fields, &offering.models, task, answer.words)?;
+    let job = JobRequest::openai(&form.fields, &models, task, answer.words)?;
     let work = {
         let (state, principal) = (state.clone(), caller.principal.clone());
         async move {

@@ -77,9 +77,9 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let wait = params::wait(query.wait, state.limits.max_wait)?;
     let key = params::idempotency_key(request.headers())?;
-    let offering = state.offered()?;
+    let models = state.offered()?;
     let form = form::read(&state, request, Face::Native, &NATIVE_FIELDS).await?;
-    let job = JobRequest::native(&form.fields, &offering.models, offering.diarization)?;
+    let job = JobRequest::native(&form.fields, &models)?;
     let work = submit(state.clone(), caller.principal.clone(), job, form.audio, key);
     let outcome = state.see_through(work).await?;
     let submission = match wait {

@@ -61,7 +61,7 @@ fn describe(model: &ModelInfo, state: &ApiState) -> Model {
     responses((status = 200, description = "The models", body = ModelList)))]
 pub(crate) async fn list(State(state): State<ApiState>) -> Json<ModelList> {
     let offered = state.offering.borrow().clone();
-    let models = offered.iter().flat_map(|offering| offering.models.models());
+    let models = offered.iter().flat_map(|catalog| catalog.models());
     let data = models.map(|model| describe(model, &state)).collect();
     Json(ModelList { object: "list", data })
 }
@@ -81,6 +81,6 @@ pub(crate) async fn get(
     // A name that is not UTF-8 is no model's name either.
     let name = name.map_or_else(|_| "?".to_owned(), |Path(name)| name);
     let offered = state.offered()?;
-    let model = offered.models.resolve(Some(&name)).map_err(|error| ApiError::from(error).into_openai())?;
+    let model = offered.resolve(Some(&name)).map_err(|error| ApiError::from(error).into_openai())?;
     Ok(Json(describe(model, &state)))
 }

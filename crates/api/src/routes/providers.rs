@@ -71,7 +71,7 @@ pub(crate) struct Provider {
     calls: Calls,
     /// How the last call ended; null before the first.
     last_call: Option<LastCall>,
-    /// What an hour of audio costs; null when no price is configured.
+    /// What an hour of audio costs; null when no price is configured, and for keys without the scope `admin`.
     #[schema(example = 0.36)]
     price_per_audio_hour: Option<f64>,
     /// When a node that runs it last said so (RFC 3339, UTC, milliseconds).
@@ -148,6 +148,13 @@ impl From<ProviderView> for Provider {
             announced_at: rfc3339(view.announced_at),
             daily_budget: view.facts.daily_budget,
         }
+    }
+}
+
+impl Provider {
+    /// Without its price for those who are not told what things cost.
+    pub(crate) fn shown_to(self, admin: bool) -> Self {
+        Self { price_per_audio_hour: self.price_per_audio_hour.filter(|_| admin), ..self }
     }
 }
 

@@ -59,9 +59,9 @@ fn offer(number: u32, model: &str, secs_ago: u64) -> EngineOffer {
             engine: "whisper".into(),
             multilingual: false,
             translates: false,
+            diarizes: false,
             revision: "r1".into(),
         }],
-        diarization: false,
         announced_at: Timestamp::from_millis(NOON.as_millis() - i64::try_from(secs_ago).unwrap() * 1000),
     }
 }
@@ -156,8 +156,8 @@ async fn an_operator_sees_everything() {
         json!([{"tenant": "acme", "requests_last_minute": 15, "utilisation": 0.25}])
     );
     assert_eq!(
-        (&stats["providers"][0]["name"], &stats["providers"][0]["in_use"]),
-        (&json!("azure"), &json!(0))
+        (&stats["providers"][0]["name"], &stats["providers"][0]["price_per_audio_hour"]),
+        (&json!("azure"), &json!(0.36))
     );
 
     let cost = &stats["cost"];
@@ -186,6 +186,8 @@ async fn who_may_only_read_sees_nothing_of_other_tenants_or_of_money() {
     let busy = Busy::new().await;
     let stats = busy.stats(Scope::Read).await;
     assert_eq!((&stats["cost"], &stats["limits"]["tenants"]), (&Value::Null, &Value::Null));
+    let azure = &stats["providers"][0];
+    assert_eq!((&azure["name"], &azure["price_per_audio_hour"]), (&json!("azure"), &Value::Null));
     assert_eq!((&stats["queue"]["running"], &stats["missing"]), (&json!(4), &json!([])));
     assert!(!stats.to_string().contains("other"));
 }

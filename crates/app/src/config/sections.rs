@@ -213,6 +213,9 @@ pub struct WorkerConfig {
     pub engines: Vec<EngineKind>,
     /// Jobs worked on at once; 0 takes as many as the engines can use.
     pub concurrency: usize,
+    /// Jobs of them that may still wait for an engine: others stay in the queue, for any worker; 0 for twice the number of
+    /// cores.
+    pub claim_ahead: usize,
     /// Jobs of them that are decoded at once; 0 for the number of cores. Begins with half of it and follows the load and
     /// the free memory.
     pub decode_concurrency: usize,
@@ -248,6 +251,7 @@ impl Default for WorkerConfig {
             enabled: true,
             engines: vec![EngineKind::Whisper],
             concurrency: 0,
+            claim_ahead: 0,
             decode_concurrency: 0,
             transcribe_concurrency: 0,
             store_concurrency: 0,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use verbatim_api_lib::Offering;
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::WorkerId;
 use verbatim_core::model::{ModelCatalog, ModelInfo};
@@ -38,7 +37,6 @@ pub(super) async fn speak(
                 worker: worker.clone(),
                 version: VERSION.to_owned(),
                 models: capabilities.models.clone(),
-                diarization: capabilities.diarization,
                 announced_at: clock.now(),
             };
             let pause = match registry.announce(offer).await {
@@ -82,7 +80,7 @@ pub(super) async fn listen(
 }
 
 /// Asks once; returns when to ask again. What was known stands while the store does not answer.
-async fn ask(registry: &dyn EngineRegistry, known: &watch::Sender<Option<Arc<Offering>>>) -> Duration {
+async fn ask(registry: &dyn EngineRegistry, known: &watch::Sender<Option<Arc<ModelCatalog>>>) -> Duration {
     match registry.offers().await {
         Ok(offers) => match offering(&offers) {
             Some(offering) => {
@@ -99,7 +97,7 @@ async fn ask(registry: &dyn EngineRegistry, known: &watch::Sender<Option<Arc<Off
 }
 
 /// All that the workers offer together. The newest speaks first, and its first model is the default.
-fn offering(offers: &[EngineOffer]) -> Option<Offering> {
+fn offering(offers: &[EngineOffer]) -> Option<ModelCatalog> {
     let mut models: Vec<ModelInfo> = Vec::new();
     for model in offers.iter().flat_map(|offer| &offer.models) {
         if models.iter().all(|known| known.name != model.name) {
@@ -109,8 +107,7 @@ fn offering(offers: &[EngineOffer]) -> Option<Offering> {
     for offer in offers.iter().filter(|offer| offer.version != VERSION) {
         tracing::debug!(worker.id = %offer.worker, version = offer.version, "a worker runs another version");
     }
-    let diarization = offers.iter().any(|offer| offer.diarization);
-    ModelCatalog::new(models).map(|models| Offering { models, diarization })
+    ModelCatalog::new(models)
 }
 
 #[cfg(test)]
@@ -125,13 +122,13 @@ mod tests {
             engine: "whisper".to_owned(),
             multilingual: false,
             translates: false,
+            diarizes: false,
             revision: (*revision).to_owned(),
         };
         EngineOffer {
             worker: WorkerId::from_ulid(&format!("{worker:026}")).unwrap(),
             version: VERSION.to_owned(),
             models: models.iter().map(model).collect(),
-            diarization: false,
             announced_at: Timestamp::from_millis(0),
         }
     }
@@ -139,7 +136,7 @@ mod tests {
     #[test]
     fn workers_offer_together_and_the_newest_speaks_first() {
         let offers = [offer(1, &[("base", "new")]), offer(2, &[("tiny.en", "r"), ("base", "old")])];
-        let models = offering(&offers).unwrap().models;
+        let models = offering(&offers).unwrap();
         let names: Vec<_> = models.models().iter().map(|model| (&*model.name, &*model.revision)).collect();
         assert_eq!(names, [("base", "new"), ("tiny.en", "r")]);
         assert!(offering(&[]).is_none());

@@ -13,7 +13,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use verbatim_api_lib::{Offering, ServeOptions};
+use verbatim_api_lib::ServeOptions;
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::ports::SpeechEngine;
 use verbatim_core::ports::local_engine::LoadLocalEngine;
@@ -34,7 +34,7 @@ type Parts = JoinSet<anyhow::Result<()>>;
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// What is on offer, as far as this process knows.
-type Offered = watch::Receiver<Option<Arc<Offering>>>;
+type Offered = watch::Receiver<Option<Arc<ModelCatalog>>>;
 
 /// Runs the service until it is told to stop.
 ///
@@ -142,10 +142,8 @@ async fn offered(
 ) -> anyhow::Result<Offered> {
     match (engine, &stores.registry) {
         (Some(engine), _) => {
-            let capabilities = engine.capabilities();
-            let models = ModelCatalog::new(capabilities.models).context("no engine offers a model")?;
-            let diarization = capabilities.diarization;
-            Ok(watch::channel(Some(Arc::new(Offering { models, diarization }))).1)
+            let models = ModelCatalog::new(engine.capabilities().models);
+            Ok(watch::channel(Some(Arc::new(models.context("no engine offers a model")?))).1)
         }
         (None, Some(registry)) => {
             Ok(announce::listen(Arc::clone(registry), shutdown.soft.clone(), parts).await)

@@ -71,8 +71,13 @@ fn build(stores: &Stores, config: &Config, engine: Arc<dyn SpeechEngine>) -> any
         ids: stores.ids.clone(),
         metrics: stores.metrics.clone(),
     };
+    let claim_ahead = match config.worker.claim_ahead {
+        0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
+        chosen => chosen,
+    };
     let worker = WorkerConfig {
         concurrency,
+        claim_ahead,
         lease: Duration::from_secs(config.worker.lease_secs),
         renew: Duration::from_secs(config.worker.renew_secs),
         poll: Duration::from_millis(config.worker.poll_ms),

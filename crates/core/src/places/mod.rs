@@ -1,5 +1,5 @@
 //! Places at a stage of the work: so many may be at it at once, the others wait in line for a while. Their number
-//! follows the load between two bounds, and memory. A place is given back by dropping it.
+//! follows the load between two bounds, and what memory and disk allow. A place is given back by dropping it.
 
 mod sizing;
 
@@ -26,17 +26,17 @@ pub struct PlacesConfig {
     pub max_waiting: usize,
 }
 
-/// What memory has to say about the number of places.
-pub struct MemoryCap {
+/// What memory or a disk has to say about the number of places.
+pub struct Cap {
     /// Bytes that are free; `None` when nobody knows, which sets no bounds.
     pub free: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     /// Bytes that whoever takes a place may need.
     pub per_place: u64,
 }
 
-impl fmt::Debug for MemoryCap {
+impl fmt::Debug for Cap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryCap").field("per_place", &self.per_place).finish_non_exhaustive()
+        f.debug_struct("Cap").field("per_place", &self.per_place).finish_non_exhaustive()
     }
 }
 
@@ -86,7 +86,7 @@ pub struct Places(Arc<Shared>);
 
 struct Shared {
     config: PlacesConfig,
-    memory: Option<MemoryCap>,
+    caps: Vec<Cap>,
     gauge: Box<dyn PlacesGauge>,
     started: Instant,
     state: Mutex<State>,
@@ -119,10 +119,10 @@ enum Entry {
 
 impl Places {
     /// A stage with these rules that shows itself on `gauge`.
-    pub fn new(config: PlacesConfig, memory: Option<MemoryCap>, gauge: Box<dyn PlacesGauge>) -> Self {
+    pub fn new(config: PlacesConfig, caps: Vec<Cap>, gauge: Box<dyn PlacesGauge>) -> Self {
         let size = Size::new(config.sizing);
         let state = Mutex::new(State { size, taken: 0, waiting: BTreeMap::new(), next_number: 0 });
-        let shared = Shared { config, memory, gauge, started: Instant::now(), state };
+        let shared = Shared { config, caps, gauge, started: Instant::now(), state };
         shared.gauge.show(shared.lock().shown());
         Self(Arc::new(shared))
     }
@@ -194,12 +194,8 @@ impl Shared {
 
     fn settle(&self, state: &mut State) {
         let load = state.load();
-        let cap = || match &self.memory {
-            Some(memory) => {
-                (memory.free)().map_or(usize::MAX, |free| affordable(load.taken, free, memory.per_place))
-            }
-            None => usize::MAX,
-        };
+        let allowed = |cap: &Cap| Some(affordable(load.taken, (cap.free)()?, cap.per_place));
+        let cap = || self.caps.iter().filter_map(allowed).min().unwrap_or(usize::MAX);
         state.size.settle(self.started.elapsed(), load, &cap);
     }
 }
@@ -274,7 +270,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(1);
 
     fn stage(sizing: Sizing, max_waiting: usize) -> Places {
-        Places::new(PlacesConfig { sizing, max_waiting }, None, Box::new(()))
+        Places::new(PlacesConfig { sizing, max_waiting }, Vec::new(), Box::new(()))
     }
 
     #[tokio::test(start_paused = true)]
@@ -377,12 +373,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn there_are_no_more_places_than_memory_allows() {
+    async fn there_are_no_more_places_than_the_scarcest_thing_allows() {
         let free = Arc::new(AtomicU64::new(25));
         let seen = free.clone();
-        let memory = MemoryCap { free: Box::new(move || Some(seen.load(Ordering::Relaxed))), per_place: 10 };
+        let scarce = Cap { free: Box::new(move || Some(seen.load(Ordering::Relaxed))), per_place: 10 };
+        let plenty = Cap { free: Box::new(|| Some(u64::MAX)), per_place: 1 };
+        let unknown = Cap { free: Box::new(|| None), per_place: 1 };
         let config = PlacesConfig { sizing: Sizing::between(1, 100), max_waiting: 10 };
-        let places = Places::new(config, Some(memory), Box::new(()));
+        let places = Places::new(config, vec![unknown, scarce, plenty], Box::new(()));
         let _first = places.take(SOON).await.unwrap();
         let _second = places.take(SOON).await.unwrap();
         free.store(5, Ordering::Relaxed);

@@ -71,7 +71,7 @@ impl Size {
     }
 
     /// Makes the steps that are due at `at`, under a load that was the same since the last call. `cap` is asked before
-    /// every growth how many places there is memory for; it can take places away, but never below the minimum.
+    /// every growth how many places there is room for; it can take places away, but never below the minimum.
     pub(super) fn settle(&mut self, at: Duration, load: Load, cap: &dyn Fn() -> usize) {
         loop {
             let Some(tendency) = self.tendency(load) else {
@@ -90,7 +90,7 @@ impl Size {
                 return;
             }
             let size = self.step(tendency, cap);
-            // Where memory stands in the way, it is looked at again after the same time.
+            // Where something stands in the way, it is looked at again after the same time.
             self.since = Some((tendency, if size == self.now { at } else { due }));
             if size == self.now {
                 return;
@@ -140,7 +140,7 @@ impl Size {
     }
 }
 
-/// For how many places there is memory: those that are taken have theirs already.
+/// For how many places there is memory, or disk: those that are taken have theirs already.
 pub(super) fn affordable(taken: usize, free_bytes: u64, bytes_per_place: u64) -> usize {
     let more = free_bytes / bytes_per_place.max(1);
     taken.saturating_add(usize::try_from(more).unwrap_or(usize::MAX))

@@ -43,6 +43,13 @@ pub struct EngineJob {
     pub blob: BlobKey,
 }
 
+/// Keeps an engine that makes several requests for one piece of work within what its provider allows.
+#[async_trait]
+pub trait Pace: Send + Sync {
+    /// Ends when another request may be made. The first one may be made at once.
+    async fn another_request(&self);
+}
+
 /// One piece of work for an engine. Clones share the audio.
 #[derive(Clone)]
 pub struct EngineRequest {
@@ -58,12 +65,14 @@ pub struct EngineRequest {
     pub options: TranscribeOptions,
     /// Where an earlier worker got to.
     pub resume: Option<Checkpoint>,
+    /// Asked before each request to a provider but the first; `None` where nobody counts them.
+    pub pace: Option<Arc<dyn Pace>>,
 }
 
 impl EngineRequest {
     /// A request outside of any job, from the beginning.
     pub fn new(audio: Arc<dyn PcmSource>, options: TranscribeOptions) -> Self {
-        Self { job: None, audio, upload: None, speech: None, options, resume: None }
+        Self { job: None, audio, upload: None, speech: None, options, resume: None, pace: None }
     }
 }
 
@@ -84,6 +93,14 @@ pub struct Checkpoint {
 pub trait EngineObserver: Send + Sync {
     /// A window is done: `position_ms` of the audio are behind us and `segments` are new.
     fn window_done(&self, position_ms: u64, segments: &[Segment]);
+
+    /// The job has found room, and its work begins and takes at most so long; before that it waited. Said again by each
+    /// engine that takes over.
+    fn begun(&self, _at_most: Duration) {}
+
+    /// The provider has done so much more work that it bills, however the rest of it ends. An engine that never says so is
+    /// billed for all of the audio when it succeeds, and for nothing when it fails.
+    fn billed(&self, _audio: Duration) {}
 
     /// Another engine begins from the start, with other words: what was shown so far no longer counts.
     fn begun_anew(&self) {}
@@ -107,8 +124,6 @@ pub struct Capabilities {
     pub concurrency: usize,
     /// The longest audio it takes; `None` when it does not care.
     pub max_duration: Option<Duration>,
-    /// Whether it tells speakers apart.
-    pub diarization: bool,
 }
 
 /// Why an engine did not deliver a transcript.
@@ -166,4 +181,8 @@ pub trait SpeechEngine: Send + Sync {
         observer: Arc<dyn EngineObserver>,
         cancel: CancellationToken,
     ) -> Result<Transcript, EngineError>;
+
+    /// Nobody goes on from this checkpoint of its own: what was begun elsewhere for it is to be stopped, as far as that can be
+    /// done in a moment.
+    async fn abandon(&self, _checkpoint: Checkpoint) {}
 }

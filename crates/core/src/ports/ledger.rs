@@ -126,7 +126,8 @@ pub struct DayTotal {
 pub trait Ledger: Send + Sync {
     /// Puts money aside for one piece of work, if today's budgets allow it: what was charged today and what is reserved
     /// counts. Reserving again for the same entry replaces the first, which is given back also when the second is
-    /// refused; for an entry that was charged already nothing is put aside. A budget that is not used up lets a job
+    /// refused; for an entry that was charged already nothing is put aside. What earlier leases put aside for the same job
+    /// is given back as well: whoever held them is gone, or charges what it did. A budget that is not used up lets a job
     /// begin only when the whole job fits.
     ///
     /// # Errors

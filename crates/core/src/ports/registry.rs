@@ -17,8 +17,6 @@ pub struct EngineOffer {
     pub version: String,
     /// The models of all its engines, the default first.
     pub models: Vec<ModelInfo>,
-    /// Whether it tells speakers apart.
-    pub diarization: bool,
     /// When it was announced last.
     pub announced_at: Timestamp,
 }

@@ -13,6 +13,6 @@ mod view;
 
 pub use breaker::BreakerState;
 pub use rate::Rate;
-pub use shared::{acquire, announce, list, look, pause, release, renew};
+pub use shared::{acquire, announce, another_request, list, look, pause, release, renew};
 pub use state::{Outcome, ProviderFacts, ProviderState, SlotDecision, SlotLimits, SlotRequest};
 pub use view::{LastOutcome, OutcomeKind, ProviderView, Totals};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::state::{Outcome, ProviderFacts, ProviderState, SlotDecision, SlotRequest};
+use super::state::{Outcome, ProviderFacts, ProviderState, SlotDecision, SlotLimits, SlotRequest};
 use super::view::ProviderView;
 use crate::error::PortError;
 use crate::ports::shared_state::{Reading, SharedState, parse, update};
@@ -50,6 +50,22 @@ pub async fn renew(
     update(shared, &cell(name), KEPT, |state: &mut ProviderState, now| {
         let held = state.renew(now, holder, lease);
         (held, held)
+    })
+    .await
+}
+
+/// Asks for another request under a slot that is held: how long to wait before asking again, zero when it may be made.
+///
+/// # Errors
+/// Those of the store: the request may have been counted.
+pub async fn another_request(
+    shared: &dyn SharedState,
+    name: &str,
+    limits: SlotLimits,
+) -> Result<Duration, PortError> {
+    update(shared, &cell(name), KEPT, |state: &mut ProviderState, now| {
+        let wait = state.another_request(now, limits);
+        (wait.is_zero(), wait)
     })
     .await
 }

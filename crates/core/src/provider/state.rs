@@ -206,6 +206,20 @@ impl ProviderState {
         SlotDecision::Granted { probe }
     }
 
+    /// Another request under a slot that is held: when it may be made, zero for now. Then it counts, and counts again when it
+    /// is asked for again.
+    pub fn another_request(&mut self, now: Timestamp, limits: SlotLimits) -> Duration {
+        let cool_down = self.cool_down(now);
+        let wait = limits.rate.map_or(Duration::ZERO, |rate| self.rate.wait(now, rate)).max(cool_down);
+        if wait.is_zero() {
+            if let Some(rate) = limits.rate {
+                self.rate.take(now, rate);
+            }
+            self.recent.begun(now);
+        }
+        wait
+    }
+
     /// Keeps a slot for `lease` from now. `false` when it has lapsed: it may be another's by now.
     pub fn renew(&mut self, now: Timestamp, holder: &str, lease: Duration) -> bool {
         match self.slots.get_mut(holder) {
@@ -303,9 +317,10 @@ impl ProviderState {
         true
     }
 
-    /// Pauses it or lets it be used again. `false` when it was so already.
+    /// Pauses it or lets it be used again: at once, whatever it asked for before. `false` when nothing changes.
     pub fn pause(&mut self, paused: bool) -> bool {
-        std::mem::replace(&mut self.paused, paused) != paused
+        let cooled = !paused && self.cool_until.take().is_some();
+        (std::mem::replace(&mut self.paused, paused) != paused) | cooled
     }
 
     /// Whether any node ever ran it.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Client, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
-use verbatim_core::CancellationToken;
 use verbatim_core::ports::engine::EngineError;
+use verbatim_core::{BadJson, CancellationToken};
 
 use super::config::AzureAuth;
 use super::failures::{ServiceError, nonsense, refusal};
@@ -153,7 +153,7 @@ impl Caller {
 /// What the JSON of an answer says.
 pub(super) fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, EngineError> {
     serde_json::from_slice(&answer.body)
-        .map_err(|error| nonsense(&format!("the answer is not as documented: {error}")))
+        .map_err(|error| nonsense(&format!("the answer is not as documented: {}", BadJson::from(error))))
 }
 
 /// Waits for `work`, unless told to stop before.

@@ -25,7 +25,9 @@ use verbatim_core::CancellationToken;
 use verbatim_core::model::ModelInfo;
 use verbatim_core::options::Task;
 use verbatim_core::ports::BlobStore;
-use verbatim_core::ports::engine::{Capabilities, EngineError, EngineObserver, EngineRequest, SpeechEngine};
+use verbatim_core::ports::engine::{
+    Capabilities, Checkpoint, EngineError, EngineObserver, EngineRequest, SpeechEngine,
+};
 use verbatim_core::transcript::Transcript;
 
 use self::batch::{Batch, left_behind};
@@ -107,7 +109,7 @@ impl AzureEngine {
         }
         let batch = Batch { engine: self, request, observer, cancel };
         if self.does_batches() {
-            if let Some(operation) = left_behind(self, request) {
+            if let Some(operation) = request.resume.as_ref().and_then(|point| left_behind(self, point)) {
                 return batch.run(Some(operation)).await;
             }
             let is_long = length_of(request) > self.config.limits.batch_above;
@@ -136,13 +138,13 @@ impl SpeechEngine for AzureEngine {
             engine: AZURE.to_owned(),
             multilingual: true,
             translates: false,
+            diarizes: true,
             revision: self.revision(),
         };
         Capabilities {
             models: vec![model],
             concurrency: self.config.limits.concurrency,
             max_duration: (!self.does_batches()).then_some(self.config.limits.max_duration),
-            diarization: true,
         }
     }
 
@@ -167,5 +169,11 @@ impl SpeechEngine for AzureEngine {
         let found = self.choose(&request, observer.as_ref(), &cancel).await?;
         observer.window_done(duration_ms, &found.segments);
         Ok(found)
+    }
+
+    async fn abandon(&self, checkpoint: Checkpoint) {
+        if let Some(operation) = left_behind(self, &checkpoint) {
+            batch::remove(self, &operation).await;
+        }
     }
 }

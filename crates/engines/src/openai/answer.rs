@@ -1,6 +1,7 @@
 //! What the service heard in a piece, on the time line of the whole audio.
 
 use serde::Deserialize;
+use verbatim_core::BadJson;
 use verbatim_core::audio::{SAMPLES_PER_MS, SpeechSpan};
 use verbatim_core::failure::FailureKind;
 use verbatim_core::language::Language;
@@ -101,7 +102,7 @@ pub(super) fn read(
     }
     let body: Body = serde_json::from_slice(&answer.body).map_err(|error| {
         let message = "the provider's answer is cut short or is no transcript";
-        EngineError::new(FailureKind::EngineFailed, message).with_source(error)
+        EngineError::new(FailureKind::EngineFailed, message).with_source(BadJson::from(error))
     })?;
     let span = Span::of(piece);
     let language = body.language.as_deref().and_then(|name| Language::parse(name).ok());

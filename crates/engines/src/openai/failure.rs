@@ -54,6 +54,11 @@ struct Detail {
 }
 
 impl Refusal {
+    /// Whether it is the model that is unknown.
+    fn is_of_the_model(&self) -> bool {
+        self.code == "model_not_found" || self.param == "model"
+    }
+
     fn read(answer: &Answer) -> Self {
         let text = |value: &serde_json::Value| match value {
             serde_json::Value::String(text) => text.chars().take(LOGGED_CHARS).collect(),
@@ -93,7 +98,7 @@ pub(super) fn of(answer: &Answer, provider: &str) -> EngineError {
     let refusal = Refusal::read(answer);
     let (code, param) = (refusal.code.as_str(), refusal.param.as_str());
     let (kind, message) = match answer.status {
-        400 | 422 => of_request(&refusal),
+        400 | 422 => of_request(provider, &refusal),
         401 | 403 => {
             log_key(provider, &refusal);
             (EngineUnavailable, "the provider refuses the service's credentials")
@@ -107,13 +112,15 @@ pub(super) fn of(answer: &Answer, provider: &str) -> EngineError {
             log_quota(provider, &refusal);
             (EngineUnavailable, "the provider's quota is used up")
         }
+        // The other models may be right: it is no fault of the provider as a whole.
+        404 if refusal.is_of_the_model() => of_model(provider, &refusal),
         404 | 405 => {
             tracing::error!(
                 provider,
                 refusal = %refusal,
-                "the provider knows no such model or address: check `base_url` and `models` of this provider"
+                "the provider has nothing at this address: check `base_url` of this provider"
             );
-            (EngineUnavailable, "the provider does not know the model")
+            (EngineUnavailable, "the provider has nothing at the configured address")
         }
         408 => (TimedOut, "the provider took too long"),
         413 => (UnsupportedMedia, "the audio is too large for the provider"),
@@ -133,7 +140,7 @@ pub(super) fn of(answer: &Answer, provider: &str) -> EngineError {
 }
 
 /// 400 and 422: the audio, an option, or the request as a whole.
-fn of_request(refusal: &Refusal) -> (FailureKind, &'static str) {
+fn of_request(provider: &str, refusal: &Refusal) -> (FailureKind, &'static str) {
     let Refusal { code, param, message, .. } = refusal;
     let message = message.to_lowercase();
     let is_audio = param == "file"
@@ -145,10 +152,15 @@ fn of_request(refusal: &Refusal) -> (FailureKind, &'static str) {
     if is_audio {
         return (FailureKind::BadAudio, "the provider could not read the audio");
     }
-    if code == "model_not_found" || param == "model" {
-        return (FailureKind::EngineUnavailable, "the provider does not know the model");
+    if refusal.is_of_the_model() {
+        return of_model(provider, refusal);
     }
     (FailureKind::UnsupportedOption, "the provider refuses one of the options")
+}
+
+fn of_model(provider: &str, refusal: &Refusal) -> (FailureKind, &'static str) {
+    tracing::error!(provider, refusal = %refusal, "the provider knows no such model: check `models` of this provider");
+    (FailureKind::UnsupportedOption, "the provider does not know the model")
 }
 
 fn log_key(provider: &str, refusal: &Refusal) {
@@ -209,7 +221,9 @@ mod tests {
                 r#"{"detail":[{"loc":["body","model"],"msg":"field required"}]}"#,
                 FailureKind::UnsupportedOption,
             ),
-            (400, r#"{"error":{"message":"x","code":1234,"param":"model"}}"#, FailureKind::EngineUnavailable),
+            (400, r#"{"error":{"message":"x","code":1234,"param":"model"}}"#, FailureKind::UnsupportedOption),
+            (404, r#"{"error":{"message":"x","code":"model_not_found"}}"#, FailureKind::UnsupportedOption),
+            (404, "<html>", FailureKind::EngineUnavailable),
             (402, "", FailureKind::EngineUnavailable),
             (301, "", FailureKind::EngineUnavailable),
             (418, "", FailureKind::EngineFailed),

@@ -14,11 +14,12 @@ mod request;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::Client;
 use verbatim_core::CancellationToken;
-use verbatim_core::audio::SpeechSpan;
+use verbatim_core::audio::{SAMPLES_PER_MS, SpeechSpan};
 use verbatim_core::failure::FailureKind;
 use verbatim_core::model::ModelInfo;
 use verbatim_core::options::{Task, TranscribeOptions};
@@ -60,6 +61,8 @@ struct Ask<'a> {
     request: &'a EngineRequest,
     model: &'a Model,
     cancel: &'a CancellationToken,
+    /// Whether a request was made already.
+    sent: &'a AtomicBool,
 }
 
 impl OpenAiEngine {
@@ -77,6 +80,7 @@ impl OpenAiEngine {
                 engine: OPENAI.to_owned(),
                 multilingual: model.multilingual,
                 translates: model.translates,
+                diarizes: false,
                 // The same name may mean another model elsewhere. The address holds no secrets: `check` sees to it.
                 revision: format!("{OPENAI}:{}:{}", config.base_url.trim_end_matches('/'), model.upstream),
             },
@@ -126,6 +130,12 @@ impl OpenAiEngine {
     }
 
     async fn ask(&self, ask: Ask<'_>, piece: SpeechSpan, format: Format) -> Result<Heard, EngineError> {
+        if ask.sent.swap(true, Ordering::Relaxed)
+            && let Some(pace) = &ask.request.pace
+        {
+            let turn = ask.cancel.run_until_cancelled(pace.another_request()).await;
+            turn.ok_or_else(|| EngineError::new(FailureKind::Cancelled, "the work was stopped"))?;
+        }
         let request = request::build(&self.config, &self.http, ask, piece, format)?;
         let bounds = Bounds {
             timeout: self.config.timeout(piece.samples()),
@@ -151,7 +161,6 @@ impl SpeechEngine for OpenAiEngine {
             models: self.models.iter().map(|model| model.info.clone()).collect(),
             concurrency: self.config.concurrency.get(),
             max_duration: self.config.max_duration,
-            diarization: false,
         }
     }
 
@@ -162,7 +171,8 @@ impl SpeechEngine for OpenAiEngine {
         cancel: CancellationToken,
     ) -> Result<Transcript, EngineError> {
         let model = self.model_for(&request.options)?;
-        let ask = Ask { request: &request, model, cancel: &cancel };
+        let ask = Ask { request: &request, model, cancel: &cancel, sent: &AtomicBool::new(false) };
+        observer.billed(Duration::ZERO);
         let mut progress = Progress::begin(&request, &model.info.revision, self.config.piece_samples());
         while let Some(piece) = progress.next(&request, &cancel).await? {
             if !progress.is_spoken_in(&request, piece) {
@@ -170,7 +180,10 @@ impl SpeechEngine for OpenAiEngine {
                 continue;
             }
             match self.hear(ask, piece).await {
-                Ok(heard) => progress.add(piece, heard, observer.as_ref()),
+                Ok(heard) => {
+                    observer.billed(Duration::from_millis(piece.samples() / SAMPLES_PER_MS));
+                    progress.add(piece, heard, observer.as_ref());
+                }
                 // Its own limit is lower than ours for it.
                 Err(error) if failure::is_too_large(&error) && progress.cut_smaller(piece) => {
                     tracing::warn!(

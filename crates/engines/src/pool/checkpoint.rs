@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use verbatim_core::ports::engine::{Checkpoint, EngineObserver};
@@ -54,6 +55,15 @@ impl Progress {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(provider).cloned()
     }
 
+    /// What all but this provider have begun.
+    pub(super) fn of_others(&self, provider: &str) -> Vec<(String, Checkpoint)> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter()
+            .filter(|(owner, _)| *owner != provider)
+            .map(|(owner, point)| (owner.clone(), point.clone()))
+            .collect()
+    }
+
     fn last_shown(&self) -> Option<String> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -68,6 +78,8 @@ pub(super) struct Relay {
     provider: String,
     observer: Arc<dyn EngineObserver>,
     progress: Arc<Progress>,
+    /// What the provider has billed for, where its engine says so.
+    billed: Mutex<Option<Duration>>,
     /// Closed when the call is over: an engine that was given up may still be talking.
     closed: AtomicBool,
 }
@@ -84,7 +96,18 @@ impl Relay {
         if progress.last_shown().is_some_and(|shown| shown != provider || !resumes) {
             observer.begun_anew();
         }
-        Arc::new(Self { provider: provider.to_owned(), observer, progress, closed: AtomicBool::new(false) })
+        Arc::new(Self {
+            provider: provider.to_owned(),
+            observer,
+            progress,
+            billed: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// Length of the audio that the provider has billed so far; `None` where its engine does not say.
+    pub(super) fn billed(&self) -> Option<Duration> {
+        *self.billed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn close(&self) {
@@ -112,6 +135,11 @@ impl EngineObserver for Relay {
         }
         self.progress.keep(&self.provider, checkpoint.clone());
         self.observer.checkpoint(wrap(&self.provider, checkpoint));
+    }
+
+    fn billed(&self, audio: Duration) {
+        let mut billed = self.billed.lock().unwrap_or_else(PoisonError::into_inner);
+        *billed = Some(billed.unwrap_or_default().saturating_add(audio));
     }
 
     fn abandoned(&self) -> bool {

@@ -73,7 +73,7 @@ fn model_for(
     options: &TranscribeOptions,
     duration_ms: u64,
 ) -> Result<String, Obstacle> {
-    let Capabilities { models, max_duration, diarization, .. } = capabilities;
+    let Capabilities { models, max_duration, .. } = capabilities;
     let named = models.iter().filter(|model| model.name == options.model);
     // Its default comes first among its own.
     let others = models.iter().filter(|model| options.any_model && model.name != options.model);
@@ -87,17 +87,14 @@ fn model_for(
     });
     let Some(ModelInfo { name, .. }) = able.next() else {
         drop(able);
-        return Err(reason.map_or_else(
-            || Obstacle::Elsewhere(format!("engine `{kind}` has no model `{}`", options.model)),
-            Obstacle::Unable,
-        ));
-    };
-    if options.diarize && !diarization {
-        let reason = format!("engine `{kind}` does not tell speakers apart");
-        // It never will: only where any engine and model would do, another worker may have one that does.
+        // It never will: only where any engine and model would do, another worker may have one that can.
         let any_would_do = options.engine == ENGINE_AUTO && options.any_model;
-        return Err(if any_would_do { Obstacle::Elsewhere(reason) } else { Obstacle::Unable(reason) });
-    }
+        return Err(match reason {
+            None => Obstacle::Elsewhere(format!("engine `{kind}` has no model `{}`", options.model)),
+            Some(reason) if any_would_do => Obstacle::Elsewhere(reason),
+            Some(reason) => Obstacle::Unable(reason),
+        });
+    };
     match max_duration {
         Some(max) if Duration::from_millis(duration_ms) > *max => {
             Err(Obstacle::Unable(format!("engine `{kind}` takes audio of at most {} s", max.as_secs())))

@@ -226,7 +226,6 @@ impl SpeechEngine for ProviderPool {
                 .map(|one| one.max_duration)
                 .collect::<Option<Vec<_>>>()
                 .and_then(|limits| limits.into_iter().max()),
-            diarization: each.iter().any(|one| one.diarization),
         }
     }
 

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use verbatim_core::costs::Sum;
 use verbatim_core::money::Money;
 use verbatim_core::ports::Ledger;
 use verbatim_core::ports::engine::EngineJob;
@@ -50,17 +52,29 @@ impl Booking {
     fn keep(mut self) {
         self.entry = None;
     }
+
+    /// Gives it back; it goes on by itself when nobody waits for it.
+    pub(super) async fn give_back(mut self) {
+        if let Some(done) = self.cancel() {
+            // It ends in a warning at worst.
+            let _ = done.await;
+        }
+    }
+
+    fn cancel(&mut self) -> Option<JoinHandle<()>> {
+        let entry = self.entry.take()?;
+        let ledger = Arc::clone(&self.ledger);
+        Some(self.afterwards.spawn(async move {
+            if let Err(error) = ledger.cancel(&entry).await {
+                tracing::warn!(provider = entry.provider, %error, "a reservation could not be given back; it will lapse");
+            }
+        }))
+    }
 }
 
 impl Drop for Booking {
     fn drop(&mut self) {
-        let Some(entry) = self.entry.take() else { return };
-        let ledger = Arc::clone(&self.ledger);
-        self.afterwards.spawn(async move {
-            if let Err(error) = ledger.cancel(&entry).await {
-                tracing::warn!(provider = entry.provider, %error, "a reservation could not be given back; it will lapse");
-            }
-        });
+        self.cancel();
     }
 }
 
@@ -119,8 +133,11 @@ impl Purse {
             }
         };
         booking.keep();
-        let until = Instant::now() + REMEMBERED;
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner).insert(spent, (until, cost));
+        let now = Instant::now();
+        let mut known = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, (until, _)| now < *until);
+        known.insert(spent, (now + REMEMBERED, cost));
+        drop(known);
         Err(self.over_budget())
     }
 
@@ -145,22 +162,25 @@ impl Purse {
         let _ = tokio::time::timeout(BOOKING_PATIENCE, booked).await;
     }
 
-    /// The part of each provider's budget that is spent today; nothing when the ledger does not answer.
+    /// The parts of the budgets that are spent today; nothing when the ledger does not answer.
     pub(super) async fn measure(&self, providers: &[Provider]) {
         let Some(ledger) = &self.ports.ledger else { return };
-        if providers.iter().all(|provider| provider.daily_budget.is_none()) {
+        if self.tenant_budget.is_none() && providers.iter().all(|provider| provider.daily_budget.is_none()) {
             return;
         }
         let today = Day::of(self.ports.clock.now());
         let Ok(totals) = ledger.totals(today, today).await else { return };
+        let metrics = &self.ports.metrics.providers;
         for provider in providers {
             let Some(budget) = provider.daily_budget else { continue };
             let spent: Money =
                 totals.iter().filter(|total| total.provider == provider.name).map(|total| total.cost).sum();
-            // A budget of nothing is spent.
-            let used = if budget == Money::ZERO { 1.0 } else { spent.as_f64() / budget.as_f64() };
-            let metrics = &self.ports.metrics.providers;
-            metrics.budget_used.with_label_values(&[provider.name.as_str()]).set(used);
+            metrics.budget_used.with_label_values(&[provider.name.as_str()]).set(part(spent, budget));
+        }
+        if let Some(budget) = self.tenant_budget {
+            let by_tenant = Sum::by(&totals, |total| total.tenant.as_str());
+            let most = by_tenant.values().map(|sum| sum.cost).max().unwrap_or_default();
+            metrics.tenant_budget_used.set(part(most, budget));
         }
     }
 
@@ -170,6 +190,11 @@ impl Purse {
         // What is only put aside may be given back long before.
         Refusal::OverBudget(tomorrow.since(now).min(BUDGET_AGAIN))
     }
+}
+
+/// A budget of nothing is spent.
+fn part(spent: Money, budget: Money) -> f64 {
+    if budget == Money::ZERO { 1.0 } else { spent.as_f64() / budget.as_f64() }
 }
 
 /// Books a charge; repeated, since it can be repeated.

@@ -141,10 +141,14 @@ impl Inner {
                     break;
                 }
             };
+            job.observer.begun(self.providers[fit.provider].timeout(job.audio) + GRACE);
             self.count_choice(fit.provider, calls);
             calls += 1;
             let error = match self.call(&fit, seat, &job).await {
-                Ok(transcript) => return Ok(transcript),
+                Ok(transcript) => {
+                    self.abandon_others(&self.providers[fit.provider].name, &job);
+                    return Ok(transcript);
+                }
                 Err(error) if error.kind == FailureKind::Cancelled => return Err(error),
                 Err(error) => error,
             };
@@ -220,6 +224,7 @@ impl Inner {
         );
         let mut request = EngineRequest { resume, ..job.request.clone() };
         request.options.model.clone_from(&fit.model);
+        request.pace = slot.as_ref().map(|slot| slot.pace(provider.limits, Arc::clone(&self.ports.ids)));
         let begun = Instant::now();
         let result = {
             let _counted = self.ports.metrics.providers.count_in_flight(&provider.name);
@@ -243,9 +248,29 @@ impl Inner {
         drop(place);
         if result.is_ok() {
             self.note_latency(fit.provider, took, job.audio);
-            self.purse.charge(provider, job.engine_job(), job.audio, booking).await;
+        }
+        let billed = match (relay.billed(), &result) {
+            (Some(billed), _) => billed,
+            (None, Ok(_)) => job.audio,
+            (None, Err(_)) => Duration::ZERO,
+        };
+        if result.is_ok() || !billed.is_zero() {
+            self.purse.charge(provider, job.engine_job(), billed, booking).await;
+        } else if let Some(booking) = booking {
+            // The same provider may be asked again: what is given back must not be the next reservation.
+            let _ = tokio::time::timeout(GRACE, booking.give_back()).await;
         }
         result
+    }
+
+    /// What other providers have begun for the job is of no use any more, and may cost money.
+    fn abandon_others(&self, done_by: &str, job: &Job) {
+        for (owner, checkpoint) in job.progress.of_others(done_by) {
+            if let Some(provider) = self.providers.iter().find(|provider| provider.name == owner) {
+                let engine = Arc::clone(&provider.engine);
+                self.afterwards.spawn(async move { engine.abandon(checkpoint).await });
+            }
+        }
     }
 
     /// The engine's answer, or `TimedOut` when it takes longer than this audio may.

@@ -18,13 +18,15 @@ use super::run::Job;
 use super::slot::Slot;
 
 /// When a store that did not answer is asked again.
-const STORE_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const STORE_AGAIN: Duration = Duration::from_secs(2);
+/// How long a job waits for a local engine at most. Those before it take long: other workers may be free sooner.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(600);
 /// When a job that met only paused providers looks again.
 const PAUSED_AGAIN: Duration = Duration::from_secs(30);
 /// The least that a job which found no seat waits in the queue.
 const LEAST_AWAY: Duration = Duration::from_secs(1);
 /// Waiters come back up to this part of their wait later, so that nodes do not all ask at once.
-const JITTER: f64 = 0.1;
+pub(super) const JITTER: f64 = 0.1;
 
 /// What a job holds while a provider works on it. Dropped, all of it is given back.
 pub(super) struct Seat {
@@ -117,7 +119,7 @@ impl NoSeat {
 
 impl Inner {
     /// A seat at one of `fits`: at the first that has room now, else at the first that gets room within the patience. For
-    /// a local engine a job waits as long as it takes: nobody else could serve it sooner.
+    /// a local engine a job waits longer: only few do, and coming back costs a worker all that was done so far.
     ///
     /// # Errors
     /// What all of them refused.
@@ -173,9 +175,11 @@ impl Inner {
     async fn wait(&self, fit: &Fit, job: &Job, deadline: Instant) -> Result<Seat, Refusal> {
         let (provider, desk) = (&self.providers[fit.provider], &self.desks[fit.provider]);
         if provider.local {
-            return match std::sync::Arc::clone(&desk.places).acquire_owned().await {
-                Ok(place) => self.enter_local(fit, job, place).await,
-                Err(_) => Err(Refusal::Paused),
+            let place = std::sync::Arc::clone(&desk.places).acquire_owned();
+            return match tokio::time::timeout(LOCAL_PATIENCE, place).await {
+                Ok(Ok(place)) => self.enter_local(fit, job, place).await,
+                // Nobody closes the semaphore.
+                Ok(Err(_)) | Err(_) => Err(Refusal::Busy(STORE_AGAIN)),
             };
         }
         let line = &desk.applicant.line;

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use verbatim_core::PortError;
+use verbatim_core::ids::IdSource;
 use verbatim_core::ports::SharedState;
+use verbatim_core::ports::engine::Pace;
 use verbatim_core::provider::{self, Outcome, SlotDecision, SlotLimits, SlotRequest};
 
 use super::line::Line;
+use super::seat::{JITTER, STORE_AGAIN};
 
 /// Tries to give a slot back; it lapses when all fail.
 const RELEASE_TRIES: u32 = 3;
@@ -89,6 +93,11 @@ impl Slot {
         Ok(Ok(slot))
     }
 
+    /// What its engine asks before further requests.
+    pub(super) fn pace(&self, limits: SlotLimits, ids: Arc<dyn IdSource>) -> Arc<dyn Pace> {
+        Arc::new(Pacer { applicant: self.applicant.clone(), limits, ids })
+    }
+
     /// Gives it back, and says how the call ended. The answer ends when the store knows.
     pub(super) fn end(mut self, outcome: Outcome) -> Option<JoinHandle<()>> {
         self.outcome = outcome;
@@ -107,6 +116,33 @@ impl Slot {
             release(&applicant, &holder, outcome).await;
             applicant.line.free();
         }))
+    }
+}
+
+/// Further requests under a slot.
+struct Pacer {
+    applicant: Applicant,
+    limits: SlotLimits,
+    ids: Arc<dyn IdSource>,
+}
+
+#[async_trait]
+impl Pace for Pacer {
+    /// A store that does not answer is asked until it does: requests that nobody counts would break the limit. The time
+    /// limit of the call ends it.
+    async fn another_request(&self) {
+        let Applicant { shared, provider, .. } = &self.applicant;
+        loop {
+            let wait = match provider::another_request(shared.as_ref(), provider, self.limits).await {
+                Ok(Duration::ZERO) => return,
+                Ok(wait) => wait,
+                Err(error) => {
+                    tracing::warn!(%provider, %error, "a request cannot be counted; trying again");
+                    STORE_AGAIN
+                }
+            };
+            tokio::time::sleep(wait.mul_f64(1.0 + JITTER * self.ids.fraction())).await;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use verbatim_core::CancellationToken;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::language::Language;
 use verbatim_core::options::TranscribeOptions;
-use verbatim_core::ports::engine::{EngineError, EngineRequest, SpeechEngine};
+use verbatim_core::ports::engine::{Checkpoint, EngineError, EngineRequest, SpeechEngine};
 use verbatim_core::transcript::Transcript;
 use verbatim_engines::AzureEngine;
 use verbatim_engines::azure::{AzureConfig, AzureLimits, AzureMode, AzureTimeouts};
@@ -319,6 +319,23 @@ async fn cancelling_removes_the_operation_only_when_nobody_wants_the_job() {
         assert_eq!(done.map(drop).map_err(|error| error.kind), Err(FailureKind::Cancelled));
         assert_eq!(room.world.azure.batches(), usize::from(!abandoned));
     }
+}
+
+#[tokio::test]
+async fn an_operation_from_whose_checkpoint_nobody_goes_on_is_removed() -> Result<()> {
+    let room = Room::new().await;
+    room.world.azure.batches_go(held());
+    let left = room.killed_worker(|room| room.polls() > 0).await?;
+    let checkpoint = left.resume.context("a checkpoint")?;
+    let elsewhere = Checkpoint { revision: "azure-batch/1/elsewhere".to_owned(), ..checkpoint.clone() };
+    room.engine().abandon(elsewhere).await;
+    assert_eq!(room.world.azure.batches(), 1, "another region's is none of its business");
+    room.engine().abandon(checkpoint.clone()).await;
+    assert_eq!(room.world.azure.batches(), 0);
+    // Again, when it is gone.
+    room.engine().abandon(checkpoint).await;
+    room.world.assert_no_violations();
+    Ok(())
 }
 
 #[tokio::test]

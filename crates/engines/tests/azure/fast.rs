@@ -176,7 +176,7 @@ async fn capabilities_are_those_of_the_configuration() -> Result<()> {
     let world = world(Hearing::Tones).await;
     let capabilities = world.engine(world.config()).capabilities();
     assert_eq!(capabilities.max_duration, Some(AzureLimits::default().max_duration));
-    assert!(capabilities.diarization);
+    assert!(capabilities.models[0].diarizes);
     let model = capabilities.models.first().context("no model")?;
     assert!(model.multilingual && !model.translates);
     let other = world.engine(AzureConfig { profanity: Some(Profanity::None), ..world.config() });

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use verbatim_core::audio::{PcmSource, SAMPLES_PER_MS, SpeechSpan};
@@ -14,7 +15,7 @@ use verbatim_engines::openai::{OpenAiConfig, OpenAiEngine};
 use verbatim_standins::tones::{WORD_MS, WORDS, speak, spelling};
 use verbatim_standins::{Hearing, OpenAiSettings, OpenAiStandIn};
 
-use crate::support::{Recorder, config, failure, locked, options, tone, transcribe};
+use crate::support::{Counted, Recorder, config, failure, locked, options, tone, transcribe};
 
 /// A request with twelve seconds of audio, and room for the form.
 const LIMIT: u64 = 44 + 24 * 1024 + 12 * 32_000;
@@ -86,8 +87,10 @@ async fn no_word_is_lost_or_doubled_where_audio_is_cut() -> Result<()> {
         let engine = cutting(&stand_in)?;
         let (said, length) = sentences(seed, 100);
         let spans = (seed % 2 == 0).then(|| speech(&said));
+        let pace = Arc::new(Counted::default());
         let request = EngineRequest {
             speech: spans,
+            pace: Some(pace.clone()),
             ..EngineRequest::new(Arc::new(speak(&said, length)), with_words())
         };
         let recorder = Arc::new(Recorder::default());
@@ -97,6 +100,10 @@ async fn no_word_is_lost_or_doubled_where_audio_is_cut() -> Result<()> {
 
         let requests = stand_in.requests();
         assert!(requests.len() >= 4, "{} pieces", requests.len());
+        // The first one has its place already.
+        assert_eq!(pace.0.load(Ordering::Relaxed), requests.len() - 1);
+        let sent = requests.iter().filter_map(|seen| seen.audio_ms).sum();
+        assert_eq!(*locked(&recorder.billed), Duration::from_millis(sent));
         assert!(requests.iter().all(|seen| seen.bytes as u64 <= LIMIT && seen.status == Some(200)));
         // What was reported on the way is the transcript, and there is a checkpoint after each piece but the last.
         let windows = locked(&recorder.windows);

@@ -30,7 +30,7 @@ fn table() -> Vec<Row> {
         (Fault::Status(401, "invalid_api_key"), EngineUnavailable, None),
         (Fault::ExpiredToken, EngineUnavailable, None),
         (Fault::Status(403, "unsupported_country_region_territory"), EngineUnavailable, None),
-        (Fault::Status(404, "model_not_found"), EngineUnavailable, None),
+        (Fault::Status(404, "model_not_found"), UnsupportedOption, None),
         (Fault::Status(408, "timeout"), TimedOut, None),
         (Fault::Status(413, ""), UnsupportedMedia, None),
         (Fault::Status(415, ""), UnsupportedMedia, None),
@@ -104,7 +104,7 @@ async fn the_stand_ins_own_checks_lead_to_the_same_kinds() -> Result<()> {
     assert_eq!(failure(&wrong_key, request(options())).await.kind, EngineUnavailable);
     let gone = OpenAiModel { upstream: "gone".to_owned(), ..config(&stand_in).models[0].clone() };
     let wrong_model = OpenAiEngine::new(OpenAiConfig { models: vec![gone], ..config(&stand_in) })?;
-    assert_eq!(failure(&wrong_model, request(options())).await.kind, EngineUnavailable);
+    assert_eq!(failure(&wrong_model, request(options())).await.kind, UnsupportedOption);
     let wrong_path = OpenAiEngine::new(OpenAiConfig::at(format!("{}/v2", stand_in.url()), Some(KEY.into())))?;
     assert_eq!(failure(&wrong_path, request(options())).await.kind, EngineUnavailable);
     let too_short = EngineRequest::new(tone(50), options());

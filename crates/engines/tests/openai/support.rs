@@ -1,12 +1,17 @@
 //! An engine at a stand-in, and an observer that remembers.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
+use async_trait::async_trait;
 use verbatim_core::CancellationToken;
 use verbatim_core::audio::{PcmSource, SAMPLE_RATE};
 use verbatim_core::options::TranscribeOptions;
-use verbatim_core::ports::engine::{Checkpoint, EngineError, EngineObserver, EngineRequest, SpeechEngine};
+use verbatim_core::ports::engine::{
+    Checkpoint, EngineError, EngineObserver, EngineRequest, Pace, SpeechEngine,
+};
 use verbatim_core::transcript::{Segment, Transcript};
 use verbatim_engines::openai::{OpenAiConfig, OpenAiEngine};
 use verbatim_standins::OpenAiStandIn;
@@ -19,6 +24,8 @@ pub(crate) const WHISPER: &str = "whisper-1";
 pub(crate) struct Recorder {
     pub(crate) windows: Mutex<Vec<(u64, Vec<Segment>)>>,
     pub(crate) checkpoints: Mutex<Vec<Checkpoint>>,
+    /// Length of the audio that is billed.
+    pub(crate) billed: Mutex<Duration>,
     /// Stops the work at this many checkpoints.
     pub(crate) stop: Option<(usize, CancellationToken)>,
 }
@@ -26,6 +33,10 @@ pub(crate) struct Recorder {
 impl EngineObserver for Recorder {
     fn window_done(&self, position_ms: u64, segments: &[Segment]) {
         locked(&self.windows).push((position_ms, segments.to_vec()));
+    }
+
+    fn billed(&self, audio: Duration) {
+        *locked(&self.billed) += audio;
     }
 
     fn checkpoint(&self, checkpoint: Checkpoint) {
@@ -36,6 +47,17 @@ impl EngineObserver for Recorder {
         {
             token.cancel();
         }
+    }
+}
+
+/// Counts who asks for another request.
+#[derive(Default)]
+pub(crate) struct Counted(pub(crate) AtomicUsize);
+
+#[async_trait]
+impl Pace for Counted {
+    async fn another_request(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 

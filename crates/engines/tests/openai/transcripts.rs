@@ -170,7 +170,7 @@ async fn the_models_on_offer_are_those_of_the_configuration() -> Result<()> {
     let stand_in = OpenAiStandIn::start(OpenAiSettings::default()).await;
     let capabilities = engine(&stand_in)?.capabilities();
     assert_eq!((capabilities.models.len(), capabilities.models[0].name.as_str()), (1, "whisper-1"));
-    assert!(capabilities.models[0].translates && !capabilities.diarization);
+    assert!(capabilities.models[0].translates && !capabilities.models[0].diarizes);
     assert_eq!(capabilities.concurrency, 8);
     Ok(())
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::future::join_all;
 use verbatim_core::CancellationToken;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ports::engine::{EngineError, EngineRequest, SpeechEngine};
-use verbatim_core::provider::{BreakerState, ProviderView, list};
+use verbatim_core::provider::{BreakerState, ProviderView, Rate, SlotLimits, list};
 use verbatim_engines::pool::{Provider, ProviderPool};
 
 use crate::support::service::{Allowance, Service, ServiceEngine};
@@ -205,8 +206,71 @@ async fn an_observer_learns_that_another_provider_begins_anew() -> Result<()> {
     let notebook = Arc::new(Notebook::default());
     pool.transcribe(world.request(10), Arc::clone(&notebook) as _, CancellationToken::new()).await?;
     let told: Vec<_> =
-        notebook.notes().into_iter().filter(|note| !matches!(note, Note::Checkpoint(_))).collect();
+        notebook.said().into_iter().filter(|note| !matches!(note, Note::Checkpoint(_))).collect();
     assert_eq!(told, [Note::Window(5_000), Note::Anew, Note::Window(5_000)]);
     assert_eq!(other_engine.calls()[0].0, None);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_provider_has_begun_is_stopped_when_the_job_is_done() -> Result<()> {
+    let world = World::new();
+    let (first, second) = (service(), service());
+    first.fail_with(&[FailureKind::EngineFailed]);
+    let (broken, begun) = in_pieces(remote("broken", &first), "azure", &first);
+    let (other, done) = in_pieces(local("other", &second), "whisper", &second);
+    let pool = world.pool(vec![broken, other]);
+    transcribe(&pool, world.request(10)).await?;
+    pool.settled().await;
+    let left = begun.abandoned.lock().expect("no panic").clone();
+    assert_eq!(left.len(), 1);
+    assert_eq!((left[0].revision.as_str(), &left[0].state["operation"]), ("azure", &serde_json::json!(7)));
+    assert!(done.abandoned.lock().expect("no panic").is_empty());
+    Ok(())
+}
+
+/// A provider whose engine makes so many requests for each job.
+fn with_requests(requests: u32, service: &Arc<Service>) -> Provider {
+    let engine = ServiceEngine { requests, ..ServiceEngine::new("azure", Arc::clone(service)) };
+    Provider { engine: Arc::new(engine), ..remote("cloud", service) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_beyond_the_first_of_a_job_are_counted_too() -> Result<()> {
+    let world = World::new();
+    let per = Duration::from_secs(10);
+    let service = Service::new(Allowance { per: Some((10, per)), ..Allowance::generous(SECOND / 10) });
+    let limits = SlotLimits { max_concurrency: 100, rate: Some(Rate { requests: 10, per }) };
+    // Two processes, one subscription.
+    let pools = [0, 1].map(|_| world.pool(vec![Provider { limits, ..with_requests(5, &service) }]));
+    let jobs = (0..6).map(|job| transcribe(&pools[job % 2], world.request(1)));
+    for done in join_all(jobs).await {
+        assert_eq!(done?, "azure");
+    }
+    assert_eq!((service.served().len(), service.refused()), (30, 0));
+    assert!(view(&world, "cloud").await?.requests_last_minute >= 30);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_learns_when_the_work_begins_and_how_long_it_may_take() -> Result<()> {
+    let world = World::new();
+    let pool = Arc::new(world.pool(vec![local("here", &service())]));
+    let notebooks: Vec<Arc<Notebook>> = (0..5).map(|_| Arc::default()).collect();
+    let jobs = notebooks.iter().map(|notebook| {
+        let (pool, request, notebook) = (Arc::clone(&pool), world.request(3), Arc::clone(notebook));
+        tokio::spawn(async move { pool.transcribe(request, notebook, CancellationToken::new()).await })
+    });
+    let jobs: Vec<_> = jobs.collect();
+    tokio::time::sleep(SECOND / 2).await;
+    // The engine takes four at once; a call has a minute, a second for each second of audio, and two to end itself.
+    let begun = vec![Note::Begun(Duration::from_secs(65))];
+    let (first, last) = notebooks.split_at(4);
+    assert!(first.iter().all(|notebook| notebook.notes() == begun));
+    assert_eq!(last[0].notes(), [], "it waits");
+    for job in jobs {
+        job.await??;
+    }
+    assert_eq!(last[0].notes(), begun);
     Ok(())
 }

@@ -11,7 +11,7 @@ use verbatim_core::money::Money;
 use verbatim_core::ports::engine::{EngineError, EngineRequest, SpeechEngine};
 use verbatim_engines::pool::{Provider, ProviderPool};
 
-use crate::support::service::{Allowance, Service};
+use crate::support::service::{Allowance, Service, ServiceEngine};
 use crate::support::{Notebook, World, local, remote};
 
 fn service() -> Arc<Service> {
@@ -121,6 +121,54 @@ async fn what_was_put_aside_for_a_call_that_failed_is_given_back() -> Result<()>
     pool.settled().await;
     assert_eq!(world.ledger.reserved(), 0);
     assert_eq!(transcribe(&pool, world.request(10)).await?, "azure");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_provider_did_before_it_failed_is_booked() -> Result<()> {
+    let world = World::new();
+    let (paid, free) = (service(), service());
+    let in_quarters = ServiceEngine { requests: 4, ..ServiceEngine::new("azure", Arc::clone(&paid)) };
+    let cloud = Provider { engine: Arc::new(in_quarters), ..priced(&paid, Some(15)) };
+    let pool = Arc::new(world.pool(vec![cloud, local("here", &free)]));
+    let job = {
+        let (pool, request) = (Arc::clone(&pool), world.request(10));
+        tokio::spawn(async move { transcribe(&pool, request).await })
+    };
+    while paid.served().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    paid.fail_with(&[FailureKind::EngineFailed]);
+    assert_eq!(job.await??, "whisper");
+    let booked: Vec<_> = world
+        .ledger
+        .charges()
+        .into_iter()
+        .map(|charge| (charge.entry.provider, charge.billed_ms, charge.cost))
+        .collect();
+    let expected =
+        [("paid".to_owned(), 5_000, Some(Money::from_micros(5_000))), ("here".to_owned(), 10_000, None)];
+    assert_eq!(booked, expected);
+    assert_eq!(world.ledger.reserved(), 0);
+    assert_eq!(transcribe(&pool, world.request(10)).await?, "azure", "there is room for ten of fifteen");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_tenants_have_left_shows_before_it_is_gone() -> Result<()> {
+    let mut world = World::new();
+    world.config.tenant_daily_budget = Some(Money::from_micros(20_000));
+    let paid = service();
+    let pool = world.pool(vec![priced(&paid, None)]);
+    let mut other = world.request(4);
+    other.job.as_mut().expect("a job").tenant = verbatim_core::ids::TenantId::parse("other")?;
+    for request in [world.request(10), world.request(7), other] {
+        transcribe(&pool, request).await?;
+    }
+    pool.announce().await;
+    let text = world.metrics.render()?;
+    assert!(text.contains("verbatim_tenant_budget_used_ratio 0.85"), "{text}");
+    assert!(!text.contains("other"), "nobody is named: {text}");
     Ok(())
 }
 

@@ -176,6 +176,7 @@ pub async fn a_tenant_is_never_answered_from_anothers_work<H: Harness>(harness: 
             engine: "whisper".to_owned(),
             multilingual: false,
             translates: false,
+            diarizes: false,
             revision: "r".to_owned(),
         };
         let dedupe_key = DedupeKey::new(whose, "talk", &new.options, &model);

@@ -236,6 +236,35 @@ pub async fn a_reservation_is_given_back_or_lapses<H: Harness>(harness: &H) -> V
     books.close().await
 }
 
+/// A worker that dies gives nothing back: the next one does, whichever provider it turns to.
+pub async fn a_new_lease_gives_back_what_older_ones_put_aside<H: Harness>(harness: &H) -> Verdict {
+    let books = Books::open(harness).await?;
+    let first = books.entry("azure");
+    let of = |fence, provider: &str| EntryId {
+        job_id: first.job_id.clone(),
+        fence: Fence::new(fence),
+        provider: provider.to_owned(),
+    };
+    let (second, bystander) = (of(2, "azure"), books.entry("azure"));
+    ensure_eq!(books.reserve(&bystander, 1.0, 10.0).await?, Reserved::Granted, "another job");
+    ensure_eq!(books.reserve(&first, 9.0, 10.0).await?, Reserved::Granted, "the first lease");
+    ensure_eq!(books.reserve(&of(1, "other"), 9.0, 10.0).await?, Reserved::Granted, "the first elsewhere");
+    ensure_eq!(books.reserve(&second, 5.0, 10.0).await?, Reserved::Granted, "the second lease");
+    books.expect_left("azure", 4.0).await?;
+    books.expect_left("other", 10.0).await?;
+    // The dead one's money is there again also when the living one gets none.
+    ensure_eq!(books.reserve(&of(10, "azure"), 9.5, 10.0).await?, Reserved::OverProviderBudget, "too much");
+    books.expect_left("azure", 9.0).await?;
+    // Not the other way round.
+    ensure_eq!(books.reserve(&of(11, "azure"), 5.0, 10.0).await?, Reserved::Granted, "the newest lease");
+    ensure_eq!(books.reserve(&of(9, "other"), 5.0, 10.0).await?, Reserved::Granted, "a lease that is lost");
+    books.expect_left("azure", 4.0).await?;
+    // Whoever did something before it lost its lease still says so.
+    books.charge(&first, 2.0).await?;
+    books.expect_left("azure", 2.0).await?;
+    books.close().await
+}
+
 /// At midnight UTC the budget is there again, less what is still put aside.
 pub async fn budgets_begin_anew_each_day<H: Harness>(harness: &H) -> Verdict {
     let books = Books::open(harness).await?;

@@ -257,6 +257,7 @@ macro_rules! conformance_suite {
                 ledger: a_charge_counts_once_and_ends_its_reservation,
                 ledger: a_job_tells_what_it_was_charged_for,
                 ledger: a_reservation_is_given_back_or_lapses,
+                ledger: a_new_lease_gives_back_what_older_ones_put_aside,
                 ledger: a_whole_job_must_fit,
                 ledger: absurd_amounts_do_not_overflow,
                 ledger: budgets_begin_anew_each_day,

@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 use redis::cmd;
-use verbatim_core::PortError;
 use verbatim_core::api_key::{KeyRecord, NewKey};
 use verbatim_core::ids::{KeyId, TenantId};
 use verbatim_core::ports::Directory;
+use verbatim_core::{BadJson, PortError};
 
 use super::error::corrupt;
 use super::{RedisStore, json, scripts};
@@ -55,7 +55,7 @@ impl Directory for RedisStore {
 
 fn read(record: &str, revoked: Option<i64>) -> Result<KeyRecord, PortError> {
     let record: KeyRecord =
-        serde_json::from_str(record).map_err(|error| corrupt("a key").with_source(error))?;
+        serde_json::from_str(record).map_err(|error| corrupt("a key").with_source(BadJson::from(error)))?;
     let revoked_at = revoked.map(verbatim_core::time::Timestamp::from_millis);
     Ok(KeyRecord { revoked_at, ..record })
 }

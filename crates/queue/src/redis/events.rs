@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use verbatim_core::PortError;
 use verbatim_core::event::{EventKind, EventSeq, JobEvent};
 use verbatim_core::ids::{SubmissionId, TenantId};
 use verbatim_core::job::JobState;
 use verbatim_core::ports::jobs::EventStream;
 use verbatim_core::time::Timestamp;
+use verbatim_core::{BadJson, PortError};
 
 use super::error::corrupt;
 use super::record::{self, Fields, View};
@@ -94,7 +94,7 @@ fn segment(line: &str) -> Result<JobEvent, PortError> {
     let mut part = || parts.next().ok_or_else(broken);
     let seq = part()?.parse().map_err(|_| broken())?;
     let at = part()?.parse().map_err(|_| broken())?;
-    let kind = serde_json::from_str(part()?).map_err(|error| broken().with_source(error))?;
+    let kind = serde_json::from_str(part()?).map_err(|error| broken().with_source(BadJson::from(error)))?;
     Ok(JobEvent { seq: EventSeq(seq), at: Timestamp::from_millis(at), kind })
 }
 
@@ -117,7 +117,9 @@ fn of_the_job(job: &Fields) -> Result<Vec<JobEvent>, PortError> {
         JobState::Cancelled => EventKind::Cancelled,
         JobState::Failed => {
             let failure = serde_json::from_str(job.needed("E")?);
-            EventKind::Failed { failure: failure.map_err(|error| corrupt("a failure").with_source(error))? }
+            EventKind::Failed {
+                failure: failure.map_err(|error| corrupt("a failure").with_source(BadJson::from(error)))?,
+            }
         }
         JobState::Queued | JobState::Delayed | JobState::Running => return Ok(events),
     };

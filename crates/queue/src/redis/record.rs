@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use verbatim_core::PortError;
 use verbatim_core::audio::AudioInfo;
 use verbatim_core::event::Stage;
 use verbatim_core::ids::{ClaimNonce, Fence, JobId, SubmissionId, TenantId};
@@ -13,6 +12,7 @@ use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::ports::BlobKey;
 use verbatim_core::ports::jobs::DeadLetter;
 use verbatim_core::time::Timestamp;
+use verbatim_core::{BadJson, PortError};
 
 use super::error::corrupt;
 use crate::ticket::{Ended, EndedHow, JobFacts, Ticket};
@@ -54,7 +54,7 @@ fn parsed<T: FromStr>(name: &str, text: &str) -> Result<T, PortError> {
 }
 
 fn json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, PortError> {
-    serde_json::from_str(text).map_err(|error| corrupt("a JSON document").with_source(error))
+    serde_json::from_str(text).map_err(|error| corrupt("a JSON document").with_source(BadJson::from(error)))
 }
 
 /// What does not move of a job.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::cmd;
-use verbatim_core::PortError;
 use verbatim_core::ports::registry::{EngineOffer, EngineRegistry};
 use verbatim_core::time::Timestamp;
+use verbatim_core::{BadJson, PortError};
 
 use super::{RedisStore, error, json};
 
@@ -47,7 +47,7 @@ impl EngineRegistry for RedisStore {
 /// Whether an offer needs to be kept no longer: it is old, or a worker that was started afresh says the same now.
 fn is_superseded(old: &EngineOffer, new: &EngineOffer, now: Timestamp) -> bool {
     let age = now.since(old.announced_at);
-    let same = (&old.version, &old.models, old.diarization) == (&new.version, &new.models, new.diarization);
+    let same = (&old.version, &old.models) == (&new.version, &new.models);
     old.worker != new.worker && (age > DAY || same && age > SILENCE)
 }
 
@@ -57,7 +57,8 @@ impl RedisStore {
         command.arg(self.0.wire.key("offers"));
         let all: Vec<String> = self.0.wire.link.command(&command).await?;
         let read = |text: &String| {
-            serde_json::from_str(text).map_err(|error| error::corrupt("an offer").with_source(error))
+            serde_json::from_str(text)
+                .map_err(|error| error::corrupt("an offer").with_source(BadJson::from(error)))
         };
         all.iter().map(read).collect()
     }

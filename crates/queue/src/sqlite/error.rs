@@ -2,7 +2,7 @@
 
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
-use verbatim_core::{ErrorKind, PortError};
+use verbatim_core::{BadJson, ErrorKind, PortError};
 
 /// A failed step.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub(super) type StoreResult<T> = Result<T, StoreError>;
 
 impl From<serde_json::Error> for StoreError {
     fn from(error: serde_json::Error) -> Self {
-        Self::Corrupt(error.to_string())
+        Self::Corrupt(BadJson::from(error).to_string())
     }
 }
 

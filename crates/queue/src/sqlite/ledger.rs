@@ -61,6 +61,9 @@ fn reserve(step: &mut Step<'_>, new: &Reservation) -> StoreResult<Reserved> {
     }
     give_back(step.conn, entry)?;
     step.conn
+        .prepare_cached("DELETE FROM ledger_reservations WHERE job_id = ?1 AND fence < ?2")?
+        .execute(params![entry.job_id.as_str(), job::signed(entry.fence.get())])?;
+    step.conn
         .prepare_cached("DELETE FROM ledger_reservations WHERE lapses_at <= ?1")?
         .execute([step.now.as_millis()])?;
     let (cost, today) = (micros(*cost), Day::of(step.now).number());

@@ -69,7 +69,7 @@ impl Pipeline {
     pub fn new(engine: Arc<dyn SpeechEngine>, config: PipelineConfig) -> std::io::Result<Self> {
         std::fs::create_dir_all(&config.scratch)?;
         let slots = engine.capabilities().concurrency;
-        let stages = Stages::new(StageLimits::default(), slots, 0, |_| Box::new(()));
+        let stages = Stages::new(StageLimits::default(), slots, 0, &config.scratch, |_| Box::new(()));
         Ok(Self { engine, config: Arc::new(config), stages })
     }
 
@@ -78,6 +78,11 @@ impl Pipeline {
     pub(crate) fn with_stages(mut self, stages: Stages) -> Self {
         self.stages = stages;
         self
+    }
+
+    /// The folder for temporary files.
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.config.scratch
     }
 
     /// Its stages, of which the last is not its own: the result is stored by whoever holds the lease.
@@ -129,7 +134,8 @@ impl Pipeline {
         let _place = self.stages.transcribe(&cancel).await?;
         observer.stage(Stage::Transcribing);
         let upload: Option<Arc<dyn Upload>> = Some(Arc::new(upload));
-        let request = EngineRequest { job, audio: Arc::new(audio), upload, speech, options, resume };
+        let request =
+            EngineRequest { job, upload, speech, resume, ..EngineRequest::new(Arc::new(audio), options) };
         self.engine.transcribe(request, observer, cancel).await.map_err(|error| {
             if error.kind != FailureKind::Cancelled {
                 let source = error.source.as_deref();

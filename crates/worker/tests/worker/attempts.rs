@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::engines::{HANG, LIE, OddEngine, PANIC, QUIET, SPOIL, WAIT};
+use crate::support::engines::{HANG, LATE, LATE_BY, LIE, OddEngine, PANIC, QUIET, SPOIL, WAIT};
 use crate::support::{World, config};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
@@ -310,6 +310,18 @@ async fn an_engine_that_hangs_is_timed_out_and_abandoned() -> Result<()> {
     // The limit for one second of audio, and the engine's time to notice.
     assert!((100..=101).contains(&took), "{took}");
     assert_eq!(world.leases.job(&id).failures[0].kind, FailureKind::TimedOut);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_an_engine_is_not_working() -> Result<()> {
+    let world = World::new()?;
+    let id = world.submit_with(1, prompt(LATE)).await?;
+    // Enough for the engine, not for the wait as well.
+    let time_limit = TimeLimit { base: LATE_BY, per_audio: 1.0 };
+    let worker = world.worker(OddEngine::default(), WorkerConfig { time_limit, ..config(1) })?;
+    assert_eq!(worker.run_once().await?, Step::Ended(JobOutcome::Completed));
+    assert!(world.leases.job(&id).failures.is_empty());
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::engines::{OddEngine, PANIC, WAIT};
+use crate::support::engines::{BEGIN, OddEngine, PANIC, WAIT};
 use crate::support::{World, config};
 use anyhow::Result;
 use tokio::task::JoinHandle;
@@ -57,6 +57,46 @@ async fn leases_are_renewed_while_the_engine_works() -> Result<()> {
     world.leases.until(|state| state.renewals == 3).await;
     // Every two seconds, so that cancellations are noticed.
     assert_eq!(begun.elapsed().as_secs(), 6);
+    engine.open();
+    world.leases.until(|state| state.all_are(JobState::Completed)).await;
+    signals.drain.cancel();
+    running.await??;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_engine_is_left_to_other_workers() -> Result<()> {
+    let world = World::new()?;
+    for _ in 0..5 {
+        world.submit_with(1, waiting).await?;
+    }
+    let engine = OddEngine::default();
+    let ahead = |claim_ahead| WorkerConfig { claim_ahead, ..config(4) };
+    let (signals, running) = start(&world.worker(engine.clone(), ahead(2))?);
+    engine.until(|gate| gate.arrived == 2).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.leases.until(|state| state.running() == 2).await;
+    let (others, also_running) = start(&world.worker(engine.clone(), ahead(4))?);
+    world.leases.until(|state| state.running() == 5).await;
+    engine.open();
+    world.leases.until(|state| state.all_are(JobState::Completed)).await;
+    signals.drain.cancel();
+    others.drain.cancel();
+    running.await??;
+    also_running.await??;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_begun_makes_room_for_another_claim() -> Result<()> {
+    let world = World::new()?;
+    for _ in 0..5 {
+        world.submit_with(1, |lease| lease.options.prompt = Some(BEGIN.to_owned())).await?;
+    }
+    let engine = OddEngine::default();
+    let (signals, running) =
+        start(&world.worker(engine.clone(), WorkerConfig { claim_ahead: 1, ..config(4) })?);
+    engine.until(|gate| gate.arrived == 4).await;
     engine.open();
     world.leases.until(|state| state.all_are(JobState::Completed)).await;
     signals.drain.cancel();

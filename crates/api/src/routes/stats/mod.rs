@@ -32,7 +32,7 @@ const HERE: Duration = Duration::from_secs(150);
 /// The service in figures
 ///
 /// The queue, the workers, this node, the request limits and the providers. A key with the scope `admin` also sees
-/// what tenants use and what everything costs; `limits.tenants` and `cost` are null for all others. What a part of the
+/// what tenants use and what everything costs; `limits.tenants`, `cost` and prices are null for all others. What a part of the
 /// service does not tell in time is null too, and named in `missing`.
 #[utoipa::path(get, path = "/v1/stats", tag = "operations", operation_id = "stats",
     responses((status = 200, description = "The figures", body = Stats)))]
@@ -62,6 +62,7 @@ pub(crate) async fn get(State(state): State<ApiState>, caller: Caller) -> Result
         cost::Books { today, terms: &parts.terms, providers: providers.as_deref().unwrap_or_default() }
             .report(&totals)
     });
+    let providers = providers.map(|all| all.into_iter().map(|provider| provider.shown_to(admin)).collect());
     let active = queue.answer.as_ref().map(|stats: &QueueStats| stats.workers);
     let limits = state.limiter.as_ref().map(|(_, limits)| shown_limits(limits, usage.answer, admin));
     Ok(Json(Stats {
@@ -124,8 +125,8 @@ fn shown_worker(offer: EngineOffer) -> Worker {
     Worker {
         id: offer.worker.into(),
         version: offer.version,
+        diarization: offer.models.iter().any(|model| model.diarizes),
         models: offer.models.into_iter().map(|model| model.name).collect(),
-        diarization: offer.diarization,
         announced_at: rfc3339(offer.announced_at),
     }
 }

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
-use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, Edge, Offering, router};
+use verbatim_api_lib::{ApiLimits, ApiParts, ApiState, Edge, router};
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::{IdSource, SubmissionId};
 use verbatim_core::model::{ModelCatalog, ModelInfo};
@@ -79,7 +79,7 @@ pub(crate) struct World {
     pub(crate) state: ApiState,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) blobs: Blobs,
-    pub(crate) offering: watch::Sender<Option<Arc<Offering>>>,
+    pub(crate) offering: watch::Sender<Option<Arc<ModelCatalog>>>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -101,10 +101,11 @@ impl World {
             engine: "whisper".into(),
             multilingual,
             translates: multilingual,
+            diarizes: false,
             revision: "r1".into(),
         };
         let models = ModelCatalog::new(vec![model("tiny.en", false), model("base", true)]).unwrap();
-        let (offering, receiver) = watch::channel(Some(Arc::new(Offering { models, diarization: false })));
+        let (offering, receiver) = watch::channel(Some(Arc::new(models)));
         let mut parts = ApiParts {
             jobs: jobs.clone(),
             admin: jobs.clone(),

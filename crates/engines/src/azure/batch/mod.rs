@@ -83,10 +83,20 @@ fn counted(error: EngineError) -> EngineError {
 }
 
 /// The operation that an earlier worker left behind.
-pub(super) fn left_behind(engine: &AzureEngine, request: &EngineRequest) -> Option<Url> {
-    let point = request.resume.as_ref().filter(|point| point.revision == revision(engine))?;
-    let notes = Notes::deserialize(&point.state).ok()?;
+pub(super) fn left_behind(engine: &AzureEngine, checkpoint: &Checkpoint) -> Option<Url> {
+    if checkpoint.revision != revision(engine) {
+        return None;
+    }
+    let notes = Notes::deserialize(&checkpoint.state).ok()?;
     engine.addresses.ours(&notes.operation)
+}
+
+/// Removes an operation that nobody wants any more. Where that fails Azure removes it later.
+pub(super) async fn remove(engine: &AzureEngine, operation: &Url) {
+    let patience = Patience { timeout: REMOVAL, cancel: &CancellationToken::new() };
+    if let Err(error) = engine.caller.delete(patience, operation).await {
+        tracing::info!(%error, "a batch transcription that nobody wants could not be removed; it expires");
+    }
 }
 
 /// What a checkpoint must say to be ours: an operation is known only in the region where it was submitted.
@@ -111,7 +121,9 @@ impl Batch<'_> {
         let done = unless_cancelled(self.cancel, work).await.flatten();
         if matches!(&done, Err(error) if error.kind == FailureKind::Cancelled) && self.observer.abandoned() {
             let operation = lock(&current).take();
-            self.remove(operation).await;
+            if let Some(operation) = operation {
+                remove(self.engine, &operation).await;
+            }
         }
         done
     }
@@ -265,15 +277,6 @@ impl Batch<'_> {
 
     fn control(&self) -> Patience<'_> {
         Patience { timeout: self.engine.config.timeouts.control, cancel: self.cancel }
-    }
-
-    /// Removes the operation of a job that nobody wants any more. Where that fails Azure removes it later.
-    async fn remove(&self, operation: Option<Url>) {
-        let Some(operation) = operation else { return };
-        let patience = Patience { timeout: REMOVAL, cancel: &CancellationToken::new() };
-        if let Err(error) = self.engine.caller.delete(patience, &operation).await {
-            tracing::info!(%error, "a cancelled batch transcription could not be removed; it expires");
-        }
     }
 }
 

@@ -56,7 +56,10 @@ impl Ledger for MemoryLedger {
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, PortError> {
         let mut books = self.open()?;
         let (now, today) = (self.clock.now(), Day::of(self.clock.now()));
-        books.reserved.retain(|(other, _)| other.entry != reservation.entry);
+        books.reserved.retain(|(other, _)| {
+            let (EntryId { job_id, fence, .. }, entry) = (&other.entry, &reservation.entry);
+            other.entry != *entry && (*job_id != entry.job_id || *fence >= entry.fence)
+        });
         let spent = |pick: &dyn Fn(&EntryId, &str) -> bool| -> Money {
             let charged = books
                 .charged

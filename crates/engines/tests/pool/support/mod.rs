@@ -142,6 +142,7 @@ pub(crate) struct Notebook(std::sync::Mutex<Vec<Note>>);
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Note {
+    Begun(Duration),
     Window(u64),
     Anew,
     Checkpoint(Checkpoint),
@@ -150,6 +151,11 @@ pub(crate) enum Note {
 impl Notebook {
     pub(crate) fn notes(&self) -> Vec<Note> {
         self.0.lock().expect("no panic").clone()
+    }
+
+    /// All but that the work began.
+    pub(crate) fn said(&self) -> Vec<Note> {
+        self.notes().into_iter().filter(|note| !matches!(note, Note::Begun(_))).collect()
     }
 
     pub(crate) fn last_checkpoint(&self) -> Option<Checkpoint> {
@@ -167,6 +173,10 @@ impl Notebook {
 impl EngineObserver for Notebook {
     fn window_done(&self, position_ms: u64, _: &[Segment]) {
         self.write(Note::Window(position_ms));
+    }
+
+    fn begun(&self, at_most: Duration) {
+        self.write(Note::Begun(at_most));
     }
 
     fn begun_anew(&self) {

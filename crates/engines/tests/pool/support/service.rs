@@ -120,24 +120,50 @@ impl Drop for Inside {
 
 /// Calls a service.
 pub(crate) struct ServiceEngine {
-    kind: &'static str,
-    service: Arc<Service>,
+    pub(crate) kind: &'static str,
+    pub(crate) service: Arc<Service>,
     pub(crate) capabilities: Capabilities,
     /// Whether it writes a checkpoint and shows a segment before its call is answered.
     pub(crate) in_pieces: bool,
+    /// How many requests a job takes. With more than one it says what each of them is billed for.
+    pub(crate) requests: u32,
     /// What the last calls were given to go on from, and with which model.
     pub(crate) calls: Mutex<Vec<(Option<Checkpoint>, String)>>,
+    /// Checkpoints from which nobody goes on.
+    pub(crate) abandoned: Mutex<Vec<Checkpoint>>,
 }
 
 impl ServiceEngine {
     pub(crate) fn new(kind: &'static str, service: Arc<Service>) -> Self {
-        let capabilities = Capabilities {
-            models: vec![model(kind, "base", true)],
-            concurrency: 4,
-            max_duration: None,
-            diarization: false,
+        let capabilities =
+            Capabilities { models: vec![model(kind, "base", true)], concurrency: 4, max_duration: None };
+        Self {
+            kind,
+            service,
+            capabilities,
+            in_pieces: false,
+            requests: 1,
+            calls: Mutex::default(),
+            abandoned: Mutex::default(),
+        }
+    }
+
+    async fn call(&self, cancel: &CancellationToken) -> Result<(), EngineError> {
+        tokio::time::sleep(ON_THE_WAY).await;
+        let inside = match self.service.enter() {
+            Ok(inside) => inside,
+            Err(error) => {
+                tokio::time::sleep(ON_THE_WAY).await;
+                return Err(error);
+            }
         };
-        Self { kind, service, capabilities, in_pieces: false, calls: Mutex::default() }
+        tokio::select! {
+            () = cancel.cancelled() => return Err(EngineError::new(FailureKind::Cancelled, "cancelled")),
+            () = tokio::time::sleep(self.service.allowance.latency) => {}
+        }
+        drop(inside);
+        self.service.lock().served.push(Instant::now());
+        Ok(())
     }
 
     pub(crate) fn calls(&self) -> Vec<(Option<Checkpoint>, String)> {
@@ -151,6 +177,7 @@ pub(crate) fn model(engine: &str, name: &str, multilingual: bool) -> ModelInfo {
         engine: engine.to_owned(),
         multilingual,
         translates: multilingual,
+        diarizes: false,
         revision: String::new(),
     }
 }
@@ -189,20 +216,17 @@ impl SpeechEngine for ServiceEngine {
                 state: serde_json::json!({ "operation": 7 }),
             });
         }
-        tokio::time::sleep(ON_THE_WAY).await;
-        let inside = match self.service.enter() {
-            Ok(inside) => inside,
-            Err(error) => {
-                tokio::time::sleep(ON_THE_WAY).await;
-                return Err(error);
+        for number in 0..self.requests {
+            if number > 0
+                && let Some(pace) = &request.pace
+            {
+                pace.another_request().await;
             }
-        };
-        tokio::select! {
-            () = cancel.cancelled() => return Err(EngineError::new(FailureKind::Cancelled, "cancelled")),
-            () = tokio::time::sleep(self.service.allowance.latency) => {}
+            self.call(&cancel).await?;
+            if self.requests > 1 {
+                observer.billed(Duration::from_millis(duration_ms) / self.requests);
+            }
         }
-        drop(inside);
-        self.service.lock().served.push(Instant::now());
         Ok(Transcript {
             task: request.options.task,
             language: Language::ENGLISH,
@@ -212,5 +236,9 @@ impl SpeechEngine for ServiceEngine {
             model,
             segments: vec![segment(duration_ms)],
         })
+    }
+
+    async fn abandon(&self, checkpoint: Checkpoint) {
+        self.abandoned.lock().expect("no panic").push(checkpoint);
     }
 }

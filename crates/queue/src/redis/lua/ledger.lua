@@ -21,6 +21,15 @@ local function entry_of(job, fence, provider)
   return job .. ':' .. fence .. ':' .. provider
 end
 
+-- The entries for which a job has something put aside, each a line.
+local function reserved_for(job)
+  return call('HGET', P .. 'reserved:jobs', job) or ''
+end
+
+local function note_reserved(job, lines)
+  if lines == '' then call('HDEL', P .. 'reserved:jobs', job) else call('HSET', P .. 'reserved:jobs', job, lines) end
+end
+
 -- Gives back what is put aside for this entry.
 local function give_back(entry)
   local kept = call('HGET', P .. 'reserved', entry)
@@ -30,6 +39,18 @@ local function give_back(entry)
   add(P .. 'reserved:sums', 't' .. whose, -tonumber(cost))
   call('HDEL', P .. 'reserved', entry)
   call('ZREM', P .. 'reserved:end', entry)
+  local job, others = string.match(entry, '^(.-):'), {}
+  for line in string.gmatch(reserved_for(job), '[^\n]+') do
+    if line ~= entry then others[#others + 1] = line .. '\n' end
+  end
+  note_reserved(job, table.concat(others))
+end
+
+-- Gives back what leases before this one put aside for the job.
+local function give_back_older(job, fence)
+  for entry in string.gmatch(reserved_for(job), '[^\n]+') do
+    if tonumber(string.match(entry, '^.-:(.-):')) < tonumber(fence) then give_back(entry) end
+  end
 end
 
 -- The charges of a job on a day, each a line.

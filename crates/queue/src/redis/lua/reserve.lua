@@ -4,6 +4,7 @@ local job, fence, provider, whose, cost = ARGV[2], ARGV[3], ARGV[4], ARGV[5], to
 if is_charged(job, fence, provider) then return 0 end
 local entry = entry_of(job, fence, provider)
 give_back(entry)
+give_back_older(job, fence)
 for _, lapsed in ipairs(call('ZRANGEBYSCORE', P .. 'reserved:end', '-inf', now_text, 'LIMIT', 0, 1000)) do
   give_back(lapsed)
 end
@@ -16,6 +17,7 @@ end
 if exceeds(ARGV[7], 'p' .. provider) then return 1 end
 if exceeds(ARGV[8], 't' .. whose) then return 2 end
 call('HSET', P .. 'reserved', entry, whole(cost) .. '|' .. whose .. '|' .. provider)
+note_reserved(job, reserved_for(job) .. entry .. '\n')
 call('ZADD', P .. 'reserved:end', whole(now + tonumber(ARGV[9])), entry)
 add(P .. 'reserved:sums', 'p' .. provider, cost)
 add(P .. 'reserved:sums', 't' .. whose, cost)

@@ -1,6 +1,7 @@
 //! Engines that misbehave or wait as the test says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -36,6 +37,12 @@ pub(crate) const PANIC: &str = "panic";
 pub(crate) const HANG: &str = "hang";
 /// Ends when the gate is open, or when it is told to stop.
 pub(crate) const WAIT: &str = "wait";
+/// As [`WAIT`], and says before that it has begun.
+pub(crate) const BEGIN: &str = "begin";
+/// Has room after [`LATE_BY`], and needs that time again.
+pub(crate) const LATE: &str = "late";
+/// See [`LATE`].
+pub(crate) const LATE_BY: Duration = Duration::from_secs(99);
 /// Reports nothing as it goes.
 pub(crate) const QUIET: &str = "quiet";
 /// Fails at once when all is done.
@@ -85,12 +92,22 @@ impl SpeechEngine for OddEngine {
             Some(PANIC) => panic!("the engine was asked to panic"),
             Some(HANG) => std::future::pending().await,
             Some(LIE) => return Err(EngineError::new(FailureKind::Cancelled, "cancelled")),
-            Some(WAIT) => tokio::select! {
+            Some(LATE) => {
+                tokio::time::sleep(LATE_BY).await;
+                observer.begun(Duration::ZERO);
+                tokio::time::sleep(LATE_BY).await;
+            }
+            Some(how @ (WAIT | BEGIN)) => tokio::select! {
                 () = cancel.cancelled() => {
                     self.gate.send_modify(|gate| gate.cancelled += 1);
                     return Err(EngineError::new(FailureKind::Cancelled, "cancelled"));
                 }
-                _ = self.until(|gate| gate.open) => {}
+                _ = async {
+                    if how == BEGIN {
+                        observer.begun(Duration::ZERO);
+                    }
+                    self.until(|gate| gate.open).await
+                } => {}
             },
             Some(SPOIL) => {
                 FakeEngine::new(0.0).transcribe(request, observer, cancel).await?;
