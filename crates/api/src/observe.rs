@@ -8,8 +8,10 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use verbatim_core::ids::IdSource;
+use verbatim_core::trace::TraceParent;
+use verbatim_telemetry::traces;
 
 use crate::edge::client_address;
 use crate::error::ApiError;
@@ -22,6 +24,8 @@ use crate::state::ApiState;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id taken from a client.
 const MAX_REQUEST_ID: usize = 128;
+/// The header in which a client names the span that its request is part of (W3C Trace Context).
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The route of requests that match none.
 const UNMATCHED: &str = "unmatched";
 
@@ -31,8 +35,14 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
     let id = request_id(request.headers(), state.ids.as_ref());
     let face = Face::of(request.uri().path());
     let method = method_label(request.method());
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let matched = matched.as_ref().map(MatchedPath::as_str);
+    let route = matched.unwrap_or(UNMATCHED);
+    let traced = if is_probe(route) {
+        Span::none()
+    } else {
+        traces::request(method, matched, trace_parent(request.headers()))
+    };
 
     let client = client_address(&request, &state.edge.trusted_proxies);
     let (parts, body) = request.into_parts();
@@ -48,11 +58,12 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
         method,
         route,
         client = %client.0,
+        trace.id = traces::trace_id(&traced),
         // Known once the key has been looked at.
         tenant = tracing::field::Empty,
         key.id = tracing::field::Empty,
     );
-    let response = next.run(request).instrument(span.clone()).await;
+    let response = next.run(request).instrument(span.clone()).instrument(traced.clone()).await;
     let error = response.extensions().get::<Arc<ApiError>>().cloned();
     let mut response = match &error {
         Some(error) => problem::render(response, error, face, &id, body),
@@ -63,6 +74,7 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
 
     let status = response.status().as_u16();
     let elapsed = started.elapsed();
+    traces::answered(&traced, status, error.as_ref().map(|error| error.code));
     state.metrics.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
     state.metrics.http_seconds.with_label_values(&[route, method]).observe(elapsed.as_secs_f64());
     span.in_scope(|| {
@@ -82,6 +94,13 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
 /// Routes that machines ask every few seconds.
 pub(crate) fn is_probe(route: &str) -> bool {
     matches!(route, "/healthz" | "/readyz" | "/metrics")
+}
+
+/// The span that the client names, if it names one and only one.
+fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut named = headers.get_all(TRACE_PARENT).iter();
+    let (parent, another) = (named.next()?, named.next());
+    parent.to_str().ok().filter(|_| another.is_none())?.parse().ok()
 }
 
 /// The client's id for its request, if it is one that can stand in a log; a fresh one else.
@@ -139,5 +158,20 @@ mod tests {
         assert!(request_id(&with("a b"), &Fixed).starts_with("req_"));
         assert!(request_id(&with(&"x".repeat(129)), &Fixed).starts_with("req_"));
         assert!(request_id(&HeaderMap::new(), &Fixed).starts_with("req_"));
+    }
+
+    #[test]
+    fn a_request_has_one_parent_or_none() {
+        let named = |texts: &[&str]| {
+            let all = texts.iter().map(|text| (TRACE_PARENT, HeaderValue::from_str(text).unwrap()));
+            let mut headers = HeaderMap::new();
+            headers.extend(all);
+            trace_parent(&headers).map(|parent| parent.to_string())
+        };
+        let one = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(named(&[one]).as_deref(), Some(one));
+        assert_eq!(named(&[one, one]), None);
+        assert_eq!(named(&["nonsense"]), None);
+        assert_eq!(named(&[]), None);
     }
 }

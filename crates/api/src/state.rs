@@ -16,7 +16,7 @@ use verbatim_core::ports::{
     BlobStore, Directory, EngineRegistry, JobAdmin, JobClient, JobUpkeep, Ledger, Limiter, SharedState,
 };
 use verbatim_core::time::{Clock, Timestamp};
-use verbatim_telemetry::Metrics;
+use verbatim_telemetry::{Metrics, traces};
 
 use crate::edge::{AddressRate, Edge};
 use crate::error::ApiError;
@@ -218,7 +218,7 @@ impl ApiState {
         &self,
         work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
     ) -> Result<T, ApiError> {
-        match self.0.tasks.spawn(work.in_current_span()).await {
+        match self.0.tasks.spawn(traces::carried(work).in_current_span()).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::error!(%error, "a task of the API panicked");

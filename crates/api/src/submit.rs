@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 use verbatim_core::api_key::Principal;
 use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::ids::SubmissionId;
@@ -10,6 +11,7 @@ use verbatim_core::job::{Idempotency, NewSubmission, SubmitOutcome, TenantCaps};
 use verbatim_core::ports::BlobKey;
 use verbatim_core::{ErrorKind, PortError};
 use verbatim_telemetry::metrics::DedupeOutcome;
+use verbatim_telemetry::traces;
 
 use crate::error::{ApiError, chain};
 use crate::options::JobRequest;
@@ -29,6 +31,19 @@ const REPEAT_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_
 /// # Errors
 /// What the stores say; 409 for an idempotency key that was used with another body.
 pub(crate) async fn submit(
+    state: ApiState,
+    principal: Principal,
+    request: JobRequest,
+    audio: StagedAudio,
+    idempotency_key: Option<String>,
+) -> Result<SubmitOutcome, ApiError> {
+    let span = traces::submission();
+    let submitting = staged(state, principal, request, audio, idempotency_key).instrument(span.clone());
+    submitting.await.inspect(|outcome| traces::submitted(&span, &outcome.submission, origin(outcome)))
+}
+
+/// [`submit`], within its span.
+async fn staged(
     state: ApiState,
     principal: Principal,
     request: JobRequest,
@@ -57,6 +72,7 @@ pub(crate) async fn submit(
         estimated_secs,
         caps,
         metadata: request.metadata,
+        trace: traces::current(),
     };
     writer.finish().await?;
     match submit_in_time(&state, submission).await {

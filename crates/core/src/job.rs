@@ -13,6 +13,7 @@ use crate::options::{Priority, TranscribeOptions};
 use crate::ports::blobs::BlobKey;
 use crate::ports::engine::Checkpoint;
 use crate::time::Timestamp;
+use crate::trace::TraceParent;
 
 /// Where a job is. Each job is in exactly one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -158,6 +159,8 @@ pub struct NewSubmission {
     pub metadata: BTreeMap<String, String>,
     /// The client's name for this request.
     pub idempotency: Option<Idempotency>,
+    /// What submits it, where that is traced; kept by the job that is made.
+    pub trace: Option<TraceParent>,
 }
 
 /// What became of a submission.
@@ -239,6 +242,8 @@ pub struct Lease {
     pub checkpoint: Option<Checkpoint>,
     /// Whether the job wants to be worked on alone, because a worker crashed with it.
     pub alone: bool,
+    /// What submitted the job, where that was traced.
+    pub trace: Option<TraceParent>,
 }
 
 /// What identifies one lease: job, fence and the nonce of the claim.

@@ -21,6 +21,7 @@ pub mod provider;
 pub mod render;
 pub mod retry;
 pub mod time;
+pub mod trace;
 pub mod transcript;
 
 pub use error::{BadJson, ErrorKind, PortError};

@@ -66,6 +66,7 @@ fn submission(ids: &Ids, number: usize) -> NewSubmission {
         caps: TenantCaps::default(),
         metadata: BTreeMap::new(),
         idempotency: None,
+        trace: None,
     }
 }
 

@@ -1,9 +1,10 @@
-//! What the house tells its operators: every metric, and how logs are written, in one place.
+//! What the house tells its operators: every metric, how logs are written, and the spans of traces, in one place.
 
 pub mod figures;
 pub mod limits;
 pub mod logs;
 pub mod metrics;
 pub mod providers;
+pub mod traces;
 
 pub use metrics::Metrics;

@@ -2,7 +2,13 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+use crate::traces::{self, Traces};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,20 +38,34 @@ pub enum LogError {
     AlreadySet,
 }
 
-/// Sends logs at `filter` (the syntax of `RUST_LOG`) to standard error, so that standard output stays free for results.
+/// Sends logs at `filter` (the syntax of `RUST_LOG`) to standard error, so that standard output stays free for results,
+/// and the spans of traces to their collector, where there is one.
 ///
 /// # Errors
 /// When the filter does not parse or logging was set up before.
-pub fn init(filter: &str, format: LogFormat) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| LogError::Filter { filter: filter.to_owned(), reason: error.to_string() })?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Pretty => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+pub fn init(filter: &str, format: LogFormat, traces: Option<&Traces>) -> Result<(), LogError> {
+    let refused = |reason: String| LogError::Filter { filter: filter.to_owned(), reason };
+    let of_traces = format!("{}=off", traces::TARGET).parse();
+    let of_traces = of_traces.map_err(|error: ParseError| refused(error.to_string()))?;
+    let parsed = EnvFilter::try_new(filter).map_err(|error| refused(error.to_string()))?;
+    // Spans of traces have no business in the log, and are not made at all where they are not exported.
+    let filter = parsed.add_directive(of_traces);
+    let registry = tracing_subscriber::registry();
+    match traces {
+        Some(traces) => registry.with(traces.layer()).with(lines(format).with_filter(filter)).try_init(),
+        // For all at once: then nothing else is even made.
+        None => registry.with(lines(format)).with(filter).try_init(),
     }
     .map_err(|_| LogError::AlreadySet)
+}
+
+fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'span> LookupSpan<'span>,
+{
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Pretty => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    }
 }

@@ -37,7 +37,7 @@ impl DedupeOutcome {
     /// Every one.
     pub const ALL: [Self; 4] = [Self::New, Self::Attached, Self::Cached, Self::Replayed];
 
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::New => "new",
             Self::Attached => "attached",
@@ -65,7 +65,7 @@ pub enum JobOutcome {
 }
 
 impl JobOutcome {
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Completed => "completed",
             Self::Retried => "retried",

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::job::{Completion, JobState, Lease};
@@ -17,6 +17,7 @@ use verbatim_core::ports::engine::EngineJob;
 use verbatim_core::ports::jobs::Finish;
 use verbatim_core::{CancellationToken, ErrorKind, PortError};
 use verbatim_telemetry::metrics::JobOutcome;
+use verbatim_telemetry::traces;
 
 use crate::config::{TimeLimit, WorkerConfig};
 use crate::finish::{Ending, finish};
@@ -41,7 +42,13 @@ impl Attempts {
     /// when the end is unknown.
     pub(crate) async fn run(&self, held: Held, hard: &CancellationToken) -> Option<JobOutcome> {
         let lease = &held.lease;
-        let span = tracing::info_span!("job", job.id = %lease.token.job_id, attempt = lease.attempt);
+        let traced = traces::attempt(lease);
+        let span = tracing::info_span!(
+            "job",
+            job.id = %lease.token.job_id,
+            attempt = lease.attempt,
+            trace.id = traces::trace_id(&traced),
+        );
         async {
             if lease.attempt == 1 {
                 let waited = self.ports.clock.now().since(lease.submitted_at);
@@ -51,9 +58,11 @@ impl Attempts {
             let begun = Instant::now();
             let (ending, outcome) = self.work(&held, hard).await;
             self.record(ending.as_ref(), outcome, begun.elapsed());
+            trace(&traced, lease, ending.as_ref(), outcome);
             outcome
         }
         .instrument(span)
+        .instrument(traced.clone())
         .await
     }
 
@@ -105,7 +114,9 @@ impl Attempts {
             let patience = Patience { ids: &ports.ids, limit, cancel: &cancel };
             let blobs = ports.blobs.as_ref();
             gatherer.stage(Stage::Fetching);
-            let fetched = patience.with("fetching the audio", || pipeline.fetch(blobs, &blob));
+            let fetched = patience
+                .with("fetching the audio", || pipeline.fetch(blobs, &blob))
+                .instrument(traces::stage("fetch"));
             let file = tokio::select! {
                 () = cancel.cancelled() => return Err(JobFailure::new(FailureKind::Cancelled, "the work was stopped")),
                 fetched = fetched => fetched.map_err(|error| not_fetched(&blob, &error))?,
@@ -119,9 +130,10 @@ impl Attempts {
                 JobFailure::new(FailureKind::Internal, "the transcript could not be written")
             })?;
             let (result, json) = (BlobKey::for_result(&token), Bytes::from(json));
-            let stored =
-                patience.with("storing the transcript", || put_bytes(blobs, &result, json.clone())).await;
-            stored.map_err(|error| {
+            let stored = patience
+                .with("storing the transcript", || put_bytes(blobs, &result, json.clone()))
+                .instrument(traces::stage("store"));
+            stored.await.map_err(|error| {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "the transcript could not be stored"
@@ -135,7 +147,7 @@ impl Attempts {
                 model: transcript.model,
             })
         };
-        AbortOnDropHandle::new(tokio::spawn(producing.in_current_span()))
+        AbortOnDropHandle::new(tokio::spawn(traces::carried(producing).in_current_span()))
     }
 
     async fn complete(
@@ -158,7 +170,8 @@ impl Attempts {
         ending: Ending,
         hard: &CancellationToken,
     ) -> (Option<Ending>, Option<JobOutcome>) {
-        let finish = finish(&self.ports, &held.lease.token, ending.clone(), hard).await;
+        let finishing = finish(&self.ports, &held.lease.token, ending.clone(), hard);
+        let finish = finishing.instrument(traces::stage("finish")).await;
         let outcome = finish.map(|finish| outcome(&ending, finish));
         (Some(ending), outcome)
     }
@@ -247,6 +260,20 @@ impl Attempts {
             _ => tracing::info!(?outcome, seconds, "job ended"),
         }
     }
+}
+
+/// What an attempt's span says of its end.
+fn trace(span: &Span, lease: &Lease, ending: Option<&Ending>, outcome: Option<JobOutcome>) {
+    let (engine, model) = match ending {
+        Some(Ending::Complete(done)) => (&done.engine, &done.model),
+        _ => (&lease.options.engine, &lease.options.model),
+    };
+    traces::worked_with(span, engine, model);
+    let failure = match ending {
+        Some(Ending::Fail(failure)) if outcome != Some(JobOutcome::Cancelled) => Some(failure.kind),
+        _ => None,
+    };
+    traces::attempted(span, outcome, failure);
 }
 
 /// Audio that could not be fetched, as the client sees it.

@@ -46,6 +46,7 @@ pub(crate) fn cross_origin(allowed_origins: &[HeaderValue]) -> CorsLayer {
         "content-type",
         "idempotency-key",
         "last-event-id",
+        "traceparent",
         "x-request-id",
     ]);
     let read: Vec<_> = named(&[

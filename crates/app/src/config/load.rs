@@ -27,6 +27,15 @@ pub enum Role {
 }
 
 impl Role {
+    /// The command that starts it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Api => "api",
+            Self::Worker => "worker",
+        }
+    }
+
     /// The defaults that are this role's own.
     fn defaults(self) -> &'static [(&'static str, &'static str)] {
         match self {
@@ -164,6 +173,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "fake.real_time_factor must not be negative",
         ),
         (
+            !(0.0..=1.0).contains(&config.tracing.sample_ratio),
+            "tracing.sample_ratio must be from 0 to 1; an empty tracing.otlp_endpoint turns tracing off",
+        ),
+        (
             config.queue.result_retention_secs < config.queue.dedupe_ttl_secs,
             "queue.result_retention_secs must not be shorter than queue.dedupe_ttl_secs",
         ),
@@ -227,11 +240,20 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_bad_values_are_named() {
-        let message = |pairs| from_env(pairs).unwrap_err().to_string();
+        let message = |pairs: &[(&str, &str)]| from_env(pairs).unwrap_err().to_string();
         assert!(message(&[("VERBATIM__SERVER__PROT", "1")]).contains("prot"));
         assert!(message(&[("VERBATIM__WORKER__LEASE_SECS", "soon")]).contains("lease_secs"));
         assert!(message(&[("VERBATIM__WORKER__LEASE_SECS", "1")]).contains("at least 3"));
         assert!(message(&[("VERBATIM__WORKER__ENGINES", "azur")]).contains("`azur` is no engine"));
+        for ratio in ["-0.1", "1.5", "NaN"] {
+            let refused = message(&[("VERBATIM__TRACING__SAMPLE_RATIO", ratio)]);
+            assert!(refused.contains("tracing.sample_ratio must be from 0 to 1"), "{refused}");
+        }
+        let refused = message(&[("VERBATIM__TRACING__OTLP_ENDPOINT", "localhost:4317")]);
+        assert!(
+            refused.contains("tracing.otlp_endpoint") && refused.contains("http://host:4318"),
+            "{refused}"
+        );
     }
 
     #[test]

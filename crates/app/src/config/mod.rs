@@ -7,6 +7,7 @@ mod origin;
 mod providers;
 mod secret;
 mod sections;
+mod traces;
 
 pub use cluster::{RedisConfig, S3Config};
 pub use load::{ConfigError, Overrides, Role, load};
@@ -17,3 +18,4 @@ pub use sections::{
     AuthConfig, Config, EngineKind, FakeConfig, LimitsConfig, LogConfig, LogFormat, ModelSource,
     ModelsConfig, QueueConfig, ServerConfig, StorageConfig, UpkeepConfig, WhisperConfig, WorkerConfig,
 };
+pub use traces::{OtlpEndpoint, TracingConfig};

@@ -10,6 +10,7 @@ use verbatim_core::ports::local_engine::ComputeType;
 use super::cluster::{RedisConfig, S3Config};
 use super::origin::Origin;
 use super::providers::{CostsConfig, PoolConfig, ProviderConfig};
+use super::traces::TracingConfig;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
@@ -48,6 +49,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// What is traced, and where traces go.
+    pub tracing: TracingConfig,
 }
 
 /// Where the service listens.

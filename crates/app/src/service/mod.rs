@@ -14,16 +14,19 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use verbatim_api_lib::ServeOptions;
+use verbatim_core::ids::IdSource;
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::ports::SpeechEngine;
 use verbatim_core::ports::local_engine::LoadLocalEngine;
 use verbatim_engines::ProviderPool;
 use verbatim_telemetry::logs;
+use verbatim_telemetry::traces::{Collector, Traces};
 
 use crate::config::{Config, LogFormat, Role};
 use crate::engines;
 use crate::gate::Gate;
 use crate::shutdown::{Shutdown, listen_for_signals};
+use crate::system::SystemIds;
 
 use stores::Stores;
 
@@ -45,7 +48,28 @@ pub async fn run(role: Role, config: Config, whisper: Option<LoadLocalEngine>) -
         LogFormat::Pretty => logs::LogFormat::Pretty,
         LogFormat::Json => logs::LogFormat::Json,
     };
-    logs::init(&config.log.filter, format)?;
+    let traces = traces(role, &config)?;
+    logs::init(&config.log.filter, format, traces.as_ref())?;
+    let outcome = run_parts(role, config, whisper).await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
+    outcome
+}
+
+/// The way of spans to the collector that the configuration names, if it names one.
+fn traces(role: Role, config: &Config) -> anyhow::Result<Option<Traces>> {
+    let collector = config.tracing.otlp_endpoint.traces().map(|endpoint| Collector {
+        endpoint,
+        sample_ratio: config.tracing.sample_ratio,
+        version: env!("CARGO_PKG_VERSION"),
+        role: role.as_str(),
+        instance: SystemIds::default().ulid(),
+    });
+    Ok(collector.map(Traces::to).transpose()?)
+}
+
+async fn run_parts(role: Role, config: Config, whisper: Option<LoadLocalEngine>) -> anyhow::Result<()> {
     let stores = Stores::open(role, &config).await?;
     let listener = TcpListener::bind(config.server.listen).await.with_context(|| {
         format!(

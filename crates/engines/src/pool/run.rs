@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
+use tracing::Instrument;
 use verbatim_core::CancellationToken;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ports::engine::{EngineError, EngineJob, EngineObserver, EngineRequest};
 use verbatim_core::provider::{BreakerState, Outcome};
 use verbatim_core::transcript::Transcript;
+use verbatim_telemetry::traces;
 
 use super::Inner;
 use super::checkpoint::{Progress, Relay, unwrap};
@@ -228,7 +230,12 @@ impl Inner {
         let begun = Instant::now();
         let result = {
             let _counted = self.ports.metrics.providers.count_in_flight(&provider.name);
-            self.timed(fit.provider, request, Arc::clone(&relay), job).await
+            let span = traces::provider_call(&provider.name, &fit.model, provider.local);
+            let timed = self.timed(fit.provider, request, Arc::clone(&relay), job);
+            timed
+                .instrument(span.clone())
+                .await
+                .inspect_err(|error| traces::provider_failed(&span, error.kind))
         };
         relay.close();
         let took = begun.elapsed();

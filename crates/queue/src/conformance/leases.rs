@@ -5,10 +5,11 @@ use std::time::Duration;
 use verbatim_core::ErrorKind;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::job::{Completion, JobState, LeaseToken, Report, SubmissionStatus};
+use verbatim_core::job::{Completion, JobState, LeaseToken, NewSubmission, Report, SubmissionStatus};
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::{Finish, MAX_JOBS_PER_CALL, Renewal};
 use verbatim_core::ports::{BlobKey, JobClient, JobLeases};
+use verbatim_core::trace::TraceParent;
 
 use super::events::segment;
 use super::virtual_world::LEASE;
@@ -141,6 +142,25 @@ pub async fn the_next_worker_gets_the_checkpoint<H: Harness>(harness: &H) -> Ver
     world.store.release(&second.token).await?;
     let third = world.claim_one().await?;
     ensure_eq!(third.checkpoint, Some(checkpoint(60_000)), "the checkpoint after a release");
+    world.audit().await
+}
+
+/// A job keeps the span that submitted it for every attempt, and takes no other from whoever attaches; without one there
+/// is none.
+pub async fn every_attempt_belongs_to_the_trace_of_the_submission<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let (first, later) = (TraceParent::new([1; 16], [2; 8], true), TraceParent::new([3; 16], [4; 8], false));
+    world.store.submit(NewSubmission { trace: first, ..world.upload("traced") }).await?;
+    world.store.submit(NewSubmission { trace: later, ..world.upload("traced") }).await?;
+    for attempt in ["the first attempt", "the second attempt"] {
+        let lease = world.claim_one().await?;
+        ensure_eq!(lease.trace, first, "the trace of {attempt}");
+        world.store.release(&lease.token).await?;
+    }
+    let lease = world.claim_one().await?;
+    world.complete(&lease).await?;
+    world.store.submit(world.upload("untraced")).await?;
+    ensure_eq!(world.claim_one().await?.trace, None, "the trace of a job that was submitted without one");
     world.audit().await
 }
 

@@ -238,6 +238,7 @@ macro_rules! conformance_suite {
                 dead_letters: a_dead_letter_tells_its_story,
                 dead_letters: dead_letters_are_listed_latest_first,
                 leases: a_completed_submission_shows_the_model_that_answered,
+                leases: every_attempt_belongs_to_the_trace_of_the_submission,
                 leases: the_next_worker_gets_the_checkpoint,
                 upkeep: a_full_queue_throttles_new_work_only,
                 upkeep: audio_and_results_become_garbage_when_nobody_needs_them,

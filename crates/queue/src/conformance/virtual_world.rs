@@ -157,6 +157,7 @@ impl<'a, H: Harness> World<'a, H> {
             caps: TenantCaps::default(),
             metadata: BTreeMap::new(),
             idempotency: None,
+            trace: None,
         }
     }
 

@@ -100,6 +100,7 @@ impl RedisStore {
             options: new.options.clone(),
             audio: new.audio.clone(),
             blob: (new.blob != usual).then(|| new.blob.clone()),
+            trace: new.trace,
         };
         let number = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
         let (key, digest) = new

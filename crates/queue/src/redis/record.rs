@@ -12,6 +12,7 @@ use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::ports::BlobKey;
 use verbatim_core::ports::jobs::DeadLetter;
 use verbatim_core::time::Timestamp;
+use verbatim_core::trace::TraceParent;
 use verbatim_core::{BadJson, PortError};
 
 use super::error::corrupt;
@@ -65,6 +66,9 @@ pub(super) struct Unmoving {
     /// Where the audio lies, where that is not the usual place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) blob: Option<BlobKey>,
+    /// What submitted the job, where that was traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trace: Option<TraceParent>,
 }
 
 impl Unmoving {
@@ -190,7 +194,7 @@ pub(super) fn lease(row: LeaseRow) -> Result<Lease, PortError> {
     let job = job_id(&id)?;
     let unmoving: Unmoving = json(&unmoving)?;
     let blob = unmoving.blob(&job);
-    let Unmoving { options, mut audio, .. } = unmoving;
+    let Unmoving { options, mut audio, trace, .. } = unmoving;
     if !millis.is_empty() {
         audio.duration_ms = Some(parsed("dm", &millis)?);
     }
@@ -205,6 +209,7 @@ pub(super) fn lease(row: LeaseRow) -> Result<Lease, PortError> {
         submitted_at: Timestamp::from_millis(created),
         checkpoint: (!checkpoint.is_empty()).then(|| json(&checkpoint)).transpose()?,
         alone: alone == 1,
+        trace,
     })
 }
 
@@ -227,4 +232,20 @@ pub(super) fn dead_letter(
         options: job.options,
         audio: job.audio,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_of_a_version_that_did_not_trace_is_read() {
+        let old = r#"{"options":{"engine":"whisper","model":"tiny.en","language":null,"task":"transcribe","prompt":null,
+            "temperature":0.0,"words":false,"vad":true,"diarize":false},
+            "audio":{"sha256":"aa","bytes":9,"format":"wav","duration_ms":null}}"#;
+        let unmoving: Unmoving = json(old).unwrap();
+        assert!(unmoving.trace.is_none() && unmoving.blob.is_none());
+        let written = serde_json::to_string(&unmoving).unwrap();
+        assert!(!written.contains("trace"), "a job without a trace takes no more room: {written}");
+    }
 }

@@ -190,6 +190,7 @@ fn lease_of(conn: &Connection, job: Job) -> StoreResult<Lease> {
         blob: job.blob,
         submitted_at: job.created_at,
         alone: job.suspect,
+        trace: job.trace,
     })
 }
 

@@ -11,6 +11,7 @@ use verbatim_core::job::{JobState, LeaseToken};
 use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::ports::BlobKey;
 use verbatim_core::time::Timestamp;
+use verbatim_core::trace::TraceParent;
 
 use super::error::{StoreError, StoreResult};
 use super::tenants::{self, Place};
@@ -53,6 +54,7 @@ pub(super) struct Job {
     pub(super) failure: Option<JobFailure>,
     pub(super) result: Option<BlobKey>,
     pub(super) charge: Option<Charge>,
+    pub(super) trace: Option<TraceParent>,
     /// Where it counted when it was loaded or saved last.
     pub(super) counted: Place,
 }
@@ -216,6 +218,7 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
         failure: optional_json(row, "failure")?,
         result: row.get::<_, Option<String>>("result")?.map(blob).transpose()?,
         charge,
+        trace: row.get::<_, Option<String>>("trace")?.map(|text| parsed(text.parse())).transpose()?,
         counted: Place::default(),
     };
     job.counted = job.place();
@@ -262,9 +265,9 @@ fn count(conn: &Connection, job: &mut Job) -> StoreResult<()> {
 pub(super) fn insert(conn: &Connection, job: &mut Job) -> StoreResult<()> {
     conn.prepare_cached(
         "INSERT INTO jobs (id, tenant, dedupe_key, options, blob, created_at, ends_at, state, tier, position, audio,
-                           estimated_secs, queued_at, engine, stage, last_seq)
+                           estimated_secs, queued_at, engine, stage, last_seq, trace)
          VALUES (:id, :tenant, :dedupe_key, :options, :blob, :created_at, :ends_at, :state, :tier, :position, :audio,
-                 :estimated_secs, :queued_at, :engine, :stage, :last_seq)",
+                 :estimated_secs, :queued_at, :engine, :stage, :last_seq, :trace)",
     )?
     .execute(named_params! {
         ":id": job.id.as_str(),
@@ -283,6 +286,7 @@ pub(super) fn insert(conn: &Connection, job: &mut Job) -> StoreResult<()> {
         ":engine": job.engine,
         ":stage": job.stage.as_str(),
         ":last_seq": signed(job.last_seq),
+        ":trace": job.trace.map(String::from),
     })?;
     count(conn, job)
 }

@@ -208,6 +208,7 @@ fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
         failure: None,
         result: None,
         charge: None,
+        trace: new.trace,
         counted: Place::default(),
     };
     job::insert(step.conn, &mut job)?;

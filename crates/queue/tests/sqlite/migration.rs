@@ -122,6 +122,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() -> Result<(
     world.settle().await?;
     let mut done = Vec::new();
     while let Some(lease) = world.claim(&world.worker(), 1).await?.first() {
+        ensure!(lease.trace.is_none(), "nobody traced it: {:?}", lease.trace);
         done.push(lease.audio.sha256.clone());
         world.complete(lease).await?;
         world.pass(world.policy.retry.base_delay).await?;

@@ -20,4 +20,5 @@ mod redis_tls;
 mod subscription;
 #[path = "../support/mod.rs"]
 mod support;
+mod tracing;
 mod worker_life;

@@ -11,6 +11,8 @@ use tokio::process::{Child, Command};
 /// A bucket of the test's own.
 pub(crate) mod bucket;
 mod client;
+/// Where traces go.
+pub(crate) mod collector;
 /// Connections in bad times.
 pub(crate) mod flaky;
 #[path = "../../../queue/tests/redis/server.rs"]

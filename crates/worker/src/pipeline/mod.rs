@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tracing::Instrument;
 use verbatim_audio::{AudioError, DecodedAudio, VadConfig, decode, find_speech};
 use verbatim_core::audio::{AudioLimits, PcmSource, SpeechSpan};
 use verbatim_core::event::Stage;
@@ -19,6 +20,7 @@ use verbatim_core::ports::engine::{
 };
 use verbatim_core::transcript::Transcript;
 use verbatim_core::{CancellationToken, PortError};
+use verbatim_telemetry::traces;
 
 use upload::UploadFile;
 
@@ -129,14 +131,16 @@ impl Pipeline {
         let place = self.stages.decode(&cancel).await?;
         observer.stage(Stage::Decoding);
         let upload = UploadFile::open(&file).map_err(not_read)?;
-        let (audio, speech) = self.hear(file, options.vad, cancel.clone(), place).await?;
+        let hearing = self.hear(file, options.vad, cancel.clone(), place);
+        let (audio, speech) = hearing.instrument(traces::stage("decode")).await?;
         observer.decoded(audio.duration_ms());
         let _place = self.stages.transcribe(&cancel).await?;
         observer.stage(Stage::Transcribing);
         let upload: Option<Arc<dyn Upload>> = Some(Arc::new(upload));
         let request =
             EngineRequest { job, upload, speech, resume, ..EngineRequest::new(Arc::new(audio), options) };
-        self.engine.transcribe(request, observer, cancel).await.map_err(|error| {
+        let transcribing = self.engine.transcribe(request, observer, cancel);
+        transcribing.instrument(traces::stage("transcribe")).await.map_err(|error| {
             if error.kind != FailureKind::Cancelled {
                 let source = error.source.as_deref();
                 tracing::warn!(kind = error.kind.code(), source, "the engine failed: {error}");

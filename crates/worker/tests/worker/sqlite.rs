@@ -109,6 +109,7 @@ impl Embedded {
             caps: TenantCaps::default(),
             metadata: BTreeMap::new(),
             idempotency: None,
+            trace: None,
         };
         Ok(self.store.submit(submission).await?.submission.id)
     }

@@ -135,6 +135,7 @@ impl World {
             submitted_at: Timestamp::from_millis(0),
             checkpoint: None,
             alone: false,
+            trace: None,
         };
         change(&mut lease);
         self.leases.queue(lease);
