@@ -1,10 +1,10 @@
 //! Results: transcripts as the worker stored them.
 
 use axum::http::StatusCode;
-use verbatim_core::ErrorKind;
 use verbatim_core::job::{Submission, SubmissionStatus};
 use verbatim_core::ports::blobs::get_bytes;
 use verbatim_core::transcript::Transcript;
+use verbatim_core::{BadJson, ErrorKind};
 
 use crate::error::ApiError;
 use crate::state::ApiState;
@@ -39,7 +39,7 @@ pub(crate) async fn transcript(state: &ApiState, submission: &Submission) -> Res
         outcome => outcome?,
     };
     serde_json::from_slice(&bytes).map_err(|error| {
-        tracing::error!(%error, job.id = %submission.id, blob = %key, "a stored result cannot be read");
+        tracing::error!(error = %BadJson::from(error), job.id = %submission.id, blob = %key, "a stored result cannot be read");
         ApiError::internal()
     })
 }

@@ -382,15 +382,19 @@ fn further_requests_count_like_the_first() {
     assert!(matches!(world.acquire("one"), SlotDecision::Granted { .. }));
     let second = Duration::from_millis(1001);
     let limits = world.limits;
-    assert_eq!(world.state.another_request(world.now, limits), second);
+    let too_soon = SlotDecision::RateLimited { retry_after: second };
+    assert_eq!(world.state.another_request(world.now, limits), too_soon);
     world.pass(second);
-    assert_eq!(world.state.another_request(world.now, limits), Duration::ZERO);
+    assert_eq!(world.state.another_request(world.now, limits), SlotDecision::Granted { probe: false });
     // Now they keep others waiting, as calls do.
     assert!(matches!(world.acquire("two"), SlotDecision::RateLimited { .. }));
     world.pass(second);
     assert_eq!(world.acquire("two"), SlotDecision::Granted { probe: false });
     world.release("two", throttled(Some(7)));
-    assert_eq!(world.state.another_request(world.now, limits), Duration::from_secs(7));
+    let cooling = SlotDecision::CoolingDown { retry_after: Duration::from_secs(7) };
+    assert_eq!(world.state.another_request(world.now, limits), cooling);
+    world.state.pause(true);
+    assert_eq!(world.state.another_request(world.now, limits), SlotDecision::Paused);
     assert_eq!(world.state.view_as("x", world.now, &facts(10)).requests_last_minute, 3);
 }
 

@@ -27,6 +27,9 @@ use crate::pipeline::{Pipeline, PipelineObserver, Work};
 use crate::report::{Clock, Gatherer, Reporter};
 use crate::worker::WorkerPorts;
 
+/// Longer than any engine lets a job wait for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+
 type Produced = Result<Result<Completion, JobFailure>, JoinError>;
 
 /// What every attempt needs.
@@ -319,7 +322,12 @@ fn outcome(ending: &Ending, finish: Finish) -> JobOutcome {
 async fn overtime(limit: TimeLimit, mut clock: watch::Receiver<Clock>) {
     loop {
         let Clock { duration_ms, engine } = *clock.borrow_and_update();
-        let time = duration_ms.map_or(limit.base, |ms| limit.for_audio(ms));
+        let time = match duration_ms {
+            None => limit.base,
+            // It waits for an engine, which bounds that itself.
+            Some(ms) if engine.is_zero() => limit.for_audio(ms).max(LONGEST_WAIT),
+            Some(ms) => limit.for_audio(ms),
+        };
         match tokio::time::timeout(time.max(engine), clock.changed()).await {
             Ok(Ok(())) => {}
             // The work is over.

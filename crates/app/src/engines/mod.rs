@@ -109,7 +109,7 @@ fn placed(
 ) -> anyhow::Result<Provider> {
     let local = matches!(provider.kind, EngineKind::Whisper | EngineKind::Fake);
     let time_limit = match local {
-        // The worker's own limit comes first.
+        // Those of the worker, which gives an engine that ends by itself some seconds more.
         true => (Duration::from_secs(config.worker.time_limit_secs), config.worker.time_limit_per_audio),
         false => remote::time_limit(&provider),
     };

@@ -47,7 +47,10 @@ pub struct EngineJob {
 #[async_trait]
 pub trait Pace: Send + Sync {
     /// Ends when another request may be made. The first one may be made at once.
-    async fn another_request(&self);
+    ///
+    /// # Errors
+    /// [`FailureKind::Throttled`] when that would take too long: what was done so far is better kept in a checkpoint.
+    async fn another_request(&self) -> Result<(), EngineError>;
 }
 
 /// One piece of work for an engine. Clones share the audio.
@@ -136,6 +139,8 @@ pub struct EngineError {
     pub message: String,
     /// When the engine asks to be tried again.
     pub retry_after: Option<Duration>,
+    /// Whether it says nothing of how well the provider is.
+    pub blameless: bool,
     /// What caused it, for the log.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -144,7 +149,7 @@ pub struct EngineError {
 impl EngineError {
     /// A failure of `kind` with a message for the client.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, source: None }
+        Self { kind, message: message.into(), retry_after: None, blameless: false, source: None }
     }
 
     /// The same error with the error that caused it.

@@ -140,8 +140,8 @@ pub trait Ledger: Send + Sync {
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.
     async fn cancel(&self, entry: &EntryId) -> Result<(), PortError>;
 
-    /// Records work that was done and ends its reservation, if there is one; also when it exceeds a budget: the
-    /// provider has done it. It counts on the day of this call.
+    /// Records work that was done and ends its reservation, if there is one, and those of earlier leases on the job; also
+    /// when it exceeds a budget: the provider has done it. It counts on the day of this call.
     ///
     /// # Errors
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.

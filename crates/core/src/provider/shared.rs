@@ -54,7 +54,7 @@ pub async fn renew(
     .await
 }
 
-/// Asks for another request under a slot that is held: how long to wait before asking again, zero when it may be made.
+/// Asks for another request under a slot that is held.
 ///
 /// # Errors
 /// Those of the store: the request may have been counted.
@@ -62,10 +62,10 @@ pub async fn another_request(
     shared: &dyn SharedState,
     name: &str,
     limits: SlotLimits,
-) -> Result<Duration, PortError> {
+) -> Result<SlotDecision, PortError> {
     update(shared, &cell(name), KEPT, |state: &mut ProviderState, now| {
-        let wait = state.another_request(now, limits);
-        (wait.is_zero(), wait)
+        let decision = state.another_request(now, limits);
+        (matches!(decision, SlotDecision::Granted { .. }), decision)
     })
     .await
 }

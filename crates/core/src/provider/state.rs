@@ -206,18 +206,25 @@ impl ProviderState {
         SlotDecision::Granted { probe }
     }
 
-    /// Another request under a slot that is held: when it may be made, zero for now. Then it counts, and counts again when it
+    /// Asks for another request under a slot that is held. Only `Granted` changes anything: it counts, and counts again when it
     /// is asked for again.
-    pub fn another_request(&mut self, now: Timestamp, limits: SlotLimits) -> Duration {
-        let cool_down = self.cool_down(now);
-        let wait = limits.rate.map_or(Duration::ZERO, |rate| self.rate.wait(now, rate)).max(cool_down);
-        if wait.is_zero() {
-            if let Some(rate) = limits.rate {
-                self.rate.take(now, rate);
-            }
-            self.recent.begun(now);
+    pub fn another_request(&mut self, now: Timestamp, limits: SlotLimits) -> SlotDecision {
+        if self.paused {
+            return SlotDecision::Paused;
         }
-        wait
+        let cool_down = self.cool_down(now);
+        if !cool_down.is_zero() {
+            return SlotDecision::CoolingDown { retry_after: cool_down };
+        }
+        if let Some(rate) = limits.rate {
+            let retry_after = self.rate.wait(now, rate);
+            if !retry_after.is_zero() {
+                return SlotDecision::RateLimited { retry_after };
+            }
+            self.rate.take(now, rate);
+        }
+        self.recent.begun(now);
+        SlotDecision::Granted { probe: false }
     }
 
     /// Keeps a slot for `lease` from now. `false` when it has lapsed: it may be another's by now.

@@ -112,7 +112,6 @@ pub(super) fn of(answer: &Answer, provider: &str) -> EngineError {
             log_quota(provider, &refusal);
             (EngineUnavailable, "the provider's quota is used up")
         }
-        // The other models may be right: it is no fault of the provider as a whole.
         404 if refusal.is_of_the_model() => of_model(provider, &refusal),
         404 | 405 => {
             tracing::error!(
@@ -136,7 +135,12 @@ pub(super) fn of(answer: &Answer, provider: &str) -> EngineError {
         _ if !param.is_empty() => (UnsupportedOption, "the provider refuses one of the options"),
         _ => (EngineFailed, "the provider refused the request"),
     };
-    EngineError { retry_after: answer.retry_after(), ..EngineError::new(kind, message).with_source(refusal) }
+    EngineError {
+        retry_after: answer.retry_after(),
+        // The other models may be right, and the provider is well.
+        blameless: refusal.is_of_the_model(),
+        ..EngineError::new(kind, message).with_source(refusal)
+    }
 }
 
 /// 400 and 422: the audio, an option, or the request as a whole.
@@ -160,7 +164,7 @@ fn of_request(provider: &str, refusal: &Refusal) -> (FailureKind, &'static str) 
 
 fn of_model(provider: &str, refusal: &Refusal) -> (FailureKind, &'static str) {
     tracing::error!(provider, refusal = %refusal, "the provider knows no such model: check `models` of this provider");
-    (FailureKind::UnsupportedOption, "the provider does not know the model")
+    (FailureKind::EngineUnavailable, "the provider does not know the model")
 }
 
 fn log_key(provider: &str, refusal: &Refusal) {
@@ -221,8 +225,8 @@ mod tests {
                 r#"{"detail":[{"loc":["body","model"],"msg":"field required"}]}"#,
                 FailureKind::UnsupportedOption,
             ),
-            (400, r#"{"error":{"message":"x","code":1234,"param":"model"}}"#, FailureKind::UnsupportedOption),
-            (404, r#"{"error":{"message":"x","code":"model_not_found"}}"#, FailureKind::UnsupportedOption),
+            (400, r#"{"error":{"message":"x","code":1234,"param":"model"}}"#, FailureKind::EngineUnavailable),
+            (404, r#"{"error":{"message":"x","code":"model_not_found"}}"#, FailureKind::EngineUnavailable),
             (404, "<html>", FailureKind::EngineUnavailable),
             (402, "", FailureKind::EngineUnavailable),
             (301, "", FailureKind::EngineUnavailable),

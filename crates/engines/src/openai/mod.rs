@@ -134,7 +134,7 @@ impl OpenAiEngine {
             && let Some(pace) = &ask.request.pace
         {
             let turn = ask.cancel.run_until_cancelled(pace.another_request()).await;
-            turn.ok_or_else(|| EngineError::new(FailureKind::Cancelled, "the work was stopped"))?;
+            turn.ok_or_else(|| EngineError::new(FailureKind::Cancelled, "the work was stopped"))??;
         }
         let request = request::build(&self.config, &self.http, ask, piece, format)?;
         let bounds = Bounds {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use verbatim_core::ids::Fence;
 use verbatim_core::ports::engine::{Checkpoint, EngineObserver};
 use verbatim_core::transcript::Segment;
 
@@ -17,22 +18,40 @@ struct Notes {
     provider: String,
     revision: String,
     state: serde_json::Value,
+    #[serde(default)]
+    bill: Option<Bill>,
 }
 
-fn wrap(provider: &str, checkpoint: Checkpoint) -> Checkpoint {
-    let Checkpoint { revision, position_ms, segments, state } = checkpoint;
-    let notes = serde_json::json!({ "provider": provider, "revision": revision, "state": state });
+/// What a provider had billed under a lease when the checkpoint was written: the lease may end before that is booked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Bill {
+    pub(super) fence: Fence,
+    pub(super) billed_ms: u64,
+}
+
+/// A checkpoint with all that an earlier worker knew of it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Left {
+    pub(super) provider: String,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) bill: Option<Bill>,
+}
+
+fn wrap(left: Left) -> Checkpoint {
+    let Left { provider, checkpoint: Checkpoint { revision, position_ms, segments, state }, bill } = left;
+    let notes =
+        serde_json::json!({ "provider": provider, "revision": revision, "state": state, "bill": bill });
     Checkpoint { revision: REVISION.to_owned(), position_ms, segments, state: notes }
 }
 
 /// Who wrote a checkpoint, and what. `None` for one that no pool wrapped.
-pub(super) fn unwrap(checkpoint: Checkpoint) -> Option<(String, Checkpoint)> {
+pub(super) fn unwrap(checkpoint: Checkpoint) -> Option<Left> {
     let Checkpoint { revision, position_ms, segments, state } = checkpoint;
     if revision != REVISION {
         return None;
     }
-    let Notes { provider, revision, state } = serde_json::from_value(state).ok()?;
-    Some((provider, Checkpoint { revision, position_ms, segments, state }))
+    let Notes { provider, revision, state, bill } = serde_json::from_value(state).ok()?;
+    Some(Left { provider, checkpoint: Checkpoint { revision, position_ms, segments, state }, bill })
 }
 
 /// What is known of a job's progress while several providers try it one after the other.
@@ -76,6 +95,8 @@ impl Progress {
 /// Stands between one provider's engine and the observer of the job.
 pub(super) struct Relay {
     provider: String,
+    /// The lease, and what earlier calls under it were billed for.
+    lease: Option<(Fence, Duration)>,
     observer: Arc<dyn EngineObserver>,
     progress: Arc<Progress>,
     /// What the provider has billed for, where its engine says so.
@@ -89,6 +110,7 @@ impl Relay {
     /// when words that were shown already no longer count.
     pub(super) fn open(
         provider: &str,
+        lease: Option<(Fence, Duration)>,
         resumes: bool,
         observer: Arc<dyn EngineObserver>,
         progress: Arc<Progress>,
@@ -98,6 +120,7 @@ impl Relay {
         }
         Arc::new(Self {
             provider: provider.to_owned(),
+            lease,
             observer,
             progress,
             billed: Mutex::default(),
@@ -134,7 +157,11 @@ impl EngineObserver for Relay {
             self.progress.show(&self.provider);
         }
         self.progress.keep(&self.provider, checkpoint.clone());
-        self.observer.checkpoint(wrap(&self.provider, checkpoint));
+        let bill = self.lease.zip(self.billed()).map(|((fence, before), billed)| Bill {
+            fence,
+            billed_ms: u64::try_from((before + billed).as_millis()).unwrap_or(u64::MAX),
+        });
+        self.observer.checkpoint(wrap(Left { provider: self.provider.clone(), checkpoint, bill }));
     }
 
     fn billed(&self, audio: Duration) {
@@ -159,8 +186,10 @@ mod tests {
             segments: Vec::new(),
             state: serde_json::json!({ "self": "https://example.org/1" }),
         };
-        let (provider, unwrapped) = unwrap(wrap("azure-west", inner.clone())).expect("ours");
-        assert_eq!((provider.as_str(), unwrapped), ("azure-west", inner.clone()));
+        let left = |bill| Left { provider: "azure-west".to_owned(), checkpoint: inner.clone(), bill };
+        for bill in [None, Some(Bill { fence: Fence::new(3), billed_ms: 7 })] {
+            assert_eq!(unwrap(wrap(left(bill))), Some(left(bill)));
+        }
         assert!(unwrap(inner).is_none(), "one that no pool wrapped is nobody's");
     }
 }

@@ -13,6 +13,7 @@ use verbatim_core::ports::engine::EngineJob;
 use verbatim_core::ports::ledger::{Budgets, Charge, Day, EntryId, Reservation, Reserved};
 use verbatim_telemetry::metrics::Metrics;
 
+use super::checkpoint::Bill;
 use super::provider::{PoolConfig, PoolPorts, Provider};
 use super::seat::Refusal;
 use super::slot::Afterwards;
@@ -160,6 +161,19 @@ impl Purse {
         let booked = self.afterwards.spawn(book(ledger, charge));
         // Longer than this, the ledger is away: the job need not wait for it.
         let _ = tokio::time::timeout(BOOKING_PATIENCE, booked).await;
+    }
+
+    /// Books what an earlier lease was billed for, if that was not done before it ended.
+    pub(super) fn make_up(&self, provider: &Provider, job: &EngineJob, bill: Bill) {
+        let Some(ledger) = self.ports.ledger.clone() else { return };
+        let Bill { fence, billed_ms } = bill;
+        if billed_ms == 0 || fence == job.fence {
+            return;
+        }
+        let entry = EntryId { fence, ..entry(provider, job) };
+        let cost = provider.cost(Duration::from_millis(billed_ms));
+        let charge = Charge { entry, tenant: job.tenant.clone(), billed_ms, cost };
+        self.afterwards.spawn(book(ledger, charge));
     }
 
     /// The parts of the budgets that are spent today; nothing when the ledger does not answer.

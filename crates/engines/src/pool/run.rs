@@ -1,7 +1,7 @@
 //! A job's way through the pool: a seat, a call, and the next provider when that fails.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -9,14 +9,15 @@ use tokio::time::Instant;
 use tracing::Instrument;
 use verbatim_core::CancellationToken;
 use verbatim_core::failure::FailureKind;
-use verbatim_core::ports::engine::{EngineError, EngineJob, EngineObserver, EngineRequest};
+use verbatim_core::ports::engine::{EngineError, EngineJob, EngineObserver, EngineRequest, Pace};
 use verbatim_core::provider::{BreakerState, Outcome};
 use verbatim_core::transcript::Transcript;
 use verbatim_telemetry::traces;
 
 use super::Inner;
-use super::checkpoint::{Progress, Relay, unwrap};
+use super::checkpoint::{Left, Progress, Relay, unwrap};
 use super::choice::{Fit, Score, draw, fitting, latency_step, price};
+use super::money::Booking;
 use super::seat::Seat;
 
 /// Time for an engine to notice that its call took too long, before it is abandoned.
@@ -31,9 +32,15 @@ pub(super) struct Job {
     cancel: CancellationToken,
     pub(super) audio: Duration,
     progress: Arc<Progress>,
+    /// What was billed by calls that others to the same provider may follow: a lease has one entry in its books.
+    owed: Mutex<HashMap<usize, Duration>>,
 }
 
 impl Job {
+    fn owed(&self) -> MutexGuard<'_, HashMap<usize, Duration>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn engine_job(&self) -> Option<&EngineJob> {
         self.request.job.as_ref()
     }
@@ -88,6 +95,7 @@ fn weight(kind: FailureKind) -> u32 {
 /// What a failure tells about the provider.
 fn outcome_of(error: &EngineError) -> Outcome {
     match error.kind {
+        _ if error.blameless => Outcome::Neutral,
         FailureKind::Throttled => Outcome::Throttled { retry_after: error.retry_after },
         FailureKind::EngineUnavailable => {
             Outcome::Failed { unavailable: true, retry_after: error.retry_after }
@@ -112,23 +120,42 @@ impl Inner {
         cancel: CancellationToken,
     ) -> Result<Transcript, EngineError> {
         let duration_ms = request.audio.duration_ms();
-        let mut fits = self.rank(fitting(&self.providers, &request.options, duration_ms)?).await;
+        let fits = self.rank(fitting(&self.providers, &request.options, duration_ms)?).await;
         let progress = Arc::new(Progress::default());
         // Whoever began the job goes on with it, whatever its place in the order.
         let mut home = None;
-        if let Some((owner, checkpoint)) = request.resume.take().and_then(unwrap) {
-            home = fits.iter().find(|fit| self.providers[fit.provider].name == owner).cloned();
-            progress.keep(&owner, checkpoint);
+        if let Some(Left { provider, checkpoint, bill }) = request.resume.take().and_then(unwrap) {
+            home = fits.iter().find(|fit| self.providers[fit.provider].name == provider).cloned();
+            if let (Some(bill), Some(job)) = (bill, &request.job) {
+                let owner = self.providers.iter().find(|known| known.name == provider);
+                owner.inspect(|owner| self.purse.make_up(owner, job, bill));
+            }
+            progress.keep(&provider, checkpoint);
         }
         let audio = Duration::from_millis(duration_ms);
-        let job = Job { request, observer, cancel, audio, progress };
+        let job = Job { request, observer, cancel, audio, progress, owed: Mutex::default() };
+        let done = self.go(&job, fits, home).await;
+        let owed = std::mem::take(&mut *job.owed());
+        for (provider, billed) in owed {
+            self.purse.charge(&self.providers[provider], job.engine_job(), billed, None).await;
+        }
+        done
+    }
+
+    /// From one provider to the next, beginning `home` where there is one.
+    async fn go(
+        &self,
+        job: &Job,
+        mut fits: Vec<Fit>,
+        mut home: Option<Fit>,
+    ) -> Result<Transcript, EngineError> {
         let (mut failures, mut throttled, mut calls) = (Failures::default(), HashMap::new(), 0);
         while !fits.is_empty() {
             let asked = home.as_ref().map_or(fits.as_slice(), std::slice::from_ref);
             let seated = tokio::select! {
                 biased;
                 () = job.cancel.cancelled() => return Err(cancelled()),
-                seated = self.seat(asked, &job) => seated,
+                seated = self.seat(asked, job) => seated,
             };
             let (fit, seat) = match (seated, home.take()) {
                 (Ok(seated), _) => seated,
@@ -143,12 +170,12 @@ impl Inner {
                     break;
                 }
             };
-            job.observer.begun(self.providers[fit.provider].timeout(job.audio) + GRACE);
+            job.observer.begun(self.providers[fit.provider].timeout(job.audio).saturating_add(GRACE));
             self.count_choice(fit.provider, calls);
             calls += 1;
-            let error = match self.call(&fit, seat, &job).await {
+            let error = match self.call(&fit, seat, job).await {
                 Ok(transcript) => {
-                    self.abandon_others(&self.providers[fit.provider].name, &job);
+                    self.abandon_others(&self.providers[fit.provider].name, job);
                     return Ok(transcript);
                 }
                 Err(error) if error.kind == FailureKind::Cancelled => return Err(error),
@@ -218,15 +245,19 @@ impl Inner {
         let provider = &self.providers[fit.provider];
         let Seat { slot, booking, place } = seat;
         let resume = job.progress.of(&provider.name);
+        let before = job.owed().get(&fit.provider).copied().unwrap_or_default();
         let relay = Relay::open(
             &provider.name,
+            job.engine_job().map(|job| (job.fence, before)),
             resume.is_some(),
             Arc::clone(&job.observer),
             Arc::clone(&job.progress),
         );
         let mut request = EngineRequest { resume, ..job.request.clone() };
         request.options.model.clone_from(&fit.model);
-        request.pace = slot.as_ref().map(|slot| slot.pace(provider.limits, Arc::clone(&self.ports.ids)));
+        let patience = self.config.patience;
+        let pacer = slot.as_ref().map(|slot| slot.pacer(provider.limits, self.ports.ids.clone(), patience));
+        request.pace = pacer.clone().map(|pacer| pacer as Arc<dyn Pace>);
         let begun = Instant::now();
         let result = {
             let _counted = self.ports.metrics.providers.count_in_flight(&provider.name);
@@ -238,7 +269,7 @@ impl Inner {
                 .inspect_err(|error| traces::provider_failed(&span, error.kind))
         };
         relay.close();
-        let took = begun.elapsed();
+        let took = begun.elapsed().saturating_sub(pacer.map(|pacer| pacer.waited()).unwrap_or_default());
         let metrics = &self.ports.metrics.providers;
         metrics.seconds.with_label_values(&[provider.name.as_str()]).observe(took.as_secs_f64());
         metrics.count_request(&provider.name, result.as_ref().err().map(|error| error.kind));
@@ -256,18 +287,34 @@ impl Inner {
         if result.is_ok() {
             self.note_latency(fit.provider, took, job.audio);
         }
-        let billed = match (relay.billed(), &result) {
-            (Some(billed), _) => billed,
-            (None, Ok(_)) => job.audio,
-            (None, Err(_)) => Duration::ZERO,
-        };
-        if result.is_ok() || !billed.is_zero() {
-            self.purse.charge(provider, job.engine_job(), billed, booking).await;
-        } else if let Some(booking) = booking {
-            // The same provider may be asked again: what is given back must not be the next reservation.
+        self.book(fit.provider, job, booking, relay.billed(), &result).await;
+        result
+    }
+
+    /// Charges what the call was billed for: what its engine said, or all of a success and nothing of a failure.
+    async fn book(
+        &self,
+        place: usize,
+        job: &Job,
+        booking: Option<Booking>,
+        billed: Option<Duration>,
+        result: &Result<Transcript, EngineError>,
+    ) {
+        let billed = billed.unwrap_or(if result.is_ok() { job.audio } else { Duration::ZERO });
+        let billed = job.owed().remove(&place).unwrap_or_default() + billed;
+        // It may be asked again under the same lease.
+        let is_throttled = matches!(result, Err(error) if error.kind == FailureKind::Throttled);
+        if !is_throttled && (result.is_ok() || !billed.is_zero()) {
+            self.purse.charge(&self.providers[place], job.engine_job(), billed, booking).await;
+            return;
+        }
+        if !billed.is_zero() {
+            job.owed().insert(place, billed);
+        }
+        if let Some(booking) = booking {
+            // Before the next reservation of the same entry: it would be given back in its place.
             let _ = tokio::time::timeout(GRACE, booking.give_back()).await;
         }
-        result
     }
 
     /// What other providers have begun for the job is of no use any more, and may cost money.

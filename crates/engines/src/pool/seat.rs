@@ -22,7 +22,7 @@ pub(super) const STORE_AGAIN: Duration = Duration::from_secs(2);
 /// How long a job waits for a local engine at most. Those before it take long: other workers may be free sooner.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(600);
 /// When a job that met only paused providers looks again.
-const PAUSED_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const PAUSED_AGAIN: Duration = Duration::from_secs(30);
 /// The least that a job which found no seat waits in the queue.
 const LEAST_AWAY: Duration = Duration::from_secs(1);
 /// Waiters come back up to this part of their wait later, so that nodes do not all ask at once.

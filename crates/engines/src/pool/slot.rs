@@ -1,20 +1,22 @@
 //! One call's slot at a provider that all nodes share: renewed while it is held, given back on every path.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use verbatim_core::PortError;
+use verbatim_core::failure::FailureKind;
 use verbatim_core::ids::IdSource;
 use verbatim_core::ports::SharedState;
-use verbatim_core::ports::engine::Pace;
+use verbatim_core::ports::engine::{EngineError, Pace};
 use verbatim_core::provider::{self, Outcome, SlotDecision, SlotLimits, SlotRequest};
 
 use super::line::Line;
-use super::seat::{JITTER, STORE_AGAIN};
+use super::seat::{JITTER, PAUSED_AGAIN, Refusal, STORE_AGAIN};
 
 /// Tries to give a slot back; it lapses when all fail.
 const RELEASE_TRIES: u32 = 3;
@@ -94,8 +96,8 @@ impl Slot {
     }
 
     /// What its engine asks before further requests.
-    pub(super) fn pace(&self, limits: SlotLimits, ids: Arc<dyn IdSource>) -> Arc<dyn Pace> {
-        Arc::new(Pacer { applicant: self.applicant.clone(), limits, ids })
+    pub(super) fn pacer(&self, limits: SlotLimits, ids: Arc<dyn IdSource>, patience: Duration) -> Arc<Pacer> {
+        Arc::new(Pacer { applicant: self.applicant.clone(), limits, ids, patience, waited: Mutex::default() })
     }
 
     /// Gives it back, and says how the call ended. The answer ends when the store knows.
@@ -120,29 +122,61 @@ impl Slot {
 }
 
 /// Further requests under a slot.
-struct Pacer {
+pub(super) struct Pacer {
     applicant: Applicant,
     limits: SlotLimits,
     ids: Arc<dyn IdSource>,
+    patience: Duration,
+    waited: Mutex<Duration>,
 }
 
-#[async_trait]
-impl Pace for Pacer {
-    /// A store that does not answer is asked until it does: requests that nobody counts would break the limit. The time
-    /// limit of the call ends it.
-    async fn another_request(&self) {
+impl Pacer {
+    /// How long the engine was kept waiting: not the provider's time.
+    pub(super) fn waited(&self) -> Duration {
+        *self.waited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn wait(&self) -> Result<(), EngineError> {
         let Applicant { shared, provider, .. } = &self.applicant;
+        let deadline = Instant::now() + self.patience;
         loop {
             let wait = match provider::another_request(shared.as_ref(), provider, self.limits).await {
-                Ok(Duration::ZERO) => return,
-                Ok(wait) => wait,
+                Ok(SlotDecision::Granted { .. }) => return Ok(()),
+                Ok(decision) => match Refusal::from(decision) {
+                    Refusal::Busy(after) => after,
+                    // Nobody knows how long.
+                    _ => return Err(held_back(PAUSED_AGAIN)),
+                },
+                // Requests that nobody counts would break the limit.
                 Err(error) => {
                     tracing::warn!(%provider, %error, "a request cannot be counted; trying again");
                     STORE_AGAIN
                 }
             };
+            if Instant::now() + wait > deadline {
+                return Err(held_back(wait));
+            }
             tokio::time::sleep(wait.mul_f64(1.0 + JITTER * self.ids.fraction())).await;
         }
+    }
+}
+
+/// What was done so far is in a checkpoint; the provider has not refused anything.
+fn held_back(retry_after: Duration) -> EngineError {
+    EngineError {
+        retry_after: Some(retry_after),
+        blameless: true,
+        ..EngineError::new(FailureKind::Throttled, "the provider takes no more requests for now")
+    }
+}
+
+#[async_trait]
+impl Pace for Pacer {
+    async fn another_request(&self) -> Result<(), EngineError> {
+        let begun = Instant::now();
+        let done = self.wait().await;
+        *self.waited.lock().unwrap_or_else(PoisonError::into_inner) += begun.elapsed();
+        done
     }
 }
 

@@ -30,7 +30,7 @@ fn table() -> Vec<Row> {
         (Fault::Status(401, "invalid_api_key"), EngineUnavailable, None),
         (Fault::ExpiredToken, EngineUnavailable, None),
         (Fault::Status(403, "unsupported_country_region_territory"), EngineUnavailable, None),
-        (Fault::Status(404, "model_not_found"), UnsupportedOption, None),
+        (Fault::Status(404, "model_not_found"), EngineUnavailable, None),
         (Fault::Status(408, "timeout"), TimedOut, None),
         (Fault::Status(413, ""), UnsupportedMedia, None),
         (Fault::Status(415, ""), UnsupportedMedia, None),
@@ -101,10 +101,12 @@ async fn a_service_that_cannot_be_reached_is_unavailable_until_it_comes_back() -
 async fn the_stand_ins_own_checks_lead_to_the_same_kinds() -> Result<()> {
     let stand_in = OpenAiStandIn::start(OpenAiSettings::default()).await;
     let wrong_key = OpenAiEngine::new(OpenAiConfig::at(stand_in.url(), Some("another".into())))?;
-    assert_eq!(failure(&wrong_key, request(options())).await.kind, EngineUnavailable);
+    let refused = failure(&wrong_key, request(options())).await;
+    assert_eq!((refused.kind, refused.blameless), (EngineUnavailable, false));
     let gone = OpenAiModel { upstream: "gone".to_owned(), ..config(&stand_in).models[0].clone() };
     let wrong_model = OpenAiEngine::new(OpenAiConfig { models: vec![gone], ..config(&stand_in) })?;
-    assert_eq!(failure(&wrong_model, request(options())).await.kind, UnsupportedOption);
+    let unknown = failure(&wrong_model, request(options())).await;
+    assert_eq!((unknown.kind, unknown.blameless), (EngineUnavailable, true), "the other models may be right");
     let wrong_path = OpenAiEngine::new(OpenAiConfig::at(format!("{}/v2", stand_in.url()), Some(KEY.into())))?;
     assert_eq!(failure(&wrong_path, request(options())).await.kind, EngineUnavailable);
     let too_short = EngineRequest::new(tone(50), options());

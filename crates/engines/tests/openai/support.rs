@@ -56,8 +56,9 @@ pub(crate) struct Counted(pub(crate) AtomicUsize);
 
 #[async_trait]
 impl Pace for Counted {
-    async fn another_request(&self) {
+    async fn another_request(&self) -> Result<(), EngineError> {
         self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 

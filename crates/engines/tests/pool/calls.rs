@@ -8,7 +8,9 @@ use futures::future::join_all;
 use verbatim_core::CancellationToken;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ports::engine::{EngineError, EngineRequest, SpeechEngine};
-use verbatim_core::provider::{BreakerState, ProviderView, Rate, SlotLimits, list};
+use verbatim_core::provider::{
+    BreakerState, Outcome, ProviderView, Rate, SlotLimits, SlotRequest, acquire, list, pause, release,
+};
 use verbatim_engines::pool::{Provider, ProviderPool};
 
 use crate::support::service::{Allowance, Service, ServiceEngine};
@@ -249,6 +251,43 @@ async fn requests_beyond_the_first_of_a_job_are_counted_too() -> Result<()> {
     }
     assert_eq!((service.served().len(), service.refused()), (30, 0));
     assert!(view(&world, "cloud").await?.requests_last_minute >= 30);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_next_request_must_wait_long_goes_back_and_nobody_is_blamed() -> Result<()> {
+    for pausing in [true, false] {
+        let world = World::new();
+        let service = service();
+        let cloud = Provider { timeout_base: SECOND * 300, ..with_requests(3, &service) };
+        let pool = Arc::new(world.pool(vec![cloud]));
+        pool.announce().await;
+        let job = {
+            let (pool, request) = (Arc::clone(&pool), world.request(1));
+            tokio::spawn(async move { transcribe(&pool, request).await })
+        };
+        while service.under_way() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if pausing {
+            pause(world.state.as_ref(), "cloud", true).await?;
+        } else {
+            // Another node is told to come back in an hour.
+            let limits = SlotLimits { max_concurrency: 100, rate: None };
+            let slot = SlotRequest { holder: "other".to_owned(), lease: SECOND * 30, limits };
+            acquire(world.state.as_ref(), "cloud", &slot).await?;
+            let refused = Outcome::Throttled { retry_after: Some(SECOND * 3600) };
+            release(world.state.as_ref(), "cloud", "other", refused).await?;
+        }
+        let begun = tokio::time::Instant::now();
+        let error = job.await?.expect_err("it goes back");
+        assert_eq!(error.kind, FailureKind::Throttled, "{error}");
+        assert!(begun.elapsed() < SECOND * 60, "{:?}", begun.elapsed());
+        assert_eq!(service.served().len(), 1);
+        let seen = view(&world, "cloud").await?;
+        assert_eq!((seen.totals.failed, seen.breaker), (0, BreakerState::Closed));
+        assert_eq!(seen.totals.throttled, u64::from(!pausing), "only the other node's");
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use verbatim_core::CancellationToken;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::money::Money;
@@ -151,6 +151,71 @@ async fn what_a_provider_did_before_it_failed_is_booked() -> Result<()> {
     assert_eq!(booked, expected);
     assert_eq!(world.ledger.reserved(), 0);
     assert_eq!(transcribe(&pool, world.request(10)).await?, "azure", "there is room for ten of fifteen");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_is_asked_twice_is_booked_for_all_that_it_did() -> Result<()> {
+    for comes_back in [true, false] {
+        let world = World::new();
+        let (paid, free) = (service(), service());
+        // It is asked again because it has begun.
+        let in_quarters =
+            ServiceEngine { requests: 4, in_pieces: true, ..ServiceEngine::new("azure", Arc::clone(&paid)) };
+        let cloud = Provider { engine: Arc::new(in_quarters), ..priced(&paid, Some(100)) };
+        let pool = Arc::new(world.pool(vec![cloud, local("here", &free)]));
+        let job = {
+            let (pool, request) = (Arc::clone(&pool), world.request(10));
+            tokio::spawn(async move { transcribe(&pool, request).await })
+        };
+        while paid.served().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        paid.fail_with(&[FailureKind::Throttled]);
+        if !comes_back {
+            paid.fail_with(&[FailureKind::EngineFailed]);
+        }
+        let (by, billed) = if comes_back { ("azure", 15_000) } else { ("whisper", 5_000) };
+        assert_eq!(job.await??, by);
+        let charges = world.ledger.charges();
+        let booked = charges.iter().find(|charge| charge.entry.provider == "paid").context("booked")?;
+        assert_eq!(booked.billed_ms, billed);
+        assert_eq!(world.ledger.reserved(), 0);
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_worker_did_not_live_to_book_is_booked_by_the_next_one() -> Result<()> {
+    let world = World::new();
+    let paid = service();
+    let in_quarters =
+        || ServiceEngine { requests: 4, in_pieces: true, ..ServiceEngine::new("azure", Arc::clone(&paid)) };
+    let cloud = || Provider { engine: Arc::new(in_quarters()), ..priced(&paid, None) };
+    let dies = world.pool(vec![cloud()]);
+    let notebook = Arc::new(Notebook::default());
+    let request = world.request(10);
+    let working = dies.transcribe(request.clone(), Arc::clone(&notebook) as _, CancellationToken::new());
+    tokio::select! {
+        _ = working => anyhow::bail!("it is done"),
+        () = async { while paid.served().len() < 3 { tokio::time::sleep(Duration::from_millis(1)).await } } => {}
+    }
+    drop(dies);
+    assert!(world.ledger.charges().is_empty());
+    let mut resumed = EngineRequest { resume: notebook.last_checkpoint(), ..request };
+    resumed.job.as_mut().expect("a job").fence = verbatim_core::ids::Fence::new(2);
+    let pool = world.pool(vec![cloud()]);
+    transcribe(&pool, resumed).await?;
+    pool.settled().await;
+    let mut booked: Vec<_> = world
+        .ledger
+        .charges()
+        .into_iter()
+        .map(|charge| (charge.entry.fence.get(), charge.billed_ms, charge.cost))
+        .collect();
+    booked.sort_unstable();
+    let cost = |micros| Some(Money::from_micros(micros));
+    assert_eq!(booked, [(1, 7_500, cost(7_500)), (2, 10_000, cost(10_000))]);
     Ok(())
 }
 

@@ -259,9 +259,12 @@ pub async fn a_new_lease_gives_back_what_older_ones_put_aside<H: Harness>(harnes
     ensure_eq!(books.reserve(&of(11, "azure"), 5.0, 10.0).await?, Reserved::Granted, "the newest lease");
     ensure_eq!(books.reserve(&of(9, "other"), 5.0, 10.0).await?, Reserved::Granted, "a lease that is lost");
     books.expect_left("azure", 4.0).await?;
+    // A lease that needs no money gives it back when it is done.
+    books.charge_to("ann", &of(12, "whisper"), 1000, None).await?;
+    books.expect_left("azure", 9.0).await?;
     // Whoever did something before it lost its lease still says so.
     books.charge(&first, 2.0).await?;
-    books.expect_left("azure", 2.0).await?;
+    books.expect_left("azure", 7.0).await?;
     books.close().await
 }
 

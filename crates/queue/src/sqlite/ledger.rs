@@ -60,9 +60,7 @@ fn reserve(step: &mut Step<'_>, new: &Reservation) -> StoreResult<Reserved> {
         return Ok(Reserved::Granted);
     }
     give_back(step.conn, entry)?;
-    step.conn
-        .prepare_cached("DELETE FROM ledger_reservations WHERE job_id = ?1 AND fence < ?2")?
-        .execute(params![entry.job_id.as_str(), job::signed(entry.fence.get())])?;
+    give_back_older(step.conn, entry)?;
     step.conn
         .prepare_cached("DELETE FROM ledger_reservations WHERE lapses_at <= ?1")?
         .execute([step.now.as_millis()])?;
@@ -109,6 +107,13 @@ fn give_back(conn: &Connection, entry: &EntryId) -> StoreResult<()> {
     Ok(())
 }
 
+/// What leases before this one put aside for the job.
+fn give_back_older(conn: &Connection, entry: &EntryId) -> StoreResult<()> {
+    conn.prepare_cached("DELETE FROM ledger_reservations WHERE job_id = ?1 AND fence < ?2")?
+        .execute(params![entry.job_id.as_str(), job::signed(entry.fence.get())])?;
+    Ok(())
+}
+
 fn is_charged(step: &Step<'_>, entry: &EntryId) -> StoreResult<bool> {
     job::exists(
         step.conn,
@@ -120,6 +125,7 @@ fn is_charged(step: &Step<'_>, entry: &EntryId) -> StoreResult<bool> {
 fn write_down(step: &mut Step<'_>, charge: &Charge) -> StoreResult<()> {
     let Charge { entry, tenant, billed_ms, cost } = charge;
     give_back(step.conn, entry)?;
+    give_back_older(step.conn, entry)?;
     if is_charged(step, entry)? {
         return Ok(());
     }

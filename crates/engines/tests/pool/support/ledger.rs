@@ -20,6 +20,17 @@ pub(crate) struct MemoryLedger {
     pub(crate) down: AtomicBool,
 }
 
+trait Replaced {
+    /// Whether a reservation for this goes when something is put aside or charged for `newer`.
+    fn is_replaced_by(&self, newer: &EntryId) -> bool;
+}
+
+impl Replaced for EntryId {
+    fn is_replaced_by(&self, newer: &EntryId) -> bool {
+        self == newer || (self.job_id == newer.job_id && self.fence < newer.fence)
+    }
+}
+
 #[derive(Default)]
 struct Books {
     reserved: Vec<(Reservation, Timestamp)>,
@@ -56,10 +67,7 @@ impl Ledger for MemoryLedger {
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, PortError> {
         let mut books = self.open()?;
         let (now, today) = (self.clock.now(), Day::of(self.clock.now()));
-        books.reserved.retain(|(other, _)| {
-            let (EntryId { job_id, fence, .. }, entry) = (&other.entry, &reservation.entry);
-            other.entry != *entry && (*job_id != entry.job_id || *fence >= entry.fence)
-        });
+        books.reserved.retain(|(other, _)| !other.entry.is_replaced_by(&reservation.entry));
         let spent = |pick: &dyn Fn(&EntryId, &str) -> bool| -> Money {
             let charged = books
                 .charged
@@ -92,7 +100,7 @@ impl Ledger for MemoryLedger {
 
     async fn charge(&self, charge: Charge) -> Result<(), PortError> {
         let mut books = self.open()?;
-        books.reserved.retain(|(other, _)| other.entry != charge.entry);
+        books.reserved.retain(|(other, _)| !other.entry.is_replaced_by(&charge.entry));
         if books.charged.iter().all(|(other, _)| other.entry != charge.entry) {
             books.charged.push((charge, Day::of(self.clock.now())));
         }

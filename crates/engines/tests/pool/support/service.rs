@@ -148,6 +148,15 @@ impl ServiceEngine {
         }
     }
 
+    fn halfway(&self, duration_ms: u64) -> Checkpoint {
+        Checkpoint {
+            revision: self.kind.to_owned(),
+            position_ms: duration_ms / 2,
+            segments: vec![segment(duration_ms / 2)],
+            state: serde_json::json!({ "operation": 7 }),
+        }
+    }
+
     async fn call(&self, cancel: &CancellationToken) -> Result<(), EngineError> {
         tokio::time::sleep(ON_THE_WAY).await;
         let inside = match self.service.enter() {
@@ -207,24 +216,21 @@ impl SpeechEngine for ServiceEngine {
         let model = request.options.model;
         self.calls.lock().expect("no panic").push((request.resume, model.clone()));
         if self.in_pieces {
-            let segments = vec![segment(duration_ms / 2)];
-            observer.window_done(duration_ms / 2, &segments);
-            observer.checkpoint(Checkpoint {
-                revision: self.kind.to_owned(),
-                position_ms: duration_ms / 2,
-                segments,
-                state: serde_json::json!({ "operation": 7 }),
-            });
+            observer.window_done(duration_ms / 2, &[segment(duration_ms / 2)]);
+            observer.checkpoint(self.halfway(duration_ms));
         }
         for number in 0..self.requests {
             if number > 0
                 && let Some(pace) = &request.pace
             {
-                pace.another_request().await;
+                pace.another_request().await?;
             }
             self.call(&cancel).await?;
             if self.requests > 1 {
                 observer.billed(Duration::from_millis(duration_ms) / self.requests);
+            }
+            if self.in_pieces && self.requests > 1 {
+                observer.checkpoint(self.halfway(duration_ms));
             }
         }
         Ok(Transcript {

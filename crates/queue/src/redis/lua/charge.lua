@@ -2,6 +2,7 @@
 local job, fence, provider, whose = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local billed, cost = tonumber(ARGV[6]), tonumber(ARGV[7])
 give_back(entry_of(job, fence, provider))
+give_back_older(job, fence)
 if is_charged(job, fence, provider) then return 0 end
 
 local day = whole(today)

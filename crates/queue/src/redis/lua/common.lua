@@ -37,6 +37,7 @@
 --   values:last        string the last version that was given
 --   reserved           hash   money put aside, by entry (`job:fence:provider`): `cost|tenant|provider`
 --   reserved:end       zset   entries by the time at which it is given back
+--   reserved:jobs      hash   by job: its entries, each a line
 --   reserved:sums      hash   what is put aside by provider (p<name>) and tenant (t<name>)
 --   spent:<day>        hash   what was spent by provider (p<name>) and tenant (t<name>)
 --   day:<day>          hash   by `tenant:provider`: `jobs|billed|unpriced|cost`

@@ -32,6 +32,11 @@ end
 
 -- Gives back what is put aside for this entry.
 local function give_back(entry)
+  local job, others = string.match(entry, '^(.-):'), {}
+  for line in string.gmatch(reserved_for(job), '[^\n]+') do
+    if line ~= entry then others[#others + 1] = line .. '\n' end
+  end
+  note_reserved(job, table.concat(others))
   local kept = call('HGET', P .. 'reserved', entry)
   if not kept then return end
   local cost, whose, provider = string.match(kept, '^(.-)|(.-)|(.*)$')
@@ -39,11 +44,6 @@ local function give_back(entry)
   add(P .. 'reserved:sums', 't' .. whose, -tonumber(cost))
   call('HDEL', P .. 'reserved', entry)
   call('ZREM', P .. 'reserved:end', entry)
-  local job, others = string.match(entry, '^(.-):'), {}
-  for line in string.gmatch(reserved_for(job), '[^\n]+') do
-    if line ~= entry then others[#others + 1] = line .. '\n' end
-  end
-  note_reserved(job, table.concat(others))
 end
 
 -- Gives back what leases before this one put aside for the job.

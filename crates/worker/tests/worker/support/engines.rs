@@ -90,7 +90,10 @@ impl SpeechEngine for OddEngine {
         self.gate.send_modify(|gate| gate.arrived += 1);
         match request.options.prompt.as_deref() {
             Some(PANIC) => panic!("the engine was asked to panic"),
-            Some(HANG) => std::future::pending().await,
+            Some(HANG) => {
+                observer.begun(Duration::ZERO);
+                std::future::pending().await
+            }
             Some(LIE) => return Err(EngineError::new(FailureKind::Cancelled, "cancelled")),
             Some(LATE) => {
                 tokio::time::sleep(LATE_BY).await;
