@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use verbatim_core::CancellationToken;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::money::Money;
@@ -124,64 +124,51 @@ async fn what_was_put_aside_for_a_call_that_failed_is_given_back() -> Result<()>
     Ok(())
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_a_provider_did_before_it_failed_is_booked() -> Result<()> {
-    let world = World::new();
-    let (paid, free) = (service(), service());
-    let in_quarters = ServiceEngine { requests: 4, ..ServiceEngine::new("azure", Arc::clone(&paid)) };
-    let cloud = Provider { engine: Arc::new(in_quarters), ..priced(&paid, Some(15)) };
-    let pool = Arc::new(world.pool(vec![cloud, local("here", &free)]));
-    let job = {
-        let (pool, request) = (Arc::clone(&pool), world.request(10));
-        tokio::spawn(async move { transcribe(&pool, request).await })
-    };
-    while paid.served().len() < 2 {
+/// A paid provider whose engine makes four requests for each job.
+fn in_quarters(service: &Arc<Service>, in_pieces: bool) -> Provider {
+    let engine = ServiceEngine { requests: 4, in_pieces, ..ServiceEngine::new("azure", Arc::clone(service)) };
+    Provider { engine: Arc::new(engine), ..priced(service, Some(100)) }
+}
+
+/// Ends when the service has answered so often.
+async fn answered(service: &Arc<Service>, times: usize) {
+    while service.served().len() < times {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    paid.fail_with(&[FailureKind::EngineFailed]);
-    assert_eq!(job.await??, "whisper");
-    let booked: Vec<_> = world
-        .ledger
-        .charges()
-        .into_iter()
-        .map(|charge| (charge.entry.provider, charge.billed_ms, charge.cost))
-        .collect();
-    let expected =
-        [("paid".to_owned(), 5_000, Some(Money::from_micros(5_000))), ("here".to_owned(), 10_000, None)];
-    assert_eq!(booked, expected);
+}
+
+/// What is in the books when a paid provider does half of ten seconds, in pieces that are kept or not, and then fails so; and who
+/// did the job.
+async fn books_after(failures: &[FailureKind], in_pieces: bool) -> Result<(String, Vec<(String, u64)>)> {
+    let world = World::new();
+    let (paid, free) = (service(), service());
+    let pool = world.pool(vec![in_quarters(&paid, in_pieces), local("here", &free)]);
+    let failing = async {
+        answered(&paid, 2).await;
+        paid.fail_with(failures);
+    };
+    let (done, ()) = tokio::join!(transcribe(&pool, world.request(10)), failing);
     assert_eq!(world.ledger.reserved(), 0);
-    assert_eq!(transcribe(&pool, world.request(10)).await?, "azure", "there is room for ten of fifteen");
+    let charges = world.ledger.charges().into_iter();
+    Ok((done?, charges.map(|charge| (charge.entry.provider, charge.billed_ms)).collect()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_provider_did_before_it_failed_is_booked() -> Result<()> {
+    let (by, books) = books_after(&[FailureKind::EngineFailed], false).await?;
+    assert_eq!(by, "whisper");
+    assert_eq!(books, [("paid".to_owned(), 5_000), ("here".to_owned(), 10_000)]);
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_is_asked_twice_is_booked_for_all_that_it_did() -> Result<()> {
-    for comes_back in [true, false] {
-        let world = World::new();
-        let (paid, free) = (service(), service());
-        // It is asked again because it has begun.
-        let in_quarters =
-            ServiceEngine { requests: 4, in_pieces: true, ..ServiceEngine::new("azure", Arc::clone(&paid)) };
-        let cloud = Provider { engine: Arc::new(in_quarters), ..priced(&paid, Some(100)) };
-        let pool = Arc::new(world.pool(vec![cloud, local("here", &free)]));
-        let job = {
-            let (pool, request) = (Arc::clone(&pool), world.request(10));
-            tokio::spawn(async move { transcribe(&pool, request).await })
-        };
-        while paid.served().len() < 2 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        paid.fail_with(&[FailureKind::Throttled]);
-        if !comes_back {
-            paid.fail_with(&[FailureKind::EngineFailed]);
-        }
-        let (by, billed) = if comes_back { ("azure", 15_000) } else { ("whisper", 5_000) };
-        assert_eq!(job.await??, by);
-        let charges = world.ledger.charges();
-        let booked = charges.iter().find(|charge| charge.entry.provider == "paid").context("booked")?;
-        assert_eq!(booked.billed_ms, billed);
-        assert_eq!(world.ledger.reserved(), 0);
-    }
+async fn a_provider_that_is_asked_twice_is_booked_once_for_all_that_it_did() -> Result<()> {
+    // It is asked again because it has begun, and does everything again.
+    let (by, books) = books_after(&[FailureKind::Throttled], true).await?;
+    assert_eq!((by.as_str(), books), ("azure", vec![("paid".to_owned(), 15_000)]));
+    let (by, books) = books_after(&[FailureKind::Throttled, FailureKind::EngineFailed], true).await?;
+    assert_eq!(by, "whisper");
+    assert_eq!(books, [("paid".to_owned(), 5_000), ("here".to_owned(), 10_000)]);
     Ok(())
 }
 
@@ -189,22 +176,19 @@ async fn a_provider_that_is_asked_twice_is_booked_for_all_that_it_did() -> Resul
 async fn what_a_worker_did_not_live_to_book_is_booked_by_the_next_one() -> Result<()> {
     let world = World::new();
     let paid = service();
-    let in_quarters =
-        || ServiceEngine { requests: 4, in_pieces: true, ..ServiceEngine::new("azure", Arc::clone(&paid)) };
-    let cloud = || Provider { engine: Arc::new(in_quarters()), ..priced(&paid, None) };
-    let dies = world.pool(vec![cloud()]);
+    let dies = world.pool(vec![in_quarters(&paid, true)]);
     let notebook = Arc::new(Notebook::default());
     let request = world.request(10);
     let working = dies.transcribe(request.clone(), Arc::clone(&notebook) as _, CancellationToken::new());
     tokio::select! {
         _ = working => anyhow::bail!("it is done"),
-        () = async { while paid.served().len() < 3 { tokio::time::sleep(Duration::from_millis(1)).await } } => {}
+        () = answered(&paid, 3) => {}
     }
     drop(dies);
     assert!(world.ledger.charges().is_empty());
     let mut resumed = EngineRequest { resume: notebook.last_checkpoint(), ..request };
     resumed.job.as_mut().expect("a job").fence = verbatim_core::ids::Fence::new(2);
-    let pool = world.pool(vec![cloud()]);
+    let pool = world.pool(vec![in_quarters(&paid, true)]);
     transcribe(&pool, resumed).await?;
     pool.settled().await;
     let mut booked: Vec<_> = world
