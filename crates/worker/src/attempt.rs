@@ -116,6 +116,7 @@ impl Attempts {
         let producing = async move {
             let patience = Patience { ids: &ports.ids, limit, cancel: &cancel };
             let blobs = ports.blobs.as_ref();
+            pipeline.check(&work.options)?;
             gatherer.stage(Stage::Fetching);
             let fetched = patience
                 .with("fetching the audio", || pipeline.fetch(blobs, &blob))

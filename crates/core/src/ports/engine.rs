@@ -175,6 +175,15 @@ pub trait SpeechEngine: Send + Sync {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether it could do such a job, as far as that can be told without the audio: what it could not is neither fetched nor
+    /// decoded in vain.
+    ///
+    /// # Errors
+    /// Those with which [`Self::transcribe`] would refuse.
+    fn check(&self, _options: &TranscribeOptions) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Transcribes. Runs on its own threads where it computes; the caller's task only waits. Returns soon (within one
     /// window) after `cancel` fires.
     ///

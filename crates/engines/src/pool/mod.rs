@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use verbatim_core::CancellationToken;
-use verbatim_core::options::ENGINE_AUTO;
+use verbatim_core::options::{ENGINE_AUTO, TranscribeOptions};
 use verbatim_core::ports::engine::{Capabilities, EngineError, EngineObserver, EngineRequest, SpeechEngine};
 use verbatim_core::provider::{BreakerState, ProviderView, announce, look};
 use verbatim_core::transcript::Transcript;
@@ -227,6 +227,10 @@ impl SpeechEngine for ProviderPool {
                 .collect::<Option<Vec<_>>>()
                 .and_then(|limits| limits.into_iter().max()),
         }
+    }
+
+    fn check(&self, options: &TranscribeOptions) -> Result<(), EngineError> {
+        choice::fitting(&self.inner.providers, options, 0).map(drop)
     }
 
     async fn transcribe(

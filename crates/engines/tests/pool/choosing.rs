@@ -98,7 +98,9 @@ async fn what_only_other_workers_have_goes_back_to_the_queue() {
         (TranscribeOptions::for_model("huge"), "no model `huge`"),
         (TranscribeOptions { engine: "x".to_owned(), ..base.clone() }, "engine `x`"),
     ] {
+        let told = pool.check(&options).expect_err("known without the audio");
         let error = transcribe(&pool, asking(&world, options, 1)).await.expect_err("given back");
+        assert_eq!((told.kind, &told.message), (error.kind, &error.message));
         assert_eq!(error.kind, FailureKind::EngineUnavailable);
         assert!(error.message.contains(reason) && error.retry_after.is_some(), "{error:?}");
     }

@@ -114,6 +114,14 @@ impl Pipeline {
             .await
     }
 
+    /// Whether the engine could do such a job.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub(crate) fn check(&self, options: &TranscribeOptions) -> Result<(), JobFailure> {
+        self.engine.check(options).map_err(|error| JobFailure::from(&error))
+    }
+
     /// The blob as a file.
     ///
     /// # Errors

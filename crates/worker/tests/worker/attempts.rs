@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::engines::{HANG, LATE, LATE_BY, LIE, OddEngine, PANIC, QUIET, SPOIL, WAIT};
+use crate::support::engines::{ELSEWHERE, HANG, LATE, LATE_BY, LIE, OddEngine, PANIC, QUIET, SPOIL, WAIT};
 use crate::support::{World, config};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
@@ -310,6 +310,17 @@ async fn an_engine_that_hangs_is_timed_out_and_abandoned() -> Result<()> {
     // The limit for one second of audio, and the engine's time to notice.
     assert!((100..=101).contains(&took), "{took}");
     assert_eq!(world.leases.job(&id).failures[0].kind, FailureKind::TimedOut);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_other_workers_can_do_is_not_fetched() -> Result<()> {
+    let world = World::new()?;
+    let id = world.submit_with(1, prompt(ELSEWHERE)).await?;
+    // Fetching it would tell.
+    world.blobs.delete(&world.leases.job(&id).lease.blob).await?;
+    world.worker(OddEngine::default(), config(1))?.run_once().await?;
+    assert_eq!(world.leases.job(&id).failures[0].kind, FailureKind::EngineUnavailable);
     Ok(())
 }
 

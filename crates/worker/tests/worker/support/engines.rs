@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::PATIENCE;
 use verbatim_core::CancellationToken;
 use verbatim_core::failure::FailureKind;
+use verbatim_core::options::TranscribeOptions;
 use verbatim_core::ports::engine::{
     Capabilities, Checkpoint, EngineError, EngineObserver, EngineRequest, SpeechEngine,
 };
@@ -43,6 +44,8 @@ pub(crate) const BEGIN: &str = "begin";
 pub(crate) const LATE: &str = "late";
 /// See [`LATE`].
 pub(crate) const LATE_BY: Duration = Duration::from_secs(99);
+/// Only other workers can do it.
+pub(crate) const ELSEWHERE: &str = "elsewhere";
 /// Reports nothing as it goes.
 pub(crate) const QUIET: &str = "quiet";
 /// Fails at once when all is done.
@@ -79,6 +82,13 @@ impl SpeechEngine for OddEngine {
 
     fn capabilities(&self) -> Capabilities {
         FakeEngine::new(0.0).capabilities()
+    }
+
+    fn check(&self, options: &TranscribeOptions) -> Result<(), EngineError> {
+        match options.prompt.as_deref() {
+            Some(ELSEWHERE) => Err(EngineError::new(FailureKind::EngineUnavailable, "not here")),
+            _ => Ok(()),
+        }
     }
 
     async fn transcribe(
