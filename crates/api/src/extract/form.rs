@@ -65,6 +65,9 @@ impl Fields {
     }
 }
 
+/// What a body of unknown length is expected to take of the disk. One that takes more is refused when the disk is full.
+const UNDECLARED: u64 = 8 * 1024 * 1024;
+
 /// Reads the form of `request`. Nothing stays behind when it fails or is dropped.
 ///
 /// # Errors
@@ -77,7 +80,8 @@ pub(crate) async fn read(
 ) -> Result<Form, ApiError> {
     let declared = check_head(request.headers(), face, &state.limits)?;
     let at_most = declared.unwrap_or(ceiling(&state.limits));
-    let expected = state.watermark().admit(at_most).await?;
+    // Few come near the ceiling. Were each counted so, some hundred at once would be refused on a disk that is half empty.
+    let expected = state.watermark().admit(declared.unwrap_or(UNDECLARED.min(at_most))).await?;
     let _place = state.stages().upload(at_most).await?;
     // Put there by `observe`, which also gives the request its bounds.
     let body = request.extensions().get::<UploadBody>().cloned().ok_or_else(ApiError::internal)?;

@@ -68,8 +68,8 @@ async fn an_upload_for_which_there_is_too_little_room_is_refused_unread() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_say_how_much_comes_may_send_the_most() {
-    let (world, disk) = world(50 << 20);
+async fn a_client_that_does_not_say_how_much_comes_is_expected_to_send_some_megabytes() {
+    let (world, disk) = world(MIN_FREE + (7 << 20));
     let unsaid = || {
         post(
             "/v1/jobs",
@@ -77,7 +77,7 @@ async fn a_client_that_does_not_say_how_much_comes_may_send_the_most() {
         )
     };
     assert_eq!(world.call(unsaid()).await.status(), 507);
-    disk.0.store(PLENTY, Ordering::Relaxed);
+    disk.0.store(MIN_FREE + (9 << 20), Ordering::Relaxed);
     assert_eq!(world.call(unsaid()).await.status(), 202);
 }
 
