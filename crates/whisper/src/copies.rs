@@ -1,7 +1,7 @@
 //! The copies of a model's weights: as many calls run at once as there are copies.
 //!
 //! Each is loaded from the files. CTranslate2 could also copy one within a device, but what MKL has packed for the processor does
-//! not survive that everywhere: the copy of it is divided by zero on Sapphire and Emerald Rapids (CTranslate2 4.8.4).
+//! not survive that everywhere: the copy of it makes MKL divide by zero on Emerald Rapids (CTranslate2 4.8.4).
 
 use std::ops::Deref;
 use std::path::Path;
