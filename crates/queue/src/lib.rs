@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use verbatim_core::{ErrorKind, PortError};
 
-pub use self::redis::{RedisConfig, RedisStore};
+pub use self::redis::{RedisConfig, RedisStore, StoreCondition};
 pub use sqlite::{SqliteBooks, SqliteConfig, SqliteDirectory, SqliteStore};
 
 /// What clients are told when too many jobs wait.

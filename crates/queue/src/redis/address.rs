@@ -1,12 +1,14 @@
 //! Where Redis is: one server, a master that sentinels know, or a cluster.
 
-use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
-use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisResult, TlsMode};
+use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
 use verbatim_core::{ErrorKind, PortError};
+
+use super::dial::tcp_settings;
+use super::sentinel;
 
 /// What a Redis URL looks like, for those who wrote one that does not.
 const FORMS: &str = "write redis://[user:password@]host:port/db, rediss://… for TLS, \
-    redis+sentinel://[user:password@]host:port,host:port/master-name or redis+cluster://[user:password@]host:port,host:port \
+    redis+sentinel://[user:password@]host:port,host:port/master-name[/db] or redis+cluster://[user:password@]host:port,host:port \
     (rediss+… for TLS)";
 
 /// Where Redis is.
@@ -47,7 +49,7 @@ impl Address {
         match kind {
             "" => Ok(Self::Server(info(url)?)),
             "cluster" => Ok(Self::Cluster(nodes(plain, rest.trim_end_matches('/'))?)),
-            "sentinel" => sentinel(plain, rest).map(Self::Sentinel),
+            "sentinel" => behind_sentinels(plain, rest).map(Self::Sentinel),
             _ => Err(invalid(&format!("the scheme `{scheme}` is not known"))),
         }
     }
@@ -66,33 +68,26 @@ impl Address {
                     nodes.iter().cycle().nth(attempt % nodes.len().max(1)).cloned().ok_or_else(none)?,
                 )
             }
-            Self::Sentinel(known) => {
-                let mut client = SentinelClient::build(
-                    known.sentinels.clone(),
-                    known.master.clone(),
-                    Some(known.node()),
-                    SentinelServerType::Master,
-                )?;
-                client.async_get_client().await
-            }
+            Self::Sentinel(known) => Ok(sentinel::master(known).await?.0),
         }
     }
 }
 
-impl Sentinels {
-    fn node(&self) -> SentinelNodeConnectionInfo {
-        let node = SentinelNodeConnectionInfo::default().set_redis_connection_info(self.login.clone());
-        if self.tls { node.set_tls_mode(TlsMode::Secure) } else { node }
-    }
-}
-
-fn sentinel(plain: &str, rest: &str) -> Result<Sentinels, PortError> {
-    let (hosts, master) = rest
-        .rsplit_once('/')
-        .filter(|(_, master)| !master.is_empty())
+fn behind_sentinels(plain: &str, rest: &str) -> Result<Sentinels, PortError> {
+    let (login, hosts) = apart(rest);
+    let mut parts = hosts.splitn(3, '/');
+    let hosts = format!("{login}{}", parts.next().unwrap_or_default());
+    let master = parts
+        .next()
+        .filter(|master| !master.is_empty())
         .ok_or_else(|| invalid("the name of the master is missing"))?;
-    let nodes = nodes(plain, hosts)?;
-    let login = nodes.first().ok_or_else(|| invalid("no sentinel is named"))?.redis_settings().clone();
+    let db = match parts.next().unwrap_or_default() {
+        "" => 0,
+        number => number.parse().map_err(|_| invalid("the database is no number"))?,
+    };
+    let nodes = nodes(plain, &hosts)?;
+    let first = nodes.first().ok_or_else(|| invalid("no sentinel is named"))?;
+    let login = first.redis_settings().clone().set_db(db);
     let sentinels =
         nodes.into_iter().map(|node| node.set_redis_settings(RedisConnectionInfo::default())).collect();
     Ok(Sentinels { sentinels, master: master.to_owned(), login, tls: plain == "rediss" })
@@ -100,13 +95,18 @@ fn sentinel(plain: &str, rest: &str) -> Result<Sentinels, PortError> {
 
 /// One URL per host; what stands before `@` is everyone's login.
 fn nodes(scheme: &str, hosts: &str) -> Result<Vec<ConnectionInfo>, PortError> {
-    let (login, hosts) =
-        hosts.rsplit_once('@').map_or((String::new(), hosts), |(login, hosts)| (format!("{login}@"), hosts));
+    let (login, hosts) = apart(hosts);
     hosts.split(',').map(|host| info(&format!("{scheme}://{login}{host}"))).collect()
 }
 
+/// The login with its `@`, and the rest.
+fn apart(rest: &str) -> (String, &str) {
+    rest.rsplit_once('@').map_or((String::new(), rest), |(login, rest)| (format!("{login}@"), rest))
+}
+
 fn info(url: &str) -> Result<ConnectionInfo, PortError> {
-    url.into_connection_info().map_err(|error| invalid(&error.to_string()))
+    let info = url.into_connection_info().map_err(|error| invalid(&error.to_string()))?;
+    Ok(info.set_tcp_settings(tcp_settings()))
 }
 
 fn invalid(why: &str) -> PortError {
@@ -119,7 +119,14 @@ mod tests {
 
     #[test]
     fn a_url_that_cannot_be_used_is_refused_with_what_one_looks_like() {
-        for bad in ["", "localhost:6379", "http://x", "redis+sentinel://a:1,b:2", "redis+sentinel://a:1/"] {
+        for bad in [
+            "",
+            "localhost:6379",
+            "http://x",
+            "redis+sentinel://a:1,b:2",
+            "redis+sentinel://a:1/",
+            "redis+sentinel://a:1/m/x",
+        ] {
             let refusal = Address::parse(bad).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(refusal.contains("redis+sentinel://"), "{bad}: {refusal}");
         }
@@ -141,5 +148,14 @@ mod tests {
         };
         assert_eq!((known.master.as_str(), known.login.username()), ("main", Some("u")));
         assert!(known.sentinels.iter().all(|node| node.redis_settings().username().is_none()));
+        assert_eq!((known.sentinels.len(), known.login.db()), (2, 0));
+    }
+
+    #[test]
+    fn a_database_may_stand_behind_the_name_of_the_master() {
+        let Ok(Address::Sentinel(known)) = Address::parse("redis+sentinel://u:p@a:1,b:2/main/3") else {
+            panic!("sentinels are understood");
+        };
+        assert_eq!((known.master.as_str(), known.login.db(), known.login.password()), ("main", 3, Some("p")));
     }
 }

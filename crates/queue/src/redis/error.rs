@@ -1,5 +1,6 @@
 //! What Redis's errors mean to the house.
 
+use std::error::Error;
 use std::time::Duration;
 
 use redis::RedisError;
@@ -19,9 +20,17 @@ pub(super) fn from_redis(failure: RedisError) -> PortError {
         Some("MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "NOREPLICAS") => {
             "Redis is not able to answer now"
         }
-        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => {
-            return login_refused(failure);
+        Some(code::SLOT_MOVES) => {
+            "the queue is being moved between nodes of the Redis cluster; nothing is done until it has arrived"
         }
+        Some(code::NO_SCRIPT) => {
+            "the node of the Redis cluster to which the queue is being moved does not know our scripts"
+        }
+        Some(code::STORE_GONE) => "this Redis came back without the queue",
+        Some("ERR") if failure.detail().is_some_and(|why| why.starts_with("max number of clients")) => {
+            "Redis has as many connections as its maxclients allows"
+        }
+        _ if is_login(&failure) => return login_refused(failure),
         _ if failure.is_connection_refusal() => return not_connected(failure),
         _ if failure.is_timeout() || failure.is_io_error() || failure.is_connection_dropped() => {
             return PortError::new(ErrorKind::Unavailable, "Redis did not answer")
@@ -35,15 +44,60 @@ pub(super) fn from_redis(failure: RedisError) -> PortError {
     PortError::new(ErrorKind::Unavailable, refused).refused().with_retry_after(AGAIN).with_source(failure)
 }
 
+/// What `lua/guard.lua` and `lua/common.lua` answer.
+pub(super) mod code {
+    /// The queue's slot is on its way to another node.
+    pub(in crate::redis) const SLOT_MOVES: &str = "SLOTMOVES";
+    /// What a node answers that has no slot yet, so that scripts are not loaded there: the slot is on its way to it.
+    pub(in crate::redis) const NO_SCRIPT: &str = "NOSCRIPT";
+    /// The queue is not there.
+    pub(in crate::redis) const STORE_GONE: &str = "STOREGONE";
+}
+
+/// The code that the server sent, if this error comes from one.
+pub(super) fn code_of(error: &PortError) -> Option<&str> {
+    redis_error(error).and_then(RedisError::code)
+}
+
+fn redis_error(error: &PortError) -> Option<&RedisError> {
+    error.source().and_then(|source| source.downcast_ref())
+}
+
+/// Whether our login was refused. Who is not logged in may not even send a call of many words: Redis calls that an error of
+/// the protocol.
+fn is_login(failure: &RedisError) -> bool {
+    failure.kind() == redis::ErrorKind::AuthenticationFailed
+        || match failure.code() {
+            Some("NOAUTH" | "WRONGPASS" | "NOPERM") => true,
+            Some("ERR") => failure.detail().is_some_and(|why| why.contains("unauthenticated")),
+            _ => false,
+        }
+}
+
+/// Passwords are changed one place after the other, so that a login that worked may work again in a moment: whoever runs
+/// already goes on trying.
 fn login_refused(failure: RedisError) -> PortError {
-    PortError::new(ErrorKind::Internal, "Redis refuses our login; look at redis.url").with_source(failure)
+    PortError::new(ErrorKind::Unavailable, "Redis refuses our login; look at redis.url")
+        .refused()
+        .with_retry_after(AGAIN)
+        .with_source(failure)
+}
+
+/// The same error where a process starts: a login that never worked is no reason to wait.
+pub(super) fn at_start(error: PortError) -> PortError {
+    if redis_error(&error).is_some_and(is_login) {
+        PortError::new(ErrorKind::Internal, "the login does not work, so there is nothing to wait for")
+            .with_source(error)
+    } else {
+        error
+    }
 }
 
 /// No connection could be made: certainly nothing was done.
 pub(super) fn not_connected(failure: RedisError) -> PortError {
     match failure.code() {
         Some(_) => from_redis(failure),
-        None if failure.kind() == redis::ErrorKind::AuthenticationFailed => login_refused(failure),
+        None if is_login(&failure) => login_refused(failure),
         None => unreachable().with_source(failure),
     }
 }
@@ -58,9 +112,12 @@ pub(super) fn corrupt(what: impl std::fmt::Display) -> PortError {
     PortError::new(ErrorKind::Internal, format!("the job store holds something unreadable: {what}"))
 }
 
-/// The same error for another caller, without what caused it.
+/// The same error for another caller, with what caused it in words.
 pub(super) fn again(error: &PortError) -> PortError {
     let mut same = PortError::new(error.kind(), error.to_string());
+    if let Some(cause) = error.source() {
+        same = same.with_source(cause.to_string());
+    }
     if let Some(after) = error.retry_after() {
         same = same.with_retry_after(after);
     }

@@ -1,20 +1,59 @@
-//! Whether a Redis may be trusted with jobs.
+//! Whether a Redis may be trusted with jobs, and which store it holds.
 
 use redis::{InfoDict, Value, cmd};
+use verbatim_core::ids::IdSource;
 use verbatim_core::{ErrorKind, PortError};
 
 use super::link::Link;
+use super::{Wire, layout, scripts};
 
 /// The oldest Redis that knows script flags.
 const OLDEST: u32 = 7;
-/// The layout of our keys. Another number means that another version of Verbatim wrote them.
-const LAYOUT: &str = "1";
 
-/// Checks version, eviction and layout.
+/// What says that a queue is there.
+pub(super) struct Found {
+    /// How it is laid out; empty where there is none.
+    pub(super) layout: String,
+    /// Which store it is; empty where there is none, or where a version of before made it.
+    pub(super) store: String,
+}
+
+/// Looks at what is there.
+///
+/// # Errors
+/// As every script.
+pub(super) async fn look(wire: &Wire) -> Result<Found, PortError> {
+    let (layout, store) = wire.link.run(&scripts::LOOK.key(wire.root())).await?;
+    Ok(Found { layout, store })
+}
+
+/// Makes what is missing of a queue, and says what is there then.
+///
+/// # Errors
+/// As every script.
+pub(super) async fn found(wire: &Wire, ids: &dyn IdSource) -> Result<Found, PortError> {
+    let mut call = scripts::FOUND.key(wire.root());
+    call.arg(layout::ours()).arg(ids.ulid());
+    let (layout, store) = wire.link.run(&call).await?;
+    Ok(Found { layout, store })
+}
+
+/// Checks version, eviction and layout; makes a queue where there is none. Returns the id of the store.
 ///
 /// # Errors
 /// With a sentence that says what to do.
-pub(super) async fn check(link: &Link, prefix: &str) -> Result<(), PortError> {
+pub(super) async fn check(wire: &Wire, ids: &dyn IdSource) -> Result<String, PortError> {
+    check_server(&wire.link).await?;
+    let mut queue = look(wire).await?;
+    // What is there is not written again: a full Redis would refuse that, and a node could not start on it.
+    if queue.layout.is_empty() || queue.store.is_empty() {
+        queue = found(wire, ids).await?;
+    }
+    layout::check(&queue.layout)?;
+    Ok(queue.store)
+}
+
+async fn check_server(link: &Link) -> Result<(), PortError> {
     // A cluster answers for each of its nodes; any of them will do.
     let info: Value = link.command(cmd("INFO").arg("server")).await?;
     if let Some(version) = version(info)
@@ -29,25 +68,16 @@ pub(super) async fn check(link: &Link, prefix: &str) -> Result<(), PortError> {
     // Managed services may forbid CONFIG: then nothing can be told, and the log says so.
     let asked: Result<Value, _> = link.command(cmd("CONFIG").arg("GET").arg("maxmemory-policy")).await;
     match asked.ok().and_then(policy) {
-        Some(policy) if policy != "noeviction" => {
-            return refuse(format!(
-                "this Redis throws keys away when it is full (maxmemory-policy {policy}), and jobs with them; set \
-                 `maxmemory-policy noeviction` in redis.conf, or `redis-cli CONFIG SET maxmemory-policy noeviction`"
-            ));
+        Some(policy) if policy != "noeviction" => refuse(format!(
+            "this Redis throws keys away when it is full (maxmemory-policy {policy}), and jobs with them; set \
+             `maxmemory-policy noeviction` in redis.conf, or `redis-cli CONFIG SET maxmemory-policy noeviction`"
+        )),
+        Some(_) => Ok(()),
+        None => {
+            tracing::warn!("cannot tell Redis's maxmemory-policy; make sure that it is noeviction");
+            Ok(())
         }
-        Some(_) => {}
-        None => tracing::warn!("cannot tell Redis's maxmemory-policy; make sure that it is noeviction"),
     }
-    let key = format!("{prefix}layout");
-    let _: Value = link.command(cmd("SET").arg(&key).arg(LAYOUT).arg("NX")).await?;
-    let layout: String = link.command(cmd("GET").arg(&key)).await?;
-    if layout != LAYOUT {
-        return refuse(format!(
-            "the jobs in this Redis were written by another version of Verbatim (layout {layout}, this one knows {LAYOUT}); \
-             run that version, or set another redis.prefix to begin afresh"
-        ));
-    }
-    Ok(())
 }
 
 fn refuse(why: String) -> Result<(), PortError> {

@@ -4,11 +4,14 @@
 mod address;
 mod admin;
 mod client;
+mod dial;
 mod directory;
 mod error;
 mod events;
 mod finishes;
 mod health;
+mod identity;
+mod layout;
 mod leases;
 mod ledger;
 mod limiter;
@@ -17,6 +20,7 @@ mod news;
 mod record;
 mod registry;
 mod scripts;
+mod sentinel;
 mod shared_state;
 mod upkeep;
 
@@ -24,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Script, ScriptInvocation};
+use tokio::sync::watch;
 use verbatim_core::PortError;
 use verbatim_core::ids::IdSource;
 use verbatim_core::policy::StorePolicy;
@@ -31,8 +36,11 @@ use verbatim_core::time::Clock;
 
 use address::Address;
 use finishes::Finishes;
+use identity::Identity;
 use link::Link;
 use news::News;
+
+pub use identity::StoreCondition;
 
 /// "For ever" in milliseconds: times stay whole numbers in Lua, two centuries on.
 const FOR_EVER: u128 = 9_000_000_000_000;
@@ -56,6 +64,7 @@ pub struct RedisStore(Arc<Inner>);
 /// Behind every [`RedisStore`].
 struct Inner {
     wire: Arc<Wire>,
+    identity: Identity,
     news: News,
     finishes: Finishes,
     policy: StorePolicy,
@@ -67,6 +76,8 @@ struct Wire {
     link: Link,
     /// `{prefix}:`. The braces keep all keys in one slot of a Redis Cluster.
     prefix: String,
+    /// The key that exists as long as the queue does.
+    root: String,
     /// The server's own time when absent.
     clock: Option<Arc<dyn Clock>>,
 }
@@ -93,24 +104,49 @@ impl RedisStore {
         let RedisConfig { url, prefix, policy, ids } = config;
         let address = Address::parse(&url)?;
         let prefix = format!("{{{prefix}}}:");
-        let link = Link::new(&address)?;
-        health::check(&link, &prefix).await?;
-        let news = News::start(address, &prefix);
-        let wire = Arc::new(Wire { link, prefix, clock });
+        let wire =
+            Arc::new(Wire { link: Link::new(&address)?, root: format!("{prefix}layout"), prefix, clock });
+        let id = health::check(&wire, ids.as_ref()).await.map_err(error::at_start)?;
+        let news = News::start(address, &wire.prefix);
+        let identity = Identity::start(&wire, &ids, id);
         let finishes = Finishes::start(&wire, policy.result_retention);
-        Ok(Self(Arc::new(Inner { wire, news, finishes, policy, ids })))
+        Ok(Self(Arc::new(Inner { wire, identity, news, finishes, policy, ids })))
+    }
+}
+
+impl RedisStore {
+    /// Which store this is: 26 characters, made with it. It changes when Redis comes back empty or with other data.
+    #[must_use]
+    pub fn store_id(&self) -> String {
+        self.0.identity.condition().borrow().id.clone()
+    }
+
+    /// What is known of the store, kept up to date while the process runs.
+    #[must_use]
+    pub fn condition(&self) -> watch::Receiver<StoreCondition> {
+        self.0.identity.condition()
+    }
+
+    /// How many connections this process has given up because nobody answered on them.
+    #[must_use]
+    pub fn connections_given_up(&self) -> u64 {
+        self.0.wire.link.given_up()
     }
 }
 
 impl Wire {
     /// A call of this script with the arguments that every script has.
     fn call<'s>(&self, script: &'s Script) -> ScriptInvocation<'s> {
-        let mut call = script.key(self.prefix.as_str());
+        let mut call = script.key(self.root());
         match &self.clock {
             Some(clock) => call.arg(clock.now().as_millis()),
             None => call.arg(""),
         };
         call
+    }
+
+    fn root(&self) -> &str {
+        &self.root
     }
 
     fn key(&self, name: &str) -> String {

@@ -10,11 +10,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::address::Address;
+use super::dial::{ANSWER, OPEN};
 
 /// Before the subscription is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a subscription may take to be made, and be silent before it is asked whether it lives.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a subscription may be silent before it is asked whether it lives.
+const QUIET: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 struct Waiting {
@@ -105,11 +106,11 @@ async fn subscribed(
         Ok::<_, redis::RedisError>(pubsub)
     };
     let timed_out = || redis::RedisError::from((redis::ErrorKind::Io, "no subscription in time"));
-    let pubsub = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| timed_out())??;
+    let pubsub = tokio::time::timeout(OPEN, connecting).await.map_err(|_| timed_out())??;
     let (mut sink, mut messages) = pubsub.split();
     waiting.everybody();
     loop {
-        match tokio::time::timeout(PATIENCE, messages.next()).await {
+        match tokio::time::timeout(QUIET, messages.next()).await {
             Ok(Some(message)) if message.get_channel_name() == channels.work => waiting.work.notify_one(),
             Ok(Some(message)) => {
                 if let Ok(ids) = message.get_payload::<String>() {
@@ -117,9 +118,9 @@ async fn subscribed(
                 }
             }
             Ok(None) => return Ok(()),
-            // A connection that was cut without a word looks like silence.
+            // A connection that was cut without a word, or a server that hangs, looks like silence.
             Err(_) => {
-                let alive = tokio::time::timeout(PATIENCE, sink.ping::<redis::Value>()).await;
+                let alive = tokio::time::timeout(ANSWER, sink.ping::<redis::Value>()).await;
                 alive.map_err(|_| timed_out())??;
             }
         }

@@ -8,7 +8,7 @@ use verbatim_core::ports::registry::{EngineOffer, EngineRegistry};
 use verbatim_core::time::Timestamp;
 use verbatim_core::{BadJson, PortError};
 
-use super::{RedisStore, error, json};
+use super::{RedisStore, error, json, scripts};
 
 /// How long the offer of a worker that has gone stands.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -19,21 +19,14 @@ const SILENCE: Duration = Duration::from_secs(300);
 impl EngineRegistry for RedisStore {
     async fn announce(&self, offer: EngineOffer) -> Result<(), PortError> {
         let now = offer.announced_at;
-        let mut command = cmd("HSET");
-        command.arg(self.0.wire.key("offers")).arg(offer.worker.ulid()).arg(json(&offer)?);
-        let _: redis::Value = self.0.wire.link.command(&command).await?;
-        let gone: Vec<String> = self
-            .stored_offers()
-            .await?
-            .into_iter()
-            .filter(|old| is_superseded(old, &offer, now))
-            .map(|old| old.worker.ulid().to_owned())
-            .collect();
-        if !gone.is_empty() {
-            let mut command = cmd("HDEL");
-            command.arg(self.0.wire.key("offers")).arg(&gone);
-            let _: redis::Value = self.0.wire.link.command(&command).await?;
+        let mut call = self.0.wire.call(&scripts::ANNOUNCE);
+        call.arg(offer.worker.ulid()).arg(json(&offer)?);
+        for old in self.stored_offers().await? {
+            if is_superseded(&old, &offer, now) {
+                call.arg(old.worker.ulid());
+            }
         }
+        let _: redis::Value = self.0.wire.link.run(&call).await?;
         Ok(())
     }
 

@@ -1,9 +1,23 @@
-//! The Lua scripts, one per operation: the shared text, then what a few share, then its own. Sent by hash; loaded again
-//! where Redis has forgotten them.
+//! The Lua scripts, one per operation: the guard, the shared text, then what a few share, then its own. Sent by hash; loaded
+//! again where Redis has forgotten them.
 
 use std::sync::LazyLock;
 
 use redis::Script;
+
+/// A script of these files behind the guard.
+macro_rules! text {
+    ($flags:literal, $($file:literal),+) => {
+        concat!("#!lua", $flags, "\n", include_str!("lua/guard.lua"), $(include_str!($file)),+)
+    };
+}
+
+/// Whether the queue is there, and which store it is. Answered by a full Redis too.
+pub(super) static LOOK: LazyLock<Script> =
+    LazyLock::new(|| Script::new(text!(" flags=no-writes", "lua/look.lua")));
+/// Two small keys.
+pub(super) static FOUND: LazyLock<Script> =
+    LazyLock::new(|| Script::new(text!(" flags=allow-oom", "lua/found.lua")));
 
 /// Defines a script: its name, and what Redis may do with it when it is full or a replica.
 macro_rules! scripts {
@@ -11,10 +25,7 @@ macro_rules! scripts {
         $(
             $(#[$doc])*
             pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-                let text = concat!(
-                    "#!lua", $flags, "\n", include_str!("lua/common.lua"), $(include_str!($file)),+
-                );
-                Script::new(text)
+                Script::new(text!($flags, "lua/common.lua", $($file),+))
             });
         )*
     };
@@ -41,6 +52,9 @@ scripts! {
     REPORT = "", "lua/report.lua";
     REDRIVE = "", "lua/redrive.lua";
     REVOKE = " flags=allow-oom", "lua/revoke.lua";
+
+    /// One entry for each worker.
+    ANNOUNCE = " flags=allow-oom", "lua/announce.lua";
 
     READ_VALUE = " flags=no-writes", "lua/read_value.lua";
     /// Small and bounded: without a place at its provider a job that is held could not be done.

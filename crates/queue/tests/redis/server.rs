@@ -1,5 +1,6 @@
 //! A Redis server of a test's own.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -10,16 +11,29 @@ use tempfile::TempDir;
 /// A running server; stopped when dropped.
 pub(crate) struct RedisServer {
     port: u16,
+    /// Held as long as the port is this server's.
+    _lock: File,
     options: Vec<String>,
     folder: TempDir,
     child: Option<Child>,
 }
 
-/// A port that is free now. Nobody holds it until the server does; a server that finds it taken ends, and the next try
-/// takes another.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
-    listener.local_addr().expect("it has an address").port()
+/// A port that no other test takes while the lock is held, even when the server that listens on it has died: what a
+/// sentinel then found there would be somebody else's master. Below those that the kernel gives to clients; a node of a
+/// cluster also takes the one 10,000 above.
+fn own_port() -> (u16, File) {
+    let folder = std::env::temp_dir().join("verbatim-test-ports");
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    let mut random = [0; 2];
+    loop {
+        File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).expect("Linux has it");
+        let port = 11_000 + u16::from_ne_bytes(random) % 9_000;
+        let lock = File::create(folder.join(port.to_string())).expect("a file can be made");
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if lock.try_lock().is_ok() && free(port) && free(port + 10_000) {
+            return (port, lock);
+        }
+    }
 }
 
 impl RedisServer {
@@ -27,14 +41,13 @@ impl RedisServer {
     pub(crate) fn start(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut server = Self { port: 0, options, folder, child: None };
-        for _ in 0..5 {
-            server.port = free_port();
-            if server.launch() {
-                return server;
-            }
-        }
-        panic!("redis-server does not start; is it installed? scripts/setup test installs it")
+        let (port, lock) = own_port();
+        let mut server = Self { port, _lock: lock, options, folder, child: None };
+        assert!(
+            server.launch(),
+            "redis-server does not start; is it installed? scripts/setup test installs it"
+        );
+        server
     }
 
     /// A sentinel that watches `master` under this name.
@@ -47,19 +60,15 @@ impl RedisServer {
              sentinel failover-timeout {name} 2000\n"
         );
         std::fs::write(&file, lines).expect("it can be written");
-        let mut sentinel = Self { port: 0, options: Vec::new(), folder, child: None };
-        for _ in 0..5 {
-            sentinel.port = free_port();
-            let command = Command::new("redis-server")
-                .arg(&file)
-                .args(["--sentinel", "--port", &sentinel.port.to_string(), "--bind", "127.0.0.1"])
-                .stdout(Stdio::null())
-                .spawn();
-            if sentinel.wait_for(command) {
-                return sentinel;
-            }
-        }
-        panic!("redis-server does not start as a sentinel")
+        let (own, lock) = own_port();
+        let mut sentinel = Self { port: own, _lock: lock, options: Vec::new(), folder, child: None };
+        let command = Command::new("redis-server")
+            .arg(&file)
+            .args(["--sentinel", "--port", &own.to_string(), "--bind", "127.0.0.1"])
+            .stdout(Stdio::null())
+            .spawn();
+        assert!(sentinel.wait_for(command), "redis-server does not start as a sentinel");
+        sentinel
     }
 
     /// A copy of `master`, which follows it.
@@ -83,6 +92,27 @@ impl RedisServer {
             child.kill().expect("it can be killed");
             child.wait().expect("it ends");
         }
+    }
+
+    /// SIGKILL, from beside; [`Self::kill`] also waits for its end.
+    pub(crate) fn die(&self) {
+        self.signal("KILL");
+    }
+
+    /// SIGSTOP: it hangs, and its connections stay open.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the signal is not sent");
     }
 
     /// Where it is.

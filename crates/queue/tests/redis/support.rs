@@ -50,6 +50,12 @@ impl RedisHarness {
         Self { url: url.to_owned(), plain: plain.to_owned(), prefix: unique_prefix(), own: None }
     }
 
+    /// With the prefix of another harness: a second node of its service.
+    pub(crate) fn named_as(mut self, other: &Self) -> Self {
+        self.prefix.clone_from(&other.prefix);
+        self
+    }
+
     fn owning(mut self, server: RedisServer) -> Self {
         self.own = Some(server);
         self

@@ -1,9 +1,12 @@
--- What every script shares. Each operation is this text followed by its own: one script, one atomic step.
+-- What every script shares. Each operation is `guard.lua`, this text and its own: one script, one atomic step.
 --
--- KEYS[1] is the prefix of all keys of the queue with its hash tag, `{verbatim}:`, so that every key that a script makes
--- of it lies in the same slot of a cluster. ARGV[1] is the time in milliseconds, empty for the server's own. Ids are
+-- P is the prefix of all keys of the queue with its hash tag, `{verbatim}:`, so that every key that a script makes of it
+-- lies in the same slot of a cluster. KEYS[1] is the one that always exists, `layout`. ARGV[1] is the time in milliseconds, empty for the server's own. Ids are
 -- the 26 characters behind their prefix. Tiers: 2 high, 1 normal, 0 low. Scripts check everything before they write.
 --
+--   layout             string how the queue is laid out: see `layout.rs`
+--   store              string which store this is: 26 characters, made with it
+--   offers             hash   what each worker offers (JSON)
 --   j:<job>            hash   what moves of a job; every value is short, so that the hash stays compact
 --   d:<job>            string what does not move: JSON that only Rust reads
 --   e:<job>            zset   decoded segments by event number: `number|millis|json`
@@ -47,7 +50,7 @@
 --   windows            zset   tenants by the time at which the last of these no longer counts
 --   burst              list   times of everybody's requests of the last second
 --   bucket             hash   the project's tokens: how many 60,000ths (u) there were when (t); end of the cooldown (c)
-local P = KEYS[1]
+if there == 0 then return redis.error_reply('STOREGONE the queue is not in this Redis any more') end
 local call = redis.call
 local now = tonumber(ARGV[1])
 if not now then
