@@ -1,8 +1,8 @@
 //! How fast the queue alone is: jobs that are no work, queued and drained on a Redis. Prints jobs per second for both, as
 //! JSON on the last line. `bench/queue` runs it beside Sidekiq.
 //!
-//! `redis_drain URL [JOBS] [WORKERS] [JOBS PER CLAIM]`; `redis_drain URL --backlog [QUEUED] [DELAYED]` times claims of one job
-//! on a short and on a long queue instead.
+//! `redis_drain URL [JOBS] [WORKERS] [SLOTS]`; `redis_drain URL --backlog [QUEUED] [DELAYED]` times claims on a short and on a
+//! long queue instead.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
 use verbatim_core::audio::{AudioFormat, AudioInfo};
 use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::failure::{FailureKind, JobFailure};
@@ -99,28 +99,25 @@ async fn complete(store: &RedisStore, lease: &Lease) -> Result<()> {
     Ok(())
 }
 
-async fn work(store: RedisStore, ids: Arc<Ids>, per_claim: usize) -> Result<usize> {
-    let (worker, mut done) = (WorkerId::generate(&*ids), 0);
-    loop {
+/// One slot of a worker: claims a job, completes it, and so on until there is none.
+async fn work(store: RedisStore, ids: Arc<Ids>, worker: WorkerId) -> Result<usize> {
+    for done in 0.. {
         let nonce = ClaimNonce::generate(&*ids);
-        let request =
-            ClaimRequest { worker: worker.clone(), nonce, max: per_claim, idle: true, lease: LEASE };
-        let leases = store.claim(request).await?;
-        if leases.is_empty() {
-            return Ok(done);
-        }
-        done += leases.len();
-        join_all(leases.iter().map(|lease| complete(&store, lease)))
-            .await
-            .into_iter()
-            .collect::<Result<Vec<_>>>()?;
+        let request = ClaimRequest { worker: worker.clone(), nonce, idle: false, lease: LEASE };
+        let Some(lease) = store.claim(request).await? else { return Ok(done) };
+        complete(&store, &lease).await?;
     }
+    unreachable!("there is an end of jobs")
 }
 
-async fn drain(store: &RedisStore, ids: &Arc<Ids>, workers: usize, per_claim: usize) -> Result<(usize, f64)> {
+async fn drain(store: &RedisStore, ids: &Arc<Ids>, workers: usize, slots: usize) -> Result<(usize, f64)> {
     let began = Instant::now();
-    let working: Vec<_> =
-        (0..workers).map(|_| tokio::spawn(work(store.clone(), Arc::clone(ids), per_claim))).collect();
+    let workers: Vec<_> = (0..workers).map(|_| WorkerId::generate(&**ids)).collect();
+    let working: Vec<_> = workers
+        .iter()
+        .flat_map(|worker| std::iter::repeat_n(worker, slots))
+        .map(|worker| tokio::spawn(work(store.clone(), Arc::clone(ids), worker.clone())))
+        .collect();
     let mut done = 0;
     for worker in working {
         done += worker.await??;
@@ -128,16 +125,20 @@ async fn drain(store: &RedisStore, ids: &Arc<Ids>, workers: usize, per_claim: us
     Ok((done, done as f64 / began.elapsed().as_secs_f64()))
 }
 
-/// Claims single jobs, fails them so that they wait again, and says how long the claims took: median and 99th percentile.
+/// Claims a job for a new worker. There must be one.
+async fn claim(store: &RedisStore, ids: &Ids) -> Result<Lease> {
+    let (worker, nonce) = (WorkerId::generate(ids), ClaimNonce::generate(ids));
+    let request = ClaimRequest { worker, nonce, idle: true, lease: LEASE };
+    store.claim(request).await?.context("there is a job to claim")
+}
+
+/// Claims jobs and gives them back, and says how long the claims took: median and 99th percentile.
 async fn claims(store: &RedisStore, ids: &Ids, count: usize) -> Result<String> {
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
-        let (worker, nonce) = (WorkerId::generate(ids), ClaimNonce::generate(ids));
-        let request = ClaimRequest { worker, nonce, max: 1, idle: true, lease: LEASE };
         let began = Instant::now();
-        let leases = store.claim(request).await?;
+        let lease = claim(store, ids).await?;
         times.push(began.elapsed());
-        let lease = leases.first().context("there is a job to claim")?;
         store.release(&lease.token).await?;
     }
     times.sort();
@@ -147,14 +148,13 @@ async fn claims(store: &RedisStore, ids: &Ids, count: usize) -> Result<String> {
 
 /// Delays jobs by failing them.
 async fn delay(store: &RedisStore, ids: &Ids, jobs: usize) -> Result<()> {
-    let mut delayed = 0;
-    while delayed < jobs {
-        let (worker, nonce) = (WorkerId::generate(ids), ClaimNonce::generate(ids));
-        let request = ClaimRequest { worker, nonce, max: 64, idle: true, lease: LEASE };
-        let leases = store.claim(request).await?;
-        delayed += leases.len();
-        try_join_all(leases.iter().map(|lease| store.fail(&lease.token, later()))).await?;
-    }
+    let some = |first: usize| async move {
+        for _ in (first..jobs).step_by(SUBMITTERS) {
+            store.fail(&claim(store, ids).await?.token, later()).await?;
+        }
+        anyhow::Ok(())
+    };
+    try_join_all((0..SUBMITTERS).map(some)).await?;
     Ok(())
 }
 
@@ -178,7 +178,7 @@ async fn backlog(store: &RedisStore, ids: &Ids, queued: usize, delayed: usize) -
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1).peekable();
-    let url = arguments.next().context("redis_drain URL [JOBS] [WORKERS] [JOBS PER CLAIM]")?;
+    let url = arguments.next().context("redis_drain URL [JOBS] [WORKERS] [SLOTS]")?;
     let long = arguments.next_if_eq("--backlog").is_some();
     let mut number = |default| arguments.next().map_or(Ok(default), |text| text.parse());
     let ids = Arc::new(Ids::default());
@@ -188,9 +188,9 @@ async fn main() -> Result<()> {
     if long {
         return backlog(&store, &ids, number(1_000_000)?, number(200_000)?).await;
     }
-    let (jobs, workers, per_claim) = (number(20_000)?, number(4)?, number(64)?);
+    let (jobs, workers, slots) = (number(20_000)?, number(4)?, number(16)?);
     let queued_per_sec = fill(&store, &ids, jobs).await?;
-    let (done, drained_per_sec) = drain(&store, &ids, workers, per_claim).await?;
+    let (done, drained_per_sec) = drain(&store, &ids, workers, slots).await?;
     let left = store.stats().await?.tiers.iter().map(|tier| tier.depth).sum::<u64>();
     ensure!(done == jobs && left == 0, "{done} of {jobs} jobs were drained, {left} are left");
     println!("{{\"queued_per_sec\":{queued_per_sec:.0},\"drained_per_sec\":{drained_per_sec:.0}}}");

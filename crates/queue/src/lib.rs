@@ -14,6 +14,8 @@ use verbatim_core::{ErrorKind, PortError};
 pub use self::redis::{RedisConfig, RedisStore, StoreCondition};
 pub use sqlite::{SqliteBooks, SqliteConfig, SqliteDirectory, SqliteStore};
 
+/// Jobs that are too old, of which one claim ends at most so many on its way to one that it gives.
+const MOST_TOO_OLD: usize = 16;
 /// What clients are told when too many jobs wait.
 const BACKLOG_RETRY: Duration = Duration::from_secs(10);
 

@@ -64,7 +64,6 @@ impl Claimer {
         ClaimRequest {
             worker: self.worker.clone(),
             nonce: ClaimNonce::generate(self.ports.ids.as_ref()),
-            max: 1,
             idle: slot.is_only_one(),
             lease: self.lease,
         }
@@ -85,10 +84,7 @@ impl Claimer {
 
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Lease>, PortError> {
         let claimed = self.ports.leases.claim(request).await;
-        // At most one was asked for.
-        claimed
-            .map(|leases| leases.into_iter().next())
-            .inspect_err(|_| self.ports.metrics.store_errors.with_label_values(&["claim"]).inc())
+        claimed.inspect_err(|_| self.ports.metrics.store_errors.with_label_values(&["claim"]).inc())
     }
 
     async fn hold(&self, lease: Lease, slot: Slot) -> Held {

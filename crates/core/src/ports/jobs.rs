@@ -110,13 +110,11 @@ pub trait JobClient: Send + Sync {
 pub struct ClaimRequest {
     /// Who asks.
     pub worker: WorkerId,
-    /// Names this claim: repeating it returns the same leases.
+    /// Names this claim: repeating it returns the same lease, while that is held.
     pub nonce: ClaimNonce,
-    /// At most so many jobs; capped at [`MAX_JOBS_PER_CALL`].
-    pub max: usize,
     /// Whether the worker holds no other job, and so may take one that must run alone.
     pub idle: bool,
-    /// How long the leases last unless renewed.
+    /// How long the lease lasts unless renewed.
     pub lease: Duration,
 }
 
@@ -147,11 +145,11 @@ pub enum Finish {
 /// For those who work.
 #[async_trait]
 pub trait JobLeases: Send + Sync {
-    /// Leases on queued jobs, by tier and tenant as DESIGN says. An empty list when there is nothing to do.
+    /// A lease on one queued job, by tier and tenant as DESIGN says. `None` when there is nothing for this worker.
     ///
     /// # Errors
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.
-    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lease>, PortError>;
+    async fn claim(&self, request: ClaimRequest) -> Result<Option<Lease>, PortError>;
 
     /// Waits until there may be work: a hint that can be wrong in both directions, so callers also poll.
     async fn work_may_be_there(&self);

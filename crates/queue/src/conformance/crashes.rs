@@ -132,15 +132,15 @@ pub async fn a_suspect_runs_alone<H: Harness>(harness: &H) -> Verdict {
         "what goes together, though the suspect came first"
     );
     let busy = world.worker();
-    let one = world.store.claim(world.request(&busy, 1, false)).await?;
+    let one = world.claim_busy(&busy, 1).await?;
     ensure_eq!(works(&one), vec!["harmless 1"], "what a worker gets that says it is busy");
-    let more = world.store.claim(world.request(&busy, 1, true)).await?;
+    let more = world.claim(&busy, 1).await?;
     ensure_eq!(works(&more), vec!["harmless 2"], "what a worker gets that is busy whatever it says");
     let idle = world.worker();
     let alone = world.claim(&idle, 10).await?;
     ensure_eq!(works(&alone), vec!["suspect"], "what an idle worker gets");
     ensure!(alone.iter().all(|lease| lease.alone), "the lease says that the job runs alone");
-    let beside = world.store.claim(world.request(&idle, 10, false)).await?;
+    let beside = world.claim_busy(&idle, 10).await?;
     ensure_eq!(works(&beside), Vec::<&str>::new(), "what a worker gets beside a suspect");
     let rest = world.claim(&world.worker(), 10).await?;
     ensure_eq!(works(&rest), vec!["harmless 3", "harmless 4"], "what others get meanwhile");
@@ -161,7 +161,11 @@ pub async fn a_suspect_is_not_starved_by_busy_workers<H: Harness>(harness: &H) -
     for number in 0..100 {
         world.ticket(&format!("harmless {number}")).await?;
         // The worker has two places and asks again as soon as one is free.
-        let more = world.store.claim(world.request(&worker, 2 - held.len(), held.is_empty())).await?;
+        let free = 2 - held.len();
+        let more = match held.is_empty() {
+            true => world.claim(&worker, free).await?,
+            false => world.claim_busy(&worker, free).await?,
+        };
         if works(&more) == ["suspect"] {
             ensure!(held.is_empty(), "the suspect was given to a busy worker");
             return world.audit().await;

@@ -195,7 +195,7 @@ pub async fn only_a_release_gives_the_charge_back<H: Harness>(harness: &H) -> Ve
     ensure_eq!(vanished.tenant, b, "whose turn it is after a's attempt failed");
     world.pass(super::virtual_world::LEASE).await?;
     // Both have had 10 s: b's lost attempt is no reason to serve it before a.
-    let next = world.store.claim(world.request(&world.worker(), 2, false)).await?;
+    let next = world.claim_busy(&world.worker(), 2).await?;
     ensure_eq!(whose(&next), vec!["a", "b"], "after b's worker vanished");
     world.audit().await
 }

@@ -164,8 +164,8 @@ pub async fn every_attempt_belongs_to_the_trace_of_the_submission<H: Harness>(ha
     world.audit().await
 }
 
-/// Jobs that one claim gave have nothing else in common.
-pub async fn the_failure_of_one_job_touches_no_other_of_its_claim<H: Harness>(harness: &H) -> Verdict {
+/// Jobs that one worker holds have nothing else in common.
+pub async fn the_failure_of_one_job_touches_no_other_of_its_worker<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;
     let mut tickets = Vec::new();
     for number in 0..4 {

@@ -16,7 +16,7 @@
 //! | 6 | cancelling one submission never ends another's job | [`cancellation`]: all |
 //! | 7 | tenants are served equally, caps hold | [`fairness`]: all; [`caps`]: all |
 //! | 8 | no tier starves | [`claims`]: `tiers_share_by_weight_and_none_starves` |
-//! | 9 | jobs claimed together share a class, one's failure touches no other | [`leases`]: `the_failure_of_one_job_…`; [`crashes`]: `a_suspect_…`; [`alone`]: all |
+//! | 9 | one job's failure touches no other | [`leases`]: `the_failure_of_one_job_…`; [`crashes`]: `a_suspect_…`; [`alone`]: all |
 //! | 10 | event streams show the end | [`events`]: all; [`dead_letters`]: `a_redriven_job_tells_its_story_anew` |
 //! | 11 | repeating a call is harmless | [`repeats`]: all; [`dead_letters`]: `redriving_and_discarding_again_…` |
 //!
@@ -207,7 +207,7 @@ macro_rules! conformance_suite {
                 alone: the_suspect_that_waited_longest_goes_first,
                 crashes: a_suspect_is_not_starved_by_busy_workers,
                 crashes: a_suspect_runs_alone,
-                leases: the_failure_of_one_job_touches_no_other_of_its_claim,
+                leases: the_failure_of_one_job_touches_no_other_of_its_worker,
             }
             invariant_10 {
                 dead_letters: a_redriven_job_tells_its_story_anew,
@@ -221,7 +221,7 @@ macro_rules! conformance_suite {
             }
             invariant_11 {
                 dead_letters: redriving_and_discarding_again_changes_nothing,
-                repeats: a_claim_repeated_returns_the_same_leases,
+                repeats: a_claim_repeated_returns_the_same_lease,
                 repeats: an_idempotency_key_replays_its_answer_for_a_day,
                 repeats: cancelling_and_confirming_again_changes_nothing,
                 repeats: finishing_again_returns_the_same_answer,

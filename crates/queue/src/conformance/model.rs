@@ -29,7 +29,7 @@ pub use reference::Model;
 pub const TENANTS: [&str; 3] = ["ann", "bob", "cat"];
 /// How many claim.
 pub const WORKERS: usize = 3;
-/// How long a claim can be repeated at least, in milliseconds: as long as its leases last.
+/// How long a claim can be repeated at least, in milliseconds: as long as its lease lasts.
 const REPEATABLE: i64 = 30_000;
 
 /// Work of a tenant on its way.
@@ -53,7 +53,7 @@ pub enum Op {
     /// Submits the same ticket again, with other caps, which do not count.
     Resubmit { ticket: usize, caps: TenantCaps },
     /// A worker claims.
-    Claim { worker: usize, max: usize, says_idle: bool },
+    Claim { worker: usize, says_idle: bool },
     /// A worker repeats its last claim that got something.
     ClaimAgain { worker: usize },
     /// The holder of any lease ever given completes; the audio lasted so long.
@@ -85,7 +85,7 @@ enum Answer {
     Submitted { job: usize, cached: bool, attached: bool },
     Replayed { job: usize },
     Throttled,
-    Given(Vec<Given>),
+    Given(Option<Given>),
     Finish(Finish),
     Renewal(Renewal),
     Status(Option<SubmissionStatus>),
@@ -198,19 +198,19 @@ impl<H: Harness> Run<'_, '_, H> {
                 ensure_eq!(outcome.replayed, true, "whether a ticket is replayed");
                 Answer::Replayed { job: self.number_of(&outcome.submission.job_id)? }
             }
-            Op::Claim { worker, max, says_idle } => {
-                let request = world.request(&self.workers[worker], max, says_idle);
-                let leases = store.claim(request.clone()).await?;
-                if !leases.is_empty() {
+            Op::Claim { worker, says_idle } => {
+                let request = world.request(&self.workers[worker], says_idle);
+                let lease = store.claim(request.clone()).await?;
+                if let Some(lease) = &lease {
                     self.claims[worker] = Some(request);
+                    self.leases.push(lease.token.clone());
                 }
-                self.leases.extend(leases.iter().map(|lease| lease.token.clone()));
-                self.given(&leases)?
+                self.given(lease.as_ref())?
             }
             Op::ClaimAgain { worker } => {
                 let Some(request) = self.claims[worker].clone() else { return Ok(Answer::Nothing) };
-                let leases = store.claim(request).await?;
-                self.given(&leases)?
+                let lease = store.claim(request).await?;
+                self.given(lease.as_ref())?
             }
             Op::Complete { lease, secs } => {
                 let completion = Completion {
@@ -277,12 +277,17 @@ impl<H: Harness> Run<'_, '_, H> {
         number.ok_or_else(|| Violation::new(format!("job {id} was never made")))
     }
 
-    fn given(&self, leases: &[Lease]) -> Verdict<Answer> {
-        let given = leases.iter().map(|lease| {
+    fn given(&self, lease: Option<&Lease>) -> Verdict<Answer> {
+        let given = lease.map(|lease| {
             let job = self.number_of(&lease.token.job_id)?;
-            Ok(Given { job, fence: lease.token.fence.get(), attempt: lease.attempt, alone: lease.alone })
+            Verdict::Ok(Given {
+                job,
+                fence: lease.token.fence.get(),
+                attempt: lease.attempt,
+                alone: lease.alone,
+            })
         });
-        Ok(Answer::Given(given.collect::<Verdict<_>>()?))
+        Ok(Answer::Given(given.transpose()?))
     }
 
     /// The answer, every submission, every dead letter and every count, on both sides.

@@ -193,19 +193,28 @@ impl<'a, H: Harness> World<'a, H> {
     }
 
     /// A claim that was never made.
-    pub fn request(&self, worker: &WorkerId, max: usize, idle: bool) -> ClaimRequest {
-        ClaimRequest {
-            worker: worker.clone(),
-            nonce: ClaimNonce::generate(&*self.ids),
-            max,
-            idle,
-            lease: LEASE,
-        }
+    pub fn request(&self, worker: &WorkerId, idle: bool) -> ClaimRequest {
+        ClaimRequest { worker: worker.clone(), nonce: ClaimNonce::generate(&*self.ids), idle, lease: LEASE }
     }
 
-    /// Claims up to `max` jobs for an idle worker.
-    pub async fn claim(&self, worker: &WorkerId, max: usize) -> Verdict<Vec<Lease>> {
-        Ok(self.store.claim(self.request(worker, max, true)).await?)
+    /// Claims up to `most` jobs, one after the other, for a worker that is idle when it begins.
+    pub async fn claim(&self, worker: &WorkerId, most: usize) -> Verdict<Vec<Lease>> {
+        self.claim_up_to(worker, most, true).await
+    }
+
+    /// The same for a worker that is busy already.
+    pub async fn claim_busy(&self, worker: &WorkerId, most: usize) -> Verdict<Vec<Lease>> {
+        self.claim_up_to(worker, most, false).await
+    }
+
+    async fn claim_up_to(&self, worker: &WorkerId, most: usize, idle: bool) -> Verdict<Vec<Lease>> {
+        let mut leases = Vec::new();
+        while leases.len() < most {
+            let request = self.request(worker, idle && leases.is_empty());
+            let Some(lease) = self.store.claim(request).await? else { break };
+            leases.push(lease);
+        }
+        Ok(leases)
     }
 
     /// Claims the one job that must be there, for a new worker.

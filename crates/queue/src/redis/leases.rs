@@ -14,25 +14,25 @@ use verbatim_core::{ErrorKind, PortError};
 
 use super::record::{self, LeaseRow};
 use super::{RedisStore, json, millis, scripts};
-use crate::ticket;
+use crate::{MOST_TOO_OLD, ticket};
 
 /// Segments kept of one job for those who watch: days of speech.
 const MOST_EVENTS: usize = 50_000;
 
 #[async_trait]
 impl JobLeases for RedisStore {
-    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lease>, PortError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<Option<Lease>, PortError> {
         let mut call = self.0.wire.call(&scripts::CLAIM);
         call.arg(request.worker.ulid())
             .arg(request.nonce.as_str())
-            .arg(request.max.min(MAX_JOBS_PER_CALL))
             .arg(u8::from(request.idle))
             .arg(millis(request.lease))
             .arg(millis(self.0.policy.alone_patience))
             .arg(millis(self.0.policy.result_retention))
-            .arg(json(&ticket::too_old())?);
-        let rows: Vec<LeaseRow> = self.0.wire.link.run(&call).await?;
-        rows.into_iter().map(record::lease).collect()
+            .arg(json(&ticket::too_old())?)
+            .arg(MOST_TOO_OLD);
+        let row: Option<LeaseRow> = self.0.wire.link.run(&call).await?;
+        row.map(record::lease).transpose()
     }
 
     async fn work_may_be_there(&self) {

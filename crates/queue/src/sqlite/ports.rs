@@ -77,7 +77,7 @@ impl JobClient for SqliteStore {
 
 #[async_trait]
 impl JobLeases for SqliteStore {
-    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lease>, PortError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<Option<Lease>, PortError> {
         let now = self.clock.now();
         self.signals.worker_seen(&request.worker, now, now.plus(request.lease));
         self.writer.call(move |step| claim::claim(step, &request)).await

@@ -188,21 +188,17 @@ pub(super) fn next_in_turn(conn: &Connection, tier: Priority) -> StoreResult<Opt
     Ok(next)
 }
 
-/// Charges the tenant for a job that is served in turn. Virtual time moves on to its start.
+/// Charges the tenant for a job. Served in turn, virtual time moves on to the job's start; out of turn, because it must run
+/// alone, it does not.
 pub(super) fn charge(conn: &Connection, job: &mut Job) -> StoreResult<()> {
     let (tier, secs) = (job.tier, job.estimated_secs.max(1));
     let mut share = Share::load(conn, tier, &job.tenant)?;
-    write(conn, clock(tier), share.tag)?;
+    if job.suspect {
+        share.tag = share.tag.max(virtual_time(conn, tier)?);
+    } else {
+        write(conn, clock(tier), share.tag)?;
+    }
     share.tag = share.tag.saturating_add(signed(secs));
-    job.charge = Some(Charge { tier, secs });
-    share.save(conn, tier, &job.tenant)
-}
-
-/// Charges the tenant for a job that is served out of turn, because it must run alone. Time does not move on with it.
-pub(super) fn charge_out_of_turn(conn: &Connection, job: &mut Job) -> StoreResult<()> {
-    let (tier, secs) = (job.tier, job.estimated_secs.max(1));
-    let mut share = Share::load(conn, tier, &job.tenant)?;
-    share.tag = share.tag.max(virtual_time(conn, tier)?).saturating_add(signed(secs));
     job.charge = Some(Charge { tier, secs });
     share.save(conn, tier, &job.tenant)
 }

@@ -43,21 +43,30 @@ impl Shares {
         write(conn, "service_virtual_time", self.now)
     }
 
-    /// The candidate whose tier is due; the stronger one where two are.
-    pub(super) fn choose<T>(&mut self, candidates: [Option<T>; 3]) -> Option<T> {
-        let start = |slot: usize, shares: &Self| shares.finish[slot].max(shares.now);
-        let (slot, chosen) = candidates
-            .into_iter()
-            .enumerate()
-            .filter_map(|(slot, candidate)| candidate.map(|candidate| (slot, candidate)))
-            .min_by_key(|(slot, _)| start(*slot, self))?;
-        self.charge(slot);
-        Some(chosen)
+    /// The candidate whose tier is due, and that tier; the stronger one where two are.
+    pub(super) fn choose<T>(&self, candidates: [Option<T>; 3]) -> Option<(Priority, T)> {
+        let offered = Priority::ALL.into_iter().zip(candidates);
+        let offered = offered.filter_map(|(tier, candidate)| candidate.map(|candidate| (tier, candidate)));
+        offered.min_by_key(|(tier, _)| self.start(*tier))
     }
 
-    fn charge(&mut self, slot: usize) {
-        self.now = self.finish[slot].max(self.now);
-        self.finish[slot] = self.now + UNIT / i64::from(Priority::ALL[slot].weight());
+    /// A job of the tier is served.
+    pub(super) fn charge(&mut self, tier: Priority) {
+        self.now = self.start(tier);
+        self.finish[slot(tier)] = self.now + UNIT / i64::from(tier.weight());
+    }
+
+    /// When the tier's next job begins.
+    fn start(&self, tier: Priority) -> i64 {
+        self.finish[slot(tier)].max(self.now)
+    }
+}
+
+fn slot(tier: Priority) -> usize {
+    match tier {
+        Priority::High => 0,
+        Priority::Normal => 1,
+        Priority::Low => 2,
     }
 }
 
@@ -65,12 +74,21 @@ impl Shares {
 mod tests {
     use super::*;
 
+    /// Which slots are served in so many turns.
+    fn turns(shares: &mut Shares, candidates: [Option<usize>; 3], count: usize) -> Vec<usize> {
+        let serve = |_| {
+            let (tier, slot) = shares.choose(candidates).unwrap();
+            shares.charge(tier);
+            slot
+        };
+        (0..count).map(serve).collect()
+    }
+
     #[test]
     fn tiers_share_by_weight_while_all_have_work() {
         let mut shares = Shares { now: 0, finish: [0; 3] };
         let mut served = [0; 3];
-        for _ in 0..730 {
-            let slot = shares.choose([Some(0), Some(1), Some(2)]).unwrap();
+        for slot in turns(&mut shares, [Some(0), Some(1), Some(2)], 730) {
             served[slot] += 1;
         }
         assert_eq!(served, [640, 80, 10]);
@@ -79,10 +97,8 @@ mod tests {
     #[test]
     fn a_tier_that_had_no_work_does_not_catch_up_later() {
         let mut shares = Shares { now: 0, finish: [0; 3] };
-        for _ in 0..1000 {
-            shares.choose([Some(0), None, None]).unwrap();
-        }
-        let next: Vec<_> = (0..73).map(|_| shares.choose([Some(0), None, Some(2)]).unwrap()).collect();
+        turns(&mut shares, [Some(0), None, None], 1000);
+        let next = turns(&mut shares, [Some(0), None, Some(2)], 73);
         assert!(next.iter().filter(|slot| **slot == 2).count() <= 2, "{next:?}");
         assert!(next.contains(&2));
     }

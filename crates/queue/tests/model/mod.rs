@@ -47,11 +47,11 @@ impl ReferenceStateMachine for Histories {
 
     fn transitions(state: &Model) -> BoxedStrategy<Op> {
         let (tickets, jobs, leases) = state.made();
-        let claim = (0..WORKERS, 0_usize..4, prop::bool::weighted(0.8))
-            .prop_map(|(worker, max, says_idle)| Op::Claim { worker, max, says_idle });
+        let claim = (0..WORKERS, prop::bool::weighted(0.8))
+            .prop_map(|(worker, says_idle)| Op::Claim { worker, says_idle });
         let mut steps = vec![
             (6, work().boxed()),
-            (7, claim.boxed()),
+            (10, claim.boxed()),
             (3, (0_u16..40).prop_map(|secs| Op::Wait { secs }).boxed()),
             (3, Just(Op::Upkeep).boxed()),
         ];

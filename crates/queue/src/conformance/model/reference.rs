@@ -115,8 +115,8 @@ impl Model {
         match *op {
             Op::Submit(ref work) => self.submit(work),
             Op::Resubmit { ticket, .. } => Answer::Replayed { job: self.tickets[ticket].job },
-            Op::Claim { worker, max, says_idle } => {
-                let given = self.claim(worker, max, says_idle);
+            Op::Claim { worker, says_idle } => {
+                let given = self.claim(worker, says_idle);
                 self.leases.extend(given.iter().cloned());
                 Answer::Given(given)
             }
@@ -247,9 +247,9 @@ impl Model {
         given
     }
 
-    fn still_held(&self, worker: usize) -> Vec<Given> {
-        let last = self.turns.last[worker].iter().flat_map(|(given, _)| given);
-        last.filter(|given| self.is_current(given)).cloned().collect()
+    fn still_held(&self, worker: usize) -> Option<Given> {
+        let (last, _) = self.turns.last[worker].as_ref()?;
+        Some(last).filter(|given| self.is_current(given)).cloned()
     }
 
     /// Whether nobody ended this lease yet.

@@ -8,6 +8,7 @@ use verbatim_core::options::Priority;
 
 use super::reference::{Given, Model};
 use super::{TENANTS, WORKERS};
+use crate::MOST_TOO_OLD;
 
 /// What a job costs a tier of weight 1.
 const UNIT: i64 = 64;
@@ -25,29 +26,38 @@ pub(super) struct Turns {
     /// The worker that is kept for a suspect, and until when.
     kept: Option<(usize, i64)>,
     /// The last claim of each worker that got something: its answer, and until when it can be repeated.
-    pub(super) last: [Option<(Vec<Given>, i64)>; WORKERS],
+    pub(super) last: [Option<(Given, i64)>; WORKERS],
 }
 
 impl Model {
-    /// What a claim gives.
-    pub(super) fn claim(&mut self, worker: usize, max: usize, says_idle: bool) -> Vec<Given> {
+    /// What a claim gives. It ends jobs that are too old on its way, which cost nobody anything.
+    pub(super) fn claim(&mut self, worker: usize, says_idle: bool) -> Option<Given> {
         let held: Vec<_> = self.jobs.iter().filter(|job| job.is_held_by(worker)).collect();
-        if max == 0 || held.iter().any(|job| job.suspect) {
-            return Vec::new();
+        if held.iter().any(|job| job.suspect) {
+            return None;
         }
         let idle = says_idle && held.is_empty();
         if idle {
             self.turns.kept.take_if(|(kept, _)| *kept == worker);
         }
-        let given = match self.overdue() {
-            Some(job) if idle => self.lease_alone(job, worker).into_iter().collect(),
-            Some(_) if self.keeps(worker) => Vec::new(),
-            _ => self.by_turns(worker, max, idle),
-        };
-        if !given.is_empty() {
-            self.turns.last[worker] = Some((given.clone(), self.now + super::REPEATABLE));
+        for _ in 0..MOST_TOO_OLD {
+            let (job, tier) = self.next(worker, idle)?;
+            if !self.end_if_old(job) {
+                let given = self.serve(job, tier, worker);
+                self.turns.last[worker] = Some((given.clone(), self.now + super::REPEATABLE));
+                return Some(given);
+            }
         }
-        given
+        None
+    }
+
+    /// The job that is next, and the tier whose turn it is; `None` for one that is served whatever its tier.
+    fn next(&mut self, worker: usize, idle: bool) -> Option<(usize, Option<usize>)> {
+        match self.overdue() {
+            Some(job) if idle => Some((job, None)),
+            Some(_) if self.keeps(worker) => None,
+            _ => self.next_by_turns(idle),
+        }
     }
 
     fn queued(&self, suspect: bool) -> impl Iterator<Item = usize> {
@@ -74,27 +84,18 @@ impl Model {
         kept.0 == worker
     }
 
-    fn by_turns(&mut self, worker: usize, max: usize, idle: bool) -> Vec<Given> {
-        let mut given = Vec::new();
-        for _ in 0..max {
-            let with_suspects = idle && given.is_empty();
-            let candidate = |tier: usize| {
-                let suspects = self.queued(true).filter(|at| with_suspects && self.jobs[*at].tier == tier);
-                suspects.min_by_key(|at| self.jobs[*at].position).or_else(|| self.next_in_turn(tier))
-            };
-            let due = |tier: usize| self.turns.tier_finish[tier].max(self.turns.tiers_time);
-            let candidates = (0..3).filter_map(|tier| candidate(tier).map(|job| (tier, job)));
-            let Some((tier, job)) = candidates.min_by_key(|(tier, _)| due(*tier)) else { break };
-            let start = due(tier);
-            self.turns.tiers_time = start;
-            self.turns.tier_finish[tier] = start + UNIT / i64::from(Priority::ALL[tier].weight());
-            if self.jobs[job].suspect {
-                given.extend(self.lease_alone(job, worker));
-                break;
-            }
-            given.extend(self.lease_in_turn(job, worker));
-        }
-        given
+    fn next_by_turns(&self, idle: bool) -> Option<(usize, Option<usize>)> {
+        let candidate = |tier: usize| {
+            let suspects = self.queued(true).filter(|at| idle && self.jobs[*at].tier == tier);
+            suspects.min_by_key(|at| self.jobs[*at].position).or_else(|| self.next_in_turn(tier))
+        };
+        let candidates = (0..3).filter_map(|tier| candidate(tier).map(|job| (job, Some(tier))));
+        candidates.min_by_key(|(_, tier)| tier.map(|tier| self.due(tier)))
+    }
+
+    /// When the tier's next job begins, in the virtual time of all tiers.
+    fn due(&self, tier: usize) -> i64 {
+        self.turns.tier_finish[tier].max(self.turns.tiers_time)
     }
 
     /// The first job of the tenant that has had least.
@@ -106,34 +107,24 @@ impl Model {
         })
     }
 
-    /// Virtual time moves on to the start of a job that is served in turn.
-    fn lease_in_turn(&mut self, at: usize, worker: usize) -> Option<Given> {
-        if self.end_if_old(at) {
-            return None;
+    /// Tenant and tier pay. Virtual time moves on to the start of a job that is served in turn, not to that of a suspect.
+    fn serve(&mut self, at: usize, tier: Option<usize>, worker: usize) -> Given {
+        if let Some(tier) = tier {
+            let start = self.due(tier);
+            self.turns.tiers_time = start;
+            self.turns.tier_finish[tier] = start + UNIT / i64::from(Priority::ALL[tier].weight());
         }
-        let (tenant, tier) = (self.jobs[at].tenant, self.jobs[at].tier);
-        self.turns.virtual_time[tier] = self.turns.tags[tenant][tier];
-        self.charge(at);
-        Some(self.lease(at, worker))
-    }
-
-    /// A suspect is charged, but time does not move on with it.
-    fn lease_alone(&mut self, at: usize, worker: usize) -> Option<Given> {
-        if self.end_if_old(at) {
-            return None;
-        }
-        let (tenant, tier) = (self.jobs[at].tenant, self.jobs[at].tier);
-        let tag = &mut self.turns.tags[tenant][tier];
-        *tag = (*tag).max(self.turns.virtual_time[tier]);
-        self.charge(at);
-        Some(self.lease(at, worker))
-    }
-
-    fn charge(&mut self, at: usize) {
         let job = &mut self.jobs[at];
+        let (tenant, tier) = (job.tenant, job.tier);
         let secs = i64::try_from(job.secs.max(1)).unwrap_or(i64::MAX);
-        job.charge = (job.tier, secs);
-        self.turns.tags[job.tenant][job.tier] += secs;
+        job.charge = (tier, secs);
+        let (tag, virtual_time) = (&mut self.turns.tags[tenant][tier], &mut self.turns.virtual_time[tier]);
+        *tag = (*tag).max(*virtual_time);
+        if !job.suspect {
+            *virtual_time = *tag;
+        }
+        *tag += secs;
+        self.lease(at, worker)
     }
 
     /// The tenant pays or gets back what its job took more or less than it was charged.

@@ -26,12 +26,48 @@
 --   c:<submission>     string the call that deleted it last, for a minute: `call|what was done`
 --   z                  zset   jobs by the time at which they end or are forgotten
 --   r:<worker>         set    what a worker holds
---   k:<worker>         hash   its last claim
+--   k:<worker>         hash   its last claim that got a job: nonce (n), job (j)
 --   workers            zset   by the time until which they count as there
 --   t:<tenant>         hash   running (r), waiting (w), caps (mr, mq)
 --   v                  hash   virtual times, shares of the tiers, ends of the queue, reservation
 --   n                  hash   counters
 --   g                  set    blobs to delete
+--
+-- The fields of a job, `j:`. Times are milliseconds since the epoch, flags are 1 or absent.
+--   t    tenant                                  k    dedupe key
+--   s    state: q queued, d delayed, r running, c completed, f failed, x cancelled
+--   p    tier                                    o    place in its queue; less is sooner
+--   e    seconds of audio: estimated, in the end what there were
+--   c    time of submission                      z    time at which it is too old
+--   Q    since when it is queued                 R    delayed: when it is queued again
+--   a    attempts, the one under way with them   C    workers that died while it was alone with them
+--   u    flag: it must run alone                 x    flag: it is to be cancelled
+--   f    fence of the last lease                 n    nonce of the claim that got it
+--   w    worker of the last lease                L    end of the lease
+--   W    flag: that worker lost another job while it held this one
+--   ct   tier that the last claim was charged to cc   seconds that it was charged
+--   P    last finish: `call|fence|nonce|state`   S    when it was begun first
+--   st   stage                                   pr   progress, 0 to 1; absent: 0
+--   g    engine asked for, then the one that answered
+--   mo   model that answered                     dm   milliseconds of audio, once decoded
+--   cp   flag: there is a checkpoint             E    failure (JSON)
+--   r    result; `~` stands for `results/work_<job>/`
+--   b    blob of the audio where that is not `audio/<job>`
+--   F    when it ended                           X    when it is forgotten
+--   s1   its first submission                    nt   submissions there are
+--   nl   submissions that wait for it
+-- Its events have the numbers up to `ls`; what each says:
+--   qs qa qt     queued: number, attempts, time  ss sa sT     started: the same
+--   ps ep eg pT  progress: number, progress, stage, time
+--   ns   segments of this attempt so far         es   number of its end
+--
+-- The fields of a submission, `s:`.
+--   j    job                                     t    tenant
+--   c    time of submission                      d    deadline (time)
+--   f    number of the first event that it shows m    metadata (JSON)
+--   h    flag: answered from a finished job      u    flag: attached to a live one
+--   i    idempotency key                         x    how it ended apart from its job: c cancelled, e too late
+--   y    when it did                             z    number of that event
 --
 -- What providers share (`lua/values.lua`, `lua/ledger.lua`, `lua/limits.lua`); days are counted since the epoch:
 --   value:<name>       hash   a shared value: its version (v), itself (b), its end (e)

@@ -61,14 +61,12 @@ impl State {
         (job.lease.token == *token && job.state == JobState::Running).then_some(job)
     }
 
-    fn claim(&mut self, request: &ClaimRequest) -> Vec<Lease> {
-        let repeated = self.jobs.values().filter(|job| job.lease.token.nonce == request.nonce);
-        let repeated: Vec<Lease> = repeated.map(|job| job.lease.clone()).collect();
-        if !repeated.is_empty() {
-            return repeated;
+    fn claim(&mut self, request: &ClaimRequest) -> Option<Lease> {
+        if let Some(repeated) = self.jobs.values().find(|job| job.lease.token.nonce == request.nonce) {
+            return Some(repeated.lease.clone());
         }
         let place = self.queue.iter().position(|id| request.idle || !self.jobs[id].lease.alone);
-        let Some(id) = place.and_then(|place| self.queue.remove(place)) else { return Vec::new() };
+        let id = place.and_then(|place| self.queue.remove(place))?;
         let job = self.jobs.get_mut(&id).expect("queued jobs exist");
         job.state = JobState::Running;
         job.lease.attempt += 1;
@@ -79,7 +77,7 @@ impl State {
         };
         let lease = job.lease.clone();
         self.most_running = self.most_running.max(self.running());
-        vec![lease]
+        Some(lease)
     }
 
     fn end(&mut self, token: &LeaseToken, next: impl FnOnce(&mut Job) -> JobState) -> Finish {
@@ -158,7 +156,7 @@ impl FakeLeases {
 
 #[async_trait]
 impl JobLeases for FakeLeases {
-    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Lease>, PortError> {
+    async fn claim(&self, request: ClaimRequest) -> Result<Option<Lease>, PortError> {
         self.change(|state| state.claims.push(request.clone()));
         self.until(|state| !state.claims_wait).await;
         self.call(|state| state.claim(&request))
