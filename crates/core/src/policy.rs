@@ -6,6 +6,10 @@ use crate::retry::RetryPolicy;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// A job runs alone once so many workers died while they held it: what two had in common is nearly always the job, while
+/// an ordinary crash, a deployment or an outage isolates nothing.
+pub const ISOLATED_AFTER: u32 = 2;
+
 /// How long things live and how often they are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StorePolicy {

@@ -49,13 +49,10 @@ pub async fn a_queued_job_goes_with_its_last_submission<H: Harness>(harness: &H)
 }
 
 /// A job that must run alone goes like any other, and no worker is kept for it.
-pub async fn a_suspect_goes_with_its_last_submission<H: Harness>(harness: &H) -> Verdict {
+pub async fn an_isolated_job_goes_with_its_last_submission<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;
-    let id = world.ticket("suspect").await?;
-    world.claim_one().await?;
-    world.pass(LEASE).await?;
-    world.pass(world.policy.retry.base_delay).await?;
-    ensure_eq!(world.count(JobState::Queued).await?, 1, "suspects that wait");
+    let id = world.isolate(world.upload("isolated")).await?;
+    ensure_eq!(world.count(JobState::Queued).await?, 1, "isolated jobs that wait");
     world.cancel(&id).await?;
     world.clock.advance(world.policy.alone_patience * 2);
     ensure_eq!(world.claim(&world.worker(), 10).await?, vec![], "claims after CANCELLED");

@@ -107,18 +107,15 @@ pub async fn a_new_cap_counts_at_once<H: Harness>(harness: &H) -> Verdict {
 }
 
 /// A job that must run alone counts like any other, and holds up nobody while its tenant is at its cap.
-pub async fn a_suspect_keeps_to_the_cap<H: Harness>(harness: &H) -> Verdict {
+pub async fn an_isolated_job_keeps_to_the_cap<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;
     let capped = tenant("capped")?;
-    for work in ["suspect", "steady"] {
-        world.store.submit(NewSubmission { caps: running(1), ..world.upload_of(&capped, work, 10) }).await?;
-    }
-    world.claim_one().await?;
-    world.pass(LEASE).await?;
+    let new = |work: &str| NewSubmission { caps: running(1), ..world.upload_of(&capped, work, 10) };
+    world.isolate(new("isolated")).await?;
+    world.store.submit(new("steady")).await?;
     let long = |worker: &WorkerId, idle| ClaimRequest { lease: LEASE * 100, ..world.request(worker, idle) };
-    let steady = world.store.claim(long(&world.worker(), true)).await?;
+    let steady = world.store.claim(long(&world.worker(), false)).await?;
     let steady = steady.ok_or_else(|| Violation::new("the tenant's other job does not run"))?;
-    world.pass(world.policy.retry.base_delay).await?;
     world.pass(world.policy.alone_patience * 2).await?;
     ensure_eq!(world.claim(&world.worker(), 1).await?, vec![], "what an idle worker gets at the cap");
     for number in 0..4 {
@@ -127,11 +124,11 @@ pub async fn a_suspect_keeps_to_the_cap<H: Harness>(harness: &H) -> Verdict {
     let busy = world.worker();
     for number in 0..4 {
         let one = world.store.claim(long(&busy, number == 0)).await?;
-        ensure!(one.is_some(), "another's jobs go on though a suspect waits that may not run");
+        ensure!(one.is_some(), "another's jobs go on though an isolated one waits that may not run");
     }
     world.complete(&steady).await?;
     let alone = world.claim_one().await?;
-    ensure!(alone.alone && alone.tenant == capped, "the suspect runs once its tenant is below its cap");
+    ensure!(alone.alone && alone.tenant == capped, "the isolated job runs once its tenant is below its cap");
     world.audit().await
 }
 

@@ -147,7 +147,7 @@ pub async fn a_redriven_dead_letter_starts_afresh<H: Harness>(harness: &H) -> Ve
         );
         ensure!(
             lease.token.fence > last.token.fence && !lease.alone,
-            "the fence rises, and it was no suspect"
+            "the fence rises, and it was not isolated"
         );
         last = lease;
         world.fail(&last, FailureKind::EngineFailed).await?;

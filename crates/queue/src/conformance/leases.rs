@@ -192,7 +192,7 @@ pub async fn the_failure_of_one_job_touches_no_other_of_its_worker<H: Harness>(h
     for (ticket, status) in tickets.iter().zip(expected) {
         world.expect(ticket, status).await?;
     }
-    ensure!(!world.claim_one().await?.alone, "the one that was released is no suspect");
+    ensure!(!world.claim_one().await?.alone, "the one that was released is not isolated");
     world.audit().await
 }
 

@@ -16,7 +16,7 @@
 //! | 6 | cancelling one submission never ends another's job | [`cancellation`]: all |
 //! | 7 | tenants are served equally, caps hold | [`fairness`]: all; [`caps`]: all |
 //! | 8 | no tier starves | [`claims`]: `tiers_share_by_weight_and_none_starves` |
-//! | 9 | one job's failure touches no other | [`leases`]: `the_failure_of_one_job_…`; [`crashes`]: `a_suspect_…`; [`alone`]: all |
+//! | 9 | one job's failure touches no other | [`leases`]: `the_failure_of_one_job_…`; [`crashes`]: `an_isolated_…`; [`alone`]: all |
 //! | 10 | event streams show the end | [`events`]: all; [`dead_letters`]: `a_redriven_job_tells_its_story_anew` |
 //! | 11 | repeating a call is harmless | [`repeats`]: all; [`dead_letters`]: `redriving_and_discarding_again_…` |
 //!
@@ -151,9 +151,11 @@ macro_rules! conformance_suite {
                 leases: renewed_leases_live_and_others_lapse,
             }
             invariant_4 {
+                crashes: a_job_that_gets_further_is_not_blamed_for_deaths,
                 crashes: crashing_alone_runs_out_into_a_dead_letter,
                 crashes: innocents_are_not_blamed_for_a_crash_beside_them,
                 crashes: innocents_are_not_blamed_when_leases_lapse_one_after_the_other,
+                crashes: one_death_isolates_nothing,
                 dead_letters: a_redriven_poison_job_still_runs_alone,
                 retries: a_deadline_ends_its_own_submission_only,
                 retries: a_job_at_its_greatest_age_ends_whatever_it_does,
@@ -177,23 +179,24 @@ macro_rules! conformance_suite {
                 cancellation: a_lapsed_lease_ends_a_job_that_was_to_be_cancelled,
                 cancellation: a_queued_job_goes_with_its_last_submission,
                 cancellation: a_running_job_is_asked_to_stop_and_publishes_nothing,
-                cancellation: a_suspect_goes_with_its_last_submission,
+                cancellation: an_isolated_job_goes_with_its_last_submission,
                 cancellation: deleting_the_last_ended_submission_takes_audio_and_result,
                 cancellation: new_work_is_not_attached_to_a_job_that_is_being_cancelled,
                 cancellation: one_tenant_cannot_touch_anothers_submission,
             }
             invariant_7 {
                 caps: a_new_cap_counts_at_once,
-                caps: a_suspect_keeps_to_the_cap,
+                caps: an_isolated_job_keeps_to_the_cap,
                 caps: a_tenant_is_never_answered_from_anothers_work,
                 caps: a_tenants_full_queue_throttles_its_new_work_only,
                 caps: no_more_jobs_run_than_the_cap_allows,
                 fairness: a_late_tenant_is_among_the_next_two,
                 fairness: a_settlement_never_goes_back_in_time,
-                fairness: a_suspect_is_charged_for,
+                fairness: a_failure_of_its_own_is_paid_for_and_a_release_is_not,
                 fairness: an_idle_tenant_does_not_save_up_turns,
+                fairness: an_isolated_job_is_charged_for,
                 fairness: backlogged_tenants_are_served_by_seconds,
-                fairness: only_a_release_gives_the_charge_back,
+                fairness: refunded_attempts_give_the_charge_back,
                 fairness: upkeep_forgets_no_charge_that_may_be_settled,
                 fairness: wrong_estimates_are_settled,
             }
@@ -206,7 +209,7 @@ macro_rules! conformance_suite {
                 alone: one_worker_is_kept_for_an_overdue_suspect_and_the_others_go_on,
                 alone: the_suspect_that_waited_longest_goes_first,
                 crashes: a_suspect_is_not_starved_by_busy_workers,
-                crashes: a_suspect_runs_alone,
+                crashes: an_isolated_job_runs_alone,
                 leases: the_failure_of_one_job_touches_no_other_of_its_worker,
             }
             invariant_10 {

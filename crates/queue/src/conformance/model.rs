@@ -11,10 +11,11 @@ use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{JobId, TenantId, WorkerId};
 use verbatim_core::job::{
-    Completion, JobState, Lease, LeaseToken, NewSubmission, SubmissionStatus, TenantCaps,
+    Completion, JobState, Lease, LeaseToken, NewSubmission, Report, SubmissionStatus, TenantCaps,
 };
 use verbatim_core::options::Priority;
 use verbatim_core::policy::StorePolicy;
+use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::{ClaimRequest, DeadLetterQuery, DeleteOutcome, Finish, ListQuery, Renewal};
 use verbatim_core::ports::{JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::time::Clock;
@@ -62,6 +63,8 @@ pub enum Op {
     Fail { lease: usize, kind: FailureKind },
     /// The holder of any lease ever given releases.
     Release { lease: usize },
+    /// The holder of any lease ever given has come so far, and says so.
+    Checkpoint { lease: usize, secs: u16 },
     /// The holder of any lease ever given renews.
     Renew { lease: usize },
     /// A submission is cancelled.
@@ -87,6 +90,7 @@ enum Answer {
     Throttled,
     Given(Option<Given>),
     Finish(Finish),
+    Reported(bool),
     Renewal(Renewal),
     Status(Option<SubmissionStatus>),
     Deleted(Option<DeleteOutcome>),
@@ -124,7 +128,9 @@ impl Model {
                 self.turns.last[worker].as_ref().is_some_and(|(_, until)| self.now < *until)
             }
             Op::Complete { lease, .. } | Op::Fail { lease, .. } => lease < self.leases.len(),
-            Op::Release { lease } | Op::Renew { lease } => lease < self.leases.len(),
+            Op::Release { lease } | Op::Checkpoint { lease, .. } | Op::Renew { lease } => {
+                lease < self.leases.len()
+            }
             Op::Cancel { ticket } | Op::Delete { ticket } => ticket < self.tickets.len(),
             Op::Redrive { job } | Op::Discard { job } => job < self.jobs.len(),
         }
@@ -223,6 +229,16 @@ impl<H: Harness> Run<'_, '_, H> {
                 Answer::Finish(store.fail(&self.leases[lease], JobFailure::new(kind, "it failed")).await?)
             }
             Op::Release { lease } => Answer::Finish(store.release(&self.leases[lease]).await?),
+            Op::Checkpoint { lease, secs } => {
+                let checkpoint = Checkpoint {
+                    revision: "fake-1".to_owned(),
+                    position_ms: u64::from(secs) * 1000,
+                    segments: Vec::new(),
+                    state: serde_json::Value::Null,
+                };
+                let report = Report { checkpoint: Some(checkpoint), ..Report::default() };
+                Answer::Reported(store.report(&self.leases[lease], report).await?)
+            }
             Op::Renew { lease } => Answer::Renewal(world.renew(&self.leases[lease]).await?),
             Op::Cancel { ticket } => {
                 let ticket = &self.tickets[ticket];

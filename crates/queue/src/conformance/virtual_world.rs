@@ -16,7 +16,7 @@ use verbatim_core::job::{
     TenantCaps,
 };
 use verbatim_core::options::{Priority, TranscribeOptions};
-use verbatim_core::policy::StorePolicy;
+use verbatim_core::policy::{ISOLATED_AFTER, StorePolicy};
 use verbatim_core::ports::jobs::{
     ClaimRequest, EventStream, Finish, ListQuery, QueueStats, Renewal, TickReport,
 };
@@ -314,6 +314,23 @@ impl<'a, H: Harness> World<'a, H> {
     pub async fn pass(&self, by: Duration) -> Verdict<TickReport> {
         self.clock.advance(by);
         self.settle().await
+    }
+
+    /// The workers that hold jobs and do not renew die; their jobs can be claimed again afterwards.
+    pub async fn die(&self) -> Verdict {
+        self.pass(LEASE).await?;
+        self.pass(self.policy.retry.max_delay).await?;
+        Ok(())
+    }
+
+    /// Submits the work, beside which as many workers die as isolate a job. There must be no other work.
+    pub async fn isolate(&self, new: NewSubmission) -> Verdict<SubmissionId> {
+        let id = self.store.submit(new).await?.submission.id;
+        for _ in 0..ISOLATED_AFTER {
+            self.claim_one().await?;
+            self.die().await?;
+        }
+        Ok(id)
     }
 
     /// Jobs in this state, as the store counts them.

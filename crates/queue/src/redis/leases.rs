@@ -66,9 +66,10 @@ impl JobLeases for RedisStore {
         let (progress, stage) = report
             .progress
             .map_or((String::new(), ""), |(progress, stage)| (progress.to_string(), stage.as_str()));
+        let position = report.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position_ms);
         let checkpoint =
             report.checkpoint.map(|checkpoint| json(&checkpoint)).transpose()?.unwrap_or_default();
-        call.arg(progress).arg(stage).arg(checkpoint).arg(MOST_EVENTS);
+        call.arg(progress).arg(stage).arg(checkpoint).arg(position).arg(MOST_EVENTS);
         for segment in &report.segments {
             call.arg(segment.index).arg(json(segment)?);
         }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use redis::cmd;
 use verbatim_core::job::JobState;
 use verbatim_core::options::Priority;
+use verbatim_core::policy::ISOLATED_AFTER;
 use verbatim_core::ports::JobUpkeep;
 use verbatim_core::ports::blobs::{BlobKey, RESULTS_PREFIX};
 use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, QueueStats, TickReport, TierStats};
@@ -33,7 +34,8 @@ impl JobUpkeep for RedisStore {
             .arg(millis(self.0.policy.result_retention))
             .arg(json(&ticket::missed_deadline())?)
             .arg(json(&ticket::too_old())?)
-            .arg(json(&lost)?);
+            .arg(json(&lost)?)
+            .arg(ISOLATED_AFTER);
         for _ in 0..DRAWS {
             call.arg(steps(&crashes, &lost, self.0.ids.fraction()).0);
         }

@@ -74,6 +74,7 @@ pub(super) fn redrive(step: &mut Step<'_>, id: &JobId) -> StoreResult<bool> {
     check_wanted(step, &job)?;
     job.attempt = 0;
     job.crashes = 0;
+    job.deaths = 0;
     job.ends_at = step.now.plus(step.policy.max_age);
     job.position = counters::tail(step.conn)?;
     job.failure = None;

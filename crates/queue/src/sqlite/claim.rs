@@ -61,7 +61,7 @@ pub(super) fn claim(step: &mut Step<'_>, request: &ClaimRequest) -> StoreResult<
 /// The answer that this claim got before, if it is still held. `None` for a new claim.
 fn repeated(conn: &Connection, request: &ClaimRequest) -> StoreResult<Option<Option<Lease>>> {
     let known: Option<String> = conn
-        .prepare_cached("SELECT jobs FROM claims WHERE worker = ?1 AND nonce = ?2")?
+        .prepare_cached("SELECT job FROM claims WHERE worker = ?1 AND nonce = ?2")?
         .query_row([request.worker.as_str(), request.nonce.as_str()], |row| row.get(0))
         .optional()?;
     let Some(known) = known else { return Ok(None) };
@@ -74,7 +74,7 @@ fn repeated(conn: &Connection, request: &ClaimRequest) -> StoreResult<Option<Opt
 fn remember(step: &Step<'_>, request: &ClaimRequest, job: &JobId) -> StoreResult<()> {
     step.conn
         .prepare_cached(
-            "INSERT OR REPLACE INTO claims (worker, nonce, jobs, expires_at) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT OR REPLACE INTO claims (worker, nonce, job, expires_at) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![
             request.worker.as_str(),
@@ -92,7 +92,7 @@ struct Holding {
 
 fn holding(conn: &Connection, request: &ClaimRequest) -> StoreResult<Holding> {
     let mut statement = conn.prepare_cached(
-        "SELECT count(*) > 0, coalesce(max(suspect), 0) FROM jobs WHERE state = 'running' AND worker = ?1",
+        "SELECT count(*) > 0, coalesce(max(isolated), 0) FROM jobs WHERE state = 'running' AND worker = ?1",
     )?;
     Ok(statement
         .query_row([request.worker.as_str()], |row| Ok(Holding { any: row.get(0)?, alone: row.get(1)? }))?)
@@ -157,7 +157,7 @@ fn lease_of(conn: &Connection, job: Job) -> StoreResult<Lease> {
         audio: job.audio,
         blob: job.blob,
         submitted_at: job.created_at,
-        alone: job.suspect,
+        alone: job.isolated,
         trace: job.trace,
     })
 }

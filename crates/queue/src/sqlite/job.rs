@@ -38,7 +38,13 @@ pub(super) struct Job {
     pub(super) expires_at: Option<Timestamp>,
     pub(super) attempt: u32,
     pub(super) crashes: u32,
-    pub(super) suspect: bool,
+    /// Workers that died while they held it, unless it got further meanwhile.
+    pub(super) deaths: u32,
+    /// It must run alone.
+    pub(super) isolated: bool,
+    /// How far its checkpoints came, in milliseconds of audio, and under which fence they moved last.
+    pub(super) checkpoint_ms: u64,
+    pub(super) checkpoint_fence: Fence,
     pub(super) cancel_requested: bool,
     pub(super) fence: Fence,
     pub(super) nonce: Option<ClaimNonce>,
@@ -102,7 +108,7 @@ impl Job {
     fn place(&self) -> Place {
         let queued = self.state == JobState::Queued;
         Place {
-            claimable: Some(self.tier).filter(|_| queued && !self.suspect),
+            claimable: Some(self.tier).filter(|_| queued && !self.isolated),
             waiting: queued || self.state == JobState::Delayed,
             running: self.state == JobState::Running,
         }
@@ -202,7 +208,10 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
         expires_at: time(row, "expires_at")?,
         attempt: row.get("attempt")?,
         crashes: row.get("crashes")?,
-        suspect: row.get("suspect")?,
+        deaths: row.get("deaths")?,
+        isolated: row.get("isolated")?,
+        checkpoint_ms: unsigned(row.get("checkpoint_ms")?),
+        checkpoint_fence: Fence::new(unsigned(row.get("checkpoint_fence")?)),
         cancel_requested: row.get("cancel_requested")?,
         fence: Fence::new(unsigned(row.get("fence")?)),
         nonce: row.get::<_, Option<String>>("nonce")?.map(ClaimNonce::from_stored),
@@ -298,7 +307,8 @@ pub(super) fn save(conn: &Connection, job: &mut Job) -> StoreResult<()> {
         "UPDATE jobs SET state = :state, tier = :tier, position = :position, audio = :audio,
                 estimated_secs = :estimated_secs, queued_at = :queued_at, run_at = :run_at, started_at = :started_at,
                 finished_at = :finished_at, expires_at = :expires_at, attempt = :attempt, crashes = :crashes,
-                suspect = :suspect, cancel_requested = :cancel_requested, fence = :fence, nonce = :nonce,
+                deaths = :deaths, isolated = :isolated, checkpoint_ms = :checkpoint_ms,
+                checkpoint_fence = :checkpoint_fence, cancel_requested = :cancel_requested, fence = :fence, nonce = :nonce,
                 worker = :worker, lease_ends_at = :lease_ends_at, crowded = :crowded, past_finish = :past_finish,
                 engine = :engine, model = :model, progress = :progress, stage = :stage, next_segment = :next_segment,
                 last_seq = :last_seq, failure = :failure, result = :result, ends_at = :ends_at,
@@ -319,7 +329,10 @@ pub(super) fn save(conn: &Connection, job: &mut Job) -> StoreResult<()> {
         ":expires_at": millis(job.expires_at),
         ":attempt": job.attempt,
         ":crashes": job.crashes,
-        ":suspect": job.suspect,
+        ":deaths": job.deaths,
+        ":isolated": job.isolated,
+        ":checkpoint_ms": signed(job.checkpoint_ms),
+        ":checkpoint_fence": signed(job.checkpoint_fence.get()),
         ":cancel_requested": job.cancel_requested,
         ":fence": signed(job.fence.get()),
         ":nonce": job.nonce.as_ref().map(ClaimNonce::as_str),

@@ -65,6 +65,9 @@ pub(super) fn report(step: &mut Step<'_>, token: &LeaseToken, report: Report) ->
         transitions::append(step, &mut job, &EventKind::Progress { progress, stage })?;
     }
     if let Some(checkpoint) = report.checkpoint {
+        if checkpoint.position_ms > job.checkpoint_ms {
+            (job.checkpoint_ms, job.checkpoint_fence) = (checkpoint.position_ms, job.fence);
+        }
         step.conn
             .prepare_cached("INSERT OR REPLACE INTO checkpoints (job_id, body) VALUES (?1, ?2)")?
             .execute(params![job.id.as_str(), serde_json::to_string(&checkpoint)?])?;
@@ -103,7 +106,10 @@ pub(super) fn fail(step: &mut Step<'_>, token: &LeaseToken, failure: JobFailure)
         match next_step(&step.policy.retry, job.attempt, &failure, step.ids.fraction()) {
             NextStep::GiveUp => transitions::end(step, job, End::Failed(failure)),
             NextStep::Retry { delay, refund } => {
-                job.attempt = job.attempt.saturating_sub(u32::from(refund));
+                if refund {
+                    job.attempt = job.attempt.saturating_sub(1);
+                    tenants::settle(step.conn, job, 0)?;
+                }
                 transitions::wait_again(step, job, delay)
             }
         }

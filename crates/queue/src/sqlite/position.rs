@@ -24,8 +24,8 @@ pub(super) fn of(conn: &Connection, job: &Job) -> StoreResult<Option<u64>> {
              FROM counts WHERE state = 'queued'",
         )?
         .query_row([tier], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if job.suspect {
-        return Ok(Some(unsigned(stronger + suspects_before(conn, job)?)));
+    if job.isolated {
+        return Ok(Some(unsigned(stronger + isolated_before(conn, job)?)));
     }
     let (own, others_active): (i64, i64) = conn
         .prepare_cached(
@@ -37,10 +37,10 @@ pub(super) fn of(conn: &Connection, job: &Job) -> StoreResult<Option<u64>> {
     Ok(Some(unsigned(stronger + rank + (same - own).min((rank + 1) * others_active))))
 }
 
-fn suspects_before(conn: &Connection, job: &Job) -> StoreResult<i64> {
+fn isolated_before(conn: &Connection, job: &Job) -> StoreResult<i64> {
     let mut statement = conn.prepare_cached(
         "SELECT count(*) FROM (
-             SELECT 1 FROM jobs WHERE state = 'queued' AND suspect = 1 AND tier = ?1 AND position < ?2 LIMIT ?3)",
+             SELECT 1 FROM jobs WHERE state = 'queued' AND isolated = 1 AND tier = ?1 AND position < ?2 LIMIT ?3)",
     )?;
     Ok(statement.query_row(params![tier_number(job.tier), job.position, LONGEST_COUNT], |row| row.get(0))?)
 }
@@ -55,7 +55,7 @@ fn rank(conn: &Connection, job: &Job, own: i64) -> StoreResult<i64> {
     let behind = count(
         "SELECT count(*) FROM (
              SELECT 1 FROM jobs
-             WHERE state = 'queued' AND suspect = 0 AND tier = ?1 AND tenant = ?2 AND position > ?3 LIMIT ?4)",
+             WHERE state = 'queued' AND isolated = 0 AND tier = ?1 AND tenant = ?2 AND position > ?3 LIMIT ?4)",
         SHORT_COUNT,
     )?;
     if behind < SHORT_COUNT {
@@ -64,7 +64,7 @@ fn rank(conn: &Connection, job: &Job, own: i64) -> StoreResult<i64> {
     count(
         "SELECT count(*) FROM (
              SELECT 1 FROM jobs
-             WHERE state = 'queued' AND suspect = 0 AND tier = ?1 AND tenant = ?2 AND position < ?3 LIMIT ?4)",
+             WHERE state = 'queued' AND isolated = 0 AND tier = ?1 AND tenant = ?2 AND position < ?3 LIMIT ?4)",
         LONGEST_COUNT,
     )
 }

@@ -15,7 +15,7 @@ pub(super) fn first(step: &Step<'_>, tier: Priority) -> StoreResult<Option<Strin
         .conn
         .prepare_cached(
             "SELECT id FROM jobs JOIN tenants USING (tenant)
-             WHERE state = 'queued' AND suspect = 1 AND tier = ?1
+             WHERE state = 'queued' AND isolated = 1 AND tier = ?1
                AND (max_running IS NULL OR running < max_running)
              ORDER BY position LIMIT 1",
         )?
@@ -31,7 +31,7 @@ pub(super) fn overdue(step: &Step<'_>) -> StoreResult<Option<String>> {
         .conn
         .prepare_cached(
             "SELECT id FROM jobs JOIN tenants USING (tenant)
-             WHERE state = 'queued' AND suspect = 1 AND queued_at < ?1
+             WHERE state = 'queued' AND isolated = 1 AND queued_at < ?1
                AND (max_running IS NULL OR running < max_running)
              ORDER BY queued_at, id LIMIT 1",
         )?

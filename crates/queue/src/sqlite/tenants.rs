@@ -179,7 +179,7 @@ pub(super) fn next_in_turn(conn: &Connection, tier: Priority) -> StoreResult<Opt
     let next = conn
         .prepare_cached(
             "SELECT id FROM jobs
-             WHERE state = 'queued' AND suspect = 0 AND tier = ?1 AND tenant =
+             WHERE state = 'queued' AND isolated = 0 AND tier = ?1 AND tenant =
                  (SELECT tenant FROM shares WHERE active = 1 AND tier = ?1 ORDER BY tag, tenant LIMIT 1)
              ORDER BY position LIMIT 1",
         )?
@@ -193,7 +193,7 @@ pub(super) fn next_in_turn(conn: &Connection, tier: Priority) -> StoreResult<Opt
 pub(super) fn charge(conn: &Connection, job: &mut Job) -> StoreResult<()> {
     let (tier, secs) = (job.tier, job.estimated_secs.max(1));
     let mut share = Share::load(conn, tier, &job.tenant)?;
-    if job.suspect {
+    if job.isolated {
         share.tag = share.tag.max(virtual_time(conn, tier)?);
     } else {
         write(conn, clock(tier), share.tag)?;

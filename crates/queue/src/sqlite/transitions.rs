@@ -6,6 +6,7 @@ use rusqlite::params;
 use verbatim_core::event::{EventKind, Stage};
 use verbatim_core::failure::JobFailure;
 use verbatim_core::job::JobState;
+use verbatim_core::policy::ISOLATED_AFTER;
 use verbatim_core::ports::BlobKey;
 use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 
@@ -63,7 +64,7 @@ pub(super) fn discard(step: &Step<'_>, blob: &BlobKey) -> StoreResult<()> {
     Ok(())
 }
 
-/// Ends the job. Audio goes at once, except that of a dead letter, which may be tried again by hand.
+/// Ends the job. Audio and checkpoint go at once, except those of a dead letter, which may be tried again by hand.
 pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<()> {
     let event = match end {
         End::Completed(result) => {
@@ -84,13 +85,13 @@ pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<(
     };
     if job.state != JobState::Failed {
         discard(step, &job.blob)?;
+        step.conn.prepare_cached("DELETE FROM checkpoints WHERE job_id = ?1")?.execute([job.id.as_str()])?;
     }
     job.lease = None;
     job.run_at = None;
     job.stage = Stage::Done;
     job.finished_at = Some(step.now);
     job.expires_at = Some(step.now.plus(step.policy.result_retention));
-    step.conn.prepare_cached("DELETE FROM checkpoints WHERE job_id = ?1")?.execute([job.id.as_str()])?;
     append(step, job, &event)
 }
 
@@ -117,26 +118,33 @@ pub(super) fn enqueue(step: &mut Step<'_>, job: &mut Job) {
     step.work_arrived();
 }
 
-/// Takes the job back from a worker that vanished. The attempt does not count, for the job did not fail. The job is
-/// blamed only if it was `alone`; in company it becomes a suspect, which runs alone the next time. With `pause`, one
-/// that is blamed waits before it meets the next worker.
+/// Takes the job back from a worker that died. The attempt does not count, for the job did not fail; a death does, unless
+/// the checkpoint moved forward under this lease, for then the job gets on. A job beside which the second worker died is
+/// isolated: it runs alone the next time. It is blamed only for a crash while it was `alone`; with `pause` it then waits
+/// before it meets the next worker.
 pub(super) fn take_back(step: &mut Step<'_>, job: &mut Job, alone: bool, pause: bool) -> StoreResult<()> {
     if job.cancel_requested {
         return end(step, job, End::Cancelled);
     }
-    job.attempt = job.attempt.saturating_sub(1);
-    job.suspect = true;
     job.crowded = false;
-    if !alone {
-        return wait_again(step, job, Duration::ZERO);
+    let mut wait = Duration::ZERO;
+    if job.checkpoint_fence != job.fence {
+        job.deaths += 1;
+        job.isolated |= job.deaths >= ISOLATED_AFTER;
+        if alone {
+            job.crashes += 1;
+            let lost = worker_lost();
+            let crashes = RetryPolicy { max_attempts: step.policy.retry.max_crashes, ..step.policy.retry };
+            match next_step(&crashes, job.crashes, &lost, step.ids.fraction()) {
+                // The attempt stays: the client sees that it was tried.
+                NextStep::GiveUp => return end(step, job, End::Failed(lost)),
+                NextStep::Retry { delay, .. } if pause => wait = delay,
+                NextStep::Retry { .. } => {}
+            }
+        }
     }
-    job.crashes += 1;
-    let lost = worker_lost();
-    let crashes = RetryPolicy { max_attempts: step.policy.retry.max_crashes, ..step.policy.retry };
-    match next_step(&crashes, job.crashes, &lost, step.ids.fraction()) {
-        NextStep::GiveUp => end(step, job, End::Failed(lost)),
-        NextStep::Retry { delay, .. } => wait_again(step, job, if pause { delay } else { Duration::ZERO }),
-    }
+    job.attempt = job.attempt.saturating_sub(1);
+    wait_again(step, job, wait)
 }
 
 /// Forgets an ended job with its submissions and events, and lists its blobs for deletion.

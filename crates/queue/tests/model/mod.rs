@@ -33,6 +33,7 @@ fn use_of(lease: BoxedStrategy<usize>) -> impl Strategy<Value = Op> {
         3 => (lease.clone(), 1_u16..90).prop_map(|(lease, secs)| Op::Complete { lease, secs }),
         2 => (lease.clone(), kinds).prop_map(|(lease, kind)| Op::Fail { lease, kind }),
         2 => lease.clone().prop_map(|lease| Op::Release { lease }),
+        1 => (lease.clone(), 1_u16..90).prop_map(|(lease, secs)| Op::Checkpoint { lease, secs }),
         2 => lease.prop_map(|lease| Op::Renew { lease }),
     ]
 }

@@ -71,7 +71,7 @@ const NEVER: [(&str, &str); 8] = [
     (
         "queues of tenants that are counted wrong",
         "WITH queues AS (
-             SELECT tier, tenant, count(*) AS jobs FROM jobs WHERE state = 'queued' AND suspect = 0 GROUP BY tier, tenant)
+             SELECT tier, tenant, count(*) AS jobs FROM jobs WHERE state = 'queued' AND isolated = 0 GROUP BY tier, tenant)
          SELECT tier || ' ' || tenant FROM shares FULL JOIN queues USING (tier, tenant)
          WHERE coalesce(shares.jobs, 0) <> coalesce(queues.jobs, 0)",
     ),
@@ -93,8 +93,8 @@ const NEVER: [(&str, &str); 8] = [
              (SELECT kind FROM events WHERE job_id = jobs.id ORDER BY seq DESC LIMIT 1)",
     ),
     (
-        "checkpoints of ended jobs",
-        "SELECT job_id FROM checkpoints JOIN jobs ON id = job_id WHERE finished_at IS NOT NULL",
+        "checkpoints of jobs that ended, but for dead letters",
+        "SELECT job_id FROM checkpoints JOIN jobs ON id = job_id WHERE finished_at IS NOT NULL AND state <> 'failed'",
     ),
     (
         "blobs that are needed and listed for deletion",

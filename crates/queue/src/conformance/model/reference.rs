@@ -46,7 +46,10 @@ pub(super) struct Job {
     expires_at: i64,
     pub(super) attempt: u32,
     pub(super) crashes: u32,
-    pub(super) suspect: bool,
+    deaths: u32,
+    pub(super) isolated: bool,
+    /// How far its checkpoints came, in seconds of audio, and under which fence they moved last.
+    checkpoint: (u16, u64),
     crowded: bool,
     unwanted: bool,
     held: Option<Held>,
@@ -129,6 +132,7 @@ impl Model {
                 Answer::Finish(self.finish("fail", lease, |model, at| model.failed(at, kind)))
             }
             Op::Release { lease } => Answer::Finish(self.finish("release", lease, Self::released)),
+            Op::Checkpoint { lease, secs } => Answer::Reported(self.checkpoint(lease, secs)),
             Op::Renew { lease } => Answer::Renewal(self.renew(lease)),
             Op::Cancel { ticket } => {
                 self.cancel(ticket);
@@ -224,7 +228,9 @@ impl Model {
             expires_at: 0,
             attempt: 0,
             crashes: 0,
-            suspect: false,
+            deaths: 0,
+            isolated: false,
+            checkpoint: (0, 0),
             crowded: false,
             unwanted: false,
             held: None,
@@ -242,7 +248,7 @@ impl Model {
         job.fence += 1;
         job.crowded = false;
         job.held = Some(Held { worker, until: self.now + millis(LEASE) });
-        let given = Given { job: at, fence: job.fence, attempt: job.attempt, alone: job.suspect };
+        let given = Given { job: at, fence: job.fence, attempt: job.attempt, alone: job.isolated };
         self.refresh();
         given
     }
@@ -256,6 +262,16 @@ impl Model {
     pub(super) fn is_current(&self, given: &Given) -> bool {
         let job = &self.jobs[given.job];
         job.held.is_some() && job.fence == given.fence
+    }
+
+    fn checkpoint(&mut self, lease: usize, secs: u16) -> bool {
+        let given = self.leases[lease].clone();
+        let held = self.is_current(&given);
+        let job = &mut self.jobs[given.job];
+        if held && secs > job.checkpoint.0 {
+            job.checkpoint = (secs, given.fence);
+        }
+        held
     }
 
     fn renew(&mut self, lease: usize) -> Renewal {
@@ -302,6 +318,7 @@ impl Model {
         let step = next_step(&self.policy.retry, self.jobs[at].attempt, &JobFailure::new(kind, ""), JITTER);
         if let NextStep::Retry { refund: true, .. } = step {
             self.jobs[at].attempt -= 1;
+            self.settle(at, 0);
         }
         self.try_again(at, step)
     }
@@ -387,7 +404,7 @@ impl Model {
         }
         self.tail += 1;
         let job = &mut self.jobs[at];
-        (job.attempt, job.crashes, job.position) = (0, 0, self.tail);
+        (job.attempt, job.deaths, job.crashes, job.position) = (0, 0, 0, self.tail);
         job.ends_at = self.now + millis(self.policy.max_age);
         self.move_to(at, JobState::Queued);
         Some(true)
@@ -432,7 +449,8 @@ impl Model {
         old
     }
 
-    /// Its worker vanished. Whoever was alone with it is to blame; the others are suspects.
+    /// Its worker died. That counts unless the job got further under it: two deaths isolate it, and it is to blame for those
+    /// that met it alone.
     fn take_back(&mut self, at: usize) {
         let Some(Held { worker, .. }) = self.jobs[at].held.take() else { return };
         let mut in_company = self.jobs[at].crowded;
@@ -444,16 +462,21 @@ impl Model {
         if job.unwanted {
             return self.move_to(at, JobState::Cancelled);
         }
-        job.attempt -= 1;
-        job.suspect = true;
-        if in_company {
-            return self.move_to(at, JobState::Queued);
+        let mut state = JobState::Queued;
+        if job.checkpoint.1 != job.fence {
+            job.deaths += 1;
+            job.isolated |= job.deaths >= 2;
+            if !in_company {
+                job.crashes += 1;
+                let retry = RetryPolicy { max_attempts: self.policy.retry.max_crashes, ..self.policy.retry };
+                let lost = JobFailure::new(FailureKind::WorkerLost, "");
+                let step = next_step(&retry, job.crashes, &lost, JITTER);
+                state = self.try_again(at, step);
+            }
         }
-        job.crashes += 1;
-        let retry = RetryPolicy { max_attempts: self.policy.retry.max_crashes, ..self.policy.retry };
-        let lost = JobFailure::new(FailureKind::WorkerLost, "");
-        let step = next_step(&retry, job.crashes, &lost, JITTER);
-        let state = self.try_again(at, step);
+        if state != JobState::Failed {
+            self.jobs[at].attempt -= 1;
+        }
         self.move_to(at, state);
     }
 }

@@ -33,7 +33,7 @@ impl Model {
     /// What a claim gives. It ends jobs that are too old on its way, which cost nobody anything.
     pub(super) fn claim(&mut self, worker: usize, says_idle: bool) -> Option<Given> {
         let held: Vec<_> = self.jobs.iter().filter(|job| job.is_held_by(worker)).collect();
-        if held.iter().any(|job| job.suspect) {
+        if held.iter().any(|job| job.isolated) {
             return None;
         }
         let idle = says_idle && held.is_empty();
@@ -60,10 +60,10 @@ impl Model {
         }
     }
 
-    fn queued(&self, suspect: bool) -> impl Iterator<Item = usize> {
+    fn queued(&self, isolated: bool) -> impl Iterator<Item = usize> {
         (0..self.jobs.len()).filter(move |at| {
             let job = &self.jobs[*at];
-            job.is(JobState::Queued) && job.suspect == suspect && self.may_run_more(job.tenant)
+            job.is(JobState::Queued) && job.isolated == isolated && self.may_run_more(job.tenant)
         })
     }
 
@@ -120,7 +120,7 @@ impl Model {
         job.charge = (tier, secs);
         let (tag, virtual_time) = (&mut self.turns.tags[tenant][tier], &mut self.turns.virtual_time[tier]);
         *tag = (*tag).max(*virtual_time);
-        if !job.suspect {
+        if !job.isolated {
             *virtual_time = *tag;
         }
         *tag += secs;

@@ -40,8 +40,10 @@
 --   e    seconds of audio: estimated, in the end what there were
 --   c    time of submission                      z    time at which it is too old
 --   Q    since when it is queued                 R    delayed: when it is queued again
---   a    attempts, the one under way with them   C    workers that died while it was alone with them
---   u    flag: it must run alone                 x    flag: it is to be cancelled
+--   a    attempts, the one under way with them
+--   D    workers that died while they held it    C    workers that died while they held nothing else; neither counts
+--                                                     a death under a lease under which `cm` moved
+--   u    flag: isolated, it must run alone       x    flag: it is to be cancelled
 --   f    fence of the last lease                 n    nonce of the claim that got it
 --   w    worker of the last lease                L    end of the lease
 --   W    flag: that worker lost another job while it held this one
@@ -51,6 +53,7 @@
 --   g    engine asked for, then the one that answered
 --   mo   model that answered                     dm   milliseconds of audio, once decoded
 --   cp   flag: there is a checkpoint             E    failure (JSON)
+--   cm   milliseconds of audio that checkpoints covered at most, and cf the fence under which that moved last
 --   r    result; `~` stands for `results/work_<job>/`
 --   b    blob of the audio where that is not `audio/<job>`
 --   F    when it ended                           X    when it is forgotten
@@ -380,7 +383,8 @@ local function forget_work(job)
   if call('HGET', P .. 'w', job.f.k) == job.id then call('HDEL', P .. 'w', job.f.k) end
 end
 
--- Ends the job: `c` completed, `f` failed (why in E), `x` cancelled. Audio goes at once, but for a dead letter's.
+-- Ends the job: `c` completed, `f` failed (why in E), `x` cancelled. Audio and checkpoint go
+-- at once, but for a dead letter's.
 local function finish_job(job, state, retention)
   leave(job)
   put(job, 's', state)
@@ -389,12 +393,12 @@ local function finish_job(job, state, retention)
     call('ZADD', P .. 'dlq', now_text, job.id)
   else
     later('SADD', 'g', blob_of(job))
+    if job.f.cp then
+      call('DEL', P .. 'h:' .. job.id)
+      drop(job, 'cp')
+    end
   end
   if state ~= 'c' then forget_work(job) end
-  if job.f.cp then
-    call('DEL', P .. 'h:' .. job.id)
-    drop(job, 'cp')
-  end
   put(job, 'st', 'done')
   put(job, 'F', now_text)
   put(job, 'X', now + retention)
@@ -466,7 +470,7 @@ local function forget(job, most)
   forget_work(job)
   leave(job)
   call('ZREM', P .. 'z', job.id)
-  call('DEL', P .. 'j:' .. job.id, P .. 'd:' .. job.id, P .. 'e:' .. job.id, P .. 'm:' .. job.id)
+  call('DEL', P .. 'j:' .. job.id, P .. 'd:' .. job.id, P .. 'e:' .. job.id, P .. 'h:' .. job.id, P .. 'm:' .. job.id)
   return removed, true
 end
 

@@ -30,7 +30,10 @@ function act.f(job, failure, steps, refund)
   for delay in string.gmatch(steps, '[^,]+') do delays[#delays + 1] = tonumber(delay) end
   local delay = delays[math.min(#delays, math.max(1, tonumber(job.f.a)))]
   if delay < 0 then return fail_job(job, failure, retention) end
-  put(job, 'a', math.max(0, tonumber(job.f.a) - tonumber(refund)))
+  if refund == '1' then
+    put(job, 'a', math.max(0, tonumber(job.f.a) - 1))
+    settle(job, 0)
+  end
   wait_again(job, delay)
 end
 

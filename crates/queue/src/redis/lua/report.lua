@@ -1,9 +1,9 @@
--- ARGV: 2 job, 3 fence, 4 nonce, 5 progress (empty: unchanged), 6 stage, 7 checkpoint (empty: none), 8 most events kept,
--- then index and JSON of each segment. Answers whether the lease is held.
+-- ARGV: 2 job, 3 fence, 4 nonce, 5 progress (empty: unchanged), 6 stage, 7 checkpoint (empty: none), 8 milliseconds
+-- of audio that it covers, 9 most events kept, then index and JSON of each segment. Answers whether the lease is held.
 local job = load(ARGV[2])
 if not job or job.f.s ~= 'r' or job.f.f ~= ARGV[3] or job.f.n ~= ARGV[4] then return 0 end
 local log = P .. 'e:' .. job.id
-for i = 9, #ARGV, 2 do
+for i = 10, #ARGV, 2 do
   local index = tonumber(ARGV[i])
   if index >= tonumber(job.f.ns or 0) then
     put(job, 'ns', index + 1)
@@ -11,7 +11,7 @@ for i = 9, #ARGV, 2 do
     call('ZADD', log, seq, string.format('%.0f|%.0f|{"type":"segment","attempt":%s,"segment":%s}', seq, now, job.f.a, ARGV[i + 1]))
   end
 end
-local most = tonumber(ARGV[8])
+local most = tonumber(ARGV[9])
 if tonumber(job.f.ns or 0) > most then call('ZREMRANGEBYRANK', log, 0, -most - 1) end
 if ARGV[5] ~= '' and (ARGV[5] ~= (job.f.pr or '0') or ARGV[6] ~= job.f.st) then
   put(job, 'pr', ARGV[5])
@@ -24,6 +24,10 @@ end
 if ARGV[7] ~= '' then
   call('SET', P .. 'h:' .. job.id, ARGV[7])
   put(job, 'cp', 1)
+  if tonumber(ARGV[8]) > tonumber(job.f.cm or 0) then
+    put(job, 'cm', ARGV[8])
+    put(job, 'cf', job.f.f)
+  end
 end
 save(job)
 flush()

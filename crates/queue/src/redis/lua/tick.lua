@@ -1,5 +1,5 @@
 -- ARGV: 2 at most of each kind, 3 retention, 4 failure of a submission that was too late, 5 of a job that is too old, 6 of
--- a job whose workers vanished, 7 on: for each of several draws of jitter, what to do after each number of crashes.
+-- a job whose workers vanished, 7 deaths after which a job is isolated, 8 on: for each of several draws of jitter, what to do after each number of crashes.
 -- Answers promoted, lapsed, failed, expired.
 local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
 local promoted, lapsed, failed, expired = 0, 0, 0, 0
@@ -36,6 +36,32 @@ for _, id in ipairs(due('z')) do
   end
 end
 
+-- Takes the job back from a worker that died. The attempt does not count, for the job did not fail; a death does, unless the
+-- checkpoint moved forward under this lease, for then the job gets on. A job beside which the second worker died is
+-- isolated. It is blamed only for a crash while it was alone, and then waits before it meets the next worker.
+local function take_back(job, alone, steps)
+  if job.f.x then return finish_job(job, 'x', retention) end
+  local delay = 0
+  if job.f.cf ~= job.f.f then
+    put(job, 'D', tonumber(job.f.D or 0) + 1)
+    if tonumber(job.f.D) >= tonumber(ARGV[7]) then put(job, 'u', 1) end
+    if alone then
+      put(job, 'C', tonumber(job.f.C or 0) + 1)
+      local delays = {}
+      for step in string.gmatch(steps, '[^,]+') do delays[#delays + 1] = tonumber(step) end
+      delay = delays[math.min(#delays, tonumber(job.f.C))]
+    end
+  end
+  if delay < 0 then
+    -- The attempt stays: the client sees that it was tried.
+    fail_job(job, ARGV[6], retention)
+    failed = failed + 1
+  else
+    put(job, 'a', math.max(0, tonumber(job.f.a) - 1))
+    wait_again(job, delay)
+  end
+end
+
 for at, id in ipairs(due('run')) do
   -- Loaded one by one: taking back the one before may have marked this one.
   local job = load(id)
@@ -46,26 +72,7 @@ for at, id in ipairs(due('run')) do
       alone = false
     end
   end
-  if job.f.x then
-    finish_job(job, 'x', retention)
-  else
-    -- The attempt does not count, for the job did not fail. Only a crash while alone is a crash of its own.
-    put(job, 'a', math.max(0, tonumber(job.f.a) - 1))
-    put(job, 'u', 1)
-    local delay = 0
-    if alone then
-      put(job, 'C', tonumber(job.f.C or 0) + 1)
-      local delays = {}
-      for step in string.gmatch(ARGV[7 + (at - 1) % (#ARGV - 6)], '[^,]+') do delays[#delays + 1] = tonumber(step) end
-      delay = delays[math.min(#delays, tonumber(job.f.C))]
-    end
-    if delay < 0 then
-      fail_job(job, ARGV[6], retention)
-      failed = failed + 1
-    else
-      wait_again(job, delay)
-    end
-  end
+  take_back(job, alone, ARGV[8 + (at - 1) % (#ARGV - 7)])
   save(job)
   -- The next one of the same worker must not find it there.
   catch_up()
