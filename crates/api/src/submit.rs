@@ -85,7 +85,7 @@ async fn staged(
         }
         Err(error) => {
             // When it is unknown whether the store took the submission, a job may own the upload by now: it stays, and
-            // the upkeep removes it if it is nobody's.
+            // the sweep removes it if it is nobody's.
             if error.is_definite() {
                 delete(&state, &key).await;
             }
@@ -141,7 +141,7 @@ fn refused(error: PortError, caps: TenantCaps) -> ApiError {
 
 async fn delete(state: &ApiState, key: &BlobKey) {
     if let Err(error) = state.blobs.delete(key).await {
-        tracing::warn!(error = %chain(&error), blob = %key, "an upload that no job needs is left to the upkeep");
+        tracing::warn!(error = %chain(&error), blob = %key, "an upload that no job needs is left to the sweep");
     }
 }
 

@@ -19,6 +19,7 @@ pub async fn check_all(store: &dyn BlobStore, ids: &dyn IdSource) {
     finishing_again_replaces_the_whole(store, ids).await;
     what_is_missing_is_told_apart(store, ids).await;
     deleting_touches_one_blob_only(store, ids).await;
+    many_are_deleted_and_no_other(store, ids).await;
     listing_goes_by_key_and_in_pages(store, ids).await;
     concurrent_writers_do_not_mix(store, ids).await;
     store.ping().await.expect("a store that works says so");
@@ -140,6 +141,20 @@ async fn deleting_touches_one_blob_only(store: &dyn BlobStore, ids: &dyn IdSourc
     store.delete(&second).await.expect("deleted");
     put(store, &first, b"again").await;
     assert_eq!(get(store, &first).await, b"again");
+}
+
+async fn many_are_deleted_and_no_other(store: &dyn BlobStore, ids: &dyn IdSource) {
+    let job = ids.ulid();
+    let keys: Vec<BlobKey> = (0..70).map(|number| result_key(&job, &format!("{number}-a"))).collect();
+    for key in &keys[..60] {
+        put(store, key, b"x").await;
+    }
+    let (kept, gone) = (&keys[59], [&keys[..59], &keys[60..]].concat());
+    let outcomes = store.delete_many(&gone).await;
+    assert_eq!(outcomes.len(), gone.len());
+    assert!(outcomes.iter().all(Result::is_ok), "what is there and what is not: {outcomes:?}");
+    assert_eq!(list(store, &format!("results/{job}/"), None, 100).await, std::slice::from_ref(kept));
+    assert!(store.delete_many(&[]).await.is_empty());
 }
 
 async fn a_reader_keeps_what_it_began_to_read(store: &dyn BlobStore, ids: &dyn IdSource, len: usize) {

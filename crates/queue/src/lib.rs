@@ -1,5 +1,6 @@
 //! Job stores behind the ports of [`verbatim_core::ports::jobs`], and the suite of checks that each must pass.
 
+mod blobs;
 pub mod conformance;
 mod limiter;
 pub mod redis;

@@ -108,6 +108,8 @@ pub struct Metrics {
     pub leases_held: IntGauge,
     /// Errors of the job store met by this process, by `operation`.
     pub store_errors: IntCounterVec,
+    blob_deletions: IntCounterVec,
+    blobs_to_delete: IntGauge,
     queue_depth: IntGaugeVec,
     queue_oldest_seconds: GaugeVec,
     jobs: IntGaugeVec,
@@ -216,6 +218,18 @@ impl Metrics {
                 "Errors of the job store met by this process.",
                 &["operation"],
             )?,
+            blob_deletions: counters(
+                "blob_deletions_total",
+                "Attempts of this process to delete blobs that no job needs, by how they ended.",
+                &["outcome"],
+            )?,
+            blobs_to_delete: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "blobs_to_delete",
+                    "Blobs listed for deletion, those in their grace too.",
+                )),
+            )?,
             queue_depth: gauges("queue_depth", "Jobs waiting.", &["tier"])?,
             queue_oldest_seconds: register(
                 r,
@@ -264,6 +278,13 @@ impl Metrics {
         self.failures.with_label_values(&[kind.code()]).inc();
     }
 
+    /// Counts blobs that were to be deleted: how many are gone, and how many could not be deleted.
+    pub fn count_deletions(&self, gone: usize, left: usize) {
+        for (outcome, blobs) in [("deleted", gone), ("failed", left)] {
+            self.blob_deletions.with_label_values(&[outcome]).inc_by(blobs as u64);
+        }
+    }
+
     /// Sets the gauges that speak of the whole cluster; called once per scrape.
     pub fn set_queue(&self, stats: &QueueStats) {
         let clamp = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -276,6 +297,7 @@ impl Metrics {
             self.jobs.with_label_values(&[state.as_str()]).set(clamp(*count));
         }
         self.workers.set(clamp(stats.workers));
+        self.blobs_to_delete.set(clamp(stats.garbage));
     }
 
     /// Sets the gauges of the disk that uploads go to; called once per scrape.

@@ -218,7 +218,7 @@ impl Attempts {
         (ending, outcome)
     }
 
-    /// Only this lease writes under this name. What cannot be deleted now is found by the upkeep's sweep.
+    /// Only this lease writes under this name. What cannot be deleted now is found by the sweep.
     async fn delete_result(&self, held: &Held) {
         let result = BlobKey::for_result(&held.lease.token);
         if let Err(error) = self.ports.blobs.delete(&result).await {

@@ -79,9 +79,12 @@ impl TimeLimit {
 
 /// How the store and the blobs are kept in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UpkeepConfig {
+pub struct MaintenanceConfig {
     /// Time between rounds, on average: nodes that were started together spread out.
     pub interval: Duration,
+    /// How long blobs are kept that no job needs any more, where no client deleted them: a store that comes back without its
+    /// last moments still finds them.
+    pub delete_grace: Duration,
     /// The search for blobs that nothing refers to; `None` leaves it to others.
     pub sweep: Option<Sweep>,
 }
@@ -97,9 +100,13 @@ pub struct Sweep {
     pub orphan_age: Duration,
 }
 
-impl Default for UpkeepConfig {
+impl Default for MaintenanceConfig {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(1), sweep: Some(Sweep::default()) }
+        Self {
+            interval: Duration::from_secs(1),
+            delete_grace: Duration::from_secs(600),
+            sweep: Some(Sweep::default()),
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The worker: it leases jobs, runs each through the pipeline and finishes it under its fence; and the upkeep that any
-//! node may do beside it.
+//! The worker: it leases jobs, runs each through the pipeline and finishes it under its fence; and the maintenance
+//! that any node may do beside it.
 //!
 //! apalis runs the loop ([`Worker::run`]); [`Worker::run_once`] does the same work one job at a time, for tests. What a
 //! worker promises: a lease is renewed for as long as somebody works on it, a job that is given up is finished under
@@ -13,18 +13,18 @@ mod config;
 mod finish;
 mod held;
 mod keeper;
+mod maintenance;
 mod patience;
 mod pipeline;
 mod report;
 mod session;
 mod slots;
 mod stages;
-mod upkeep;
 mod worker;
 
-pub use config::{Sweep, TimeLimit, UpkeepConfig, WorkerConfig};
+pub use config::{MaintenanceConfig, Sweep, TimeLimit, WorkerConfig};
+pub use maintenance::{Deleted, Maintenance};
 pub use pipeline::{Pipeline, PipelineConfig, PipelineObserver};
 pub use session::ShutdownSignals;
 pub use stages::StageLimits;
-pub use upkeep::{Upkeep, UpkeepReport};
 pub use worker::{Step, Worker, WorkerError, WorkerExit, WorkerPorts};

@@ -115,6 +115,7 @@ impl Busy {
             states: vec![(JobState::Queued, 3), (JobState::Delayed, 2), (JobState::Running, 4)],
             submissions: 11,
             workers: 1,
+            garbage: 0,
         };
         Self { world, keys, values, books, doorman }
     }

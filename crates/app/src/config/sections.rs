@@ -146,8 +146,11 @@ impl Default for QueueConfig {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpkeepConfig {
-    /// Time between rounds: due and lapsed jobs, what has expired.
+    /// Time between rounds of maintenance: due and lapsed jobs, what has expired; and deletions.
     pub interval_secs: u64,
+    /// How long audio and results that no job needs any more are kept before they are deleted. What a client deletes goes
+    /// at once.
+    pub delete_grace_secs: u64,
     /// Time between searches for blobs that nothing refers to. Workers do not search.
     pub sweep_interval_secs: u64,
     /// Age at which such a blob is deleted.
@@ -156,7 +159,12 @@ pub struct UpkeepConfig {
 
 impl Default for UpkeepConfig {
     fn default() -> Self {
-        Self { interval_secs: 1, sweep_interval_secs: 3600, orphan_age_secs: 24 * 3600 }
+        Self {
+            interval_secs: 1,
+            delete_grace_secs: 600,
+            sweep_interval_secs: 3600,
+            orphan_age_secs: 24 * 3600,
+        }
     }
 }
 

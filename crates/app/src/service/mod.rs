@@ -147,7 +147,7 @@ impl Process {
                 api::start(stores, config, offered, shutdown, parts)
             }
         };
-        worker::start_upkeep(role, stores, config, shutdown, parts);
+        worker::start_maintenance(role, stores, config, shutdown, parts);
         if let Some(engine) = engine.filter(|_| config.worker.enabled) {
             worker::start(stores, config, engine, shutdown, parts)?;
         }

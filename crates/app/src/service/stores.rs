@@ -139,7 +139,7 @@ impl Stores {
         if let Some(bucket) = &self.bucket
             && tokio::time::timeout(SETTLE, bucket.settle()).await.is_err()
         {
-            tracing::warn!("uploads that were given up are left to the upkeep");
+            tracing::warn!("uploads that were given up are left to the maintenance");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The half that works on jobs, and the upkeep.
+//! The half that works on jobs, and the maintenance.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use verbatim_core::ports::{Disk, JobUpkeep, SpeechEngine};
 use verbatim_core::time::Clock;
 use verbatim_telemetry::Metrics;
 use verbatim_worker_lib::{
-    Pipeline, ShutdownSignals, StageLimits, Sweep, TimeLimit, Upkeep, UpkeepConfig, Worker, WorkerConfig,
-    WorkerExit, WorkerPorts,
+    Maintenance, MaintenanceConfig, Pipeline, ShutdownSignals, StageLimits, Sweep, TimeLimit, Worker,
+    WorkerConfig, WorkerExit, WorkerPorts,
 };
 
 use super::stores::Stores;
@@ -99,8 +99,8 @@ fn build(stores: &Stores, config: &Config, engine: Arc<dyn SpeechEngine>) -> any
     Ok(Worker::new(ports, pipeline, worker))
 }
 
-/// Starts the upkeep. Every node ticks; workers, of which there can be many, leave searching the blobs to the others.
-pub(super) fn start_upkeep(
+/// Starts the maintenance. Every node ticks and deletes; workers, of which there can be many, leave searching the blobs to the others.
+pub(super) fn start_maintenance(
     role: Role,
     stores: &Stores,
     config: &Config,
@@ -113,17 +113,21 @@ pub(super) fn start_upkeep(
         orphan_age: Duration::from_secs(config.upkeep.orphan_age_secs),
         ..Sweep::default()
     });
-    let upkeep = Upkeep {
-        upkeep: stores.upkeep.clone(),
+    let maintenance = Maintenance {
+        store: stores.upkeep.clone(),
         blobs: stores.blobs.clone(),
         clock: stores.clock.clone(),
         ids: stores.ids.clone(),
         metrics: stores.metrics.clone(),
-        config: UpkeepConfig { interval: Duration::from_secs(config.upkeep.interval_secs), sweep },
+        config: MaintenanceConfig {
+            interval: Duration::from_secs(config.upkeep.interval_secs),
+            delete_grace: Duration::from_secs(config.upkeep.delete_grace_secs),
+            sweep,
+        },
     };
     let stop = shutdown.soft.clone();
     parts.spawn(async move {
-        upkeep.run(stop).await;
+        maintenance.run(stop).await;
         Ok(())
     });
     if let Some(bucket) = stores.bucket.clone().filter(|_| role != Role::Worker) {

@@ -16,8 +16,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
-use verbatim_core::ports::blobs::{AUDIO_PREFIX, BlobKey, BlobMeta, BlobStore, BlobWriter, RESULTS_PREFIX};
+use verbatim_core::ports::blobs::{
+    AUDIO_PREFIX, BlobKey, BlobMeta, BlobStore, BlobWriter, DELETIONS, RESULTS_PREFIX,
+};
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
 
@@ -35,6 +38,8 @@ const PING_BYTES: usize = 4096;
 pub struct FolderStore {
     root: Arc<Path>,
     staging: Arc<Staging>,
+    /// Deletions under way, so that a share that hangs holds no more threads than this.
+    deleting: Arc<Semaphore>,
 }
 
 impl FolderStore {
@@ -56,7 +61,7 @@ impl FolderStore {
             Ok(staging)
         })()
         .map_err(|error| io_error(&format!("cannot open the blob folder {}", root.display()), error))?;
-        Ok(Self { root, staging: Arc::new(staging) })
+        Ok(Self { root, staging: Arc::new(staging), deleting: Arc::new(Semaphore::new(DELETIONS)) })
     }
 
     /// Keys have no `.` and no empty part, so that the path stays under the root.
@@ -104,7 +109,9 @@ impl BlobStore for FolderStore {
     async fn delete(&self, key: &BlobKey) -> Result<(), PortError> {
         let path = self.path(key);
         let shared = [self.root.join(AUDIO_PREFIX), self.root.join(RESULTS_PREFIX)];
+        let permit = Arc::clone(&self.deleting).acquire_owned().await;
         blocking(&format!("cannot delete blob {key}"), move || {
+            let _permit = permit;
             match std::fs::remove_file(&path) {
                 Err(error) if !is_missing(&error) => return Err(error),
                 _ => {}

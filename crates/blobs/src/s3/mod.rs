@@ -8,6 +8,7 @@
 mod buffer;
 mod client;
 mod config;
+mod deletions;
 mod errors;
 mod listing;
 mod multipart;
@@ -15,6 +16,7 @@ mod open;
 mod reader;
 mod writer;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +54,8 @@ pub struct S3Store {
     gauge: Gauge,
     /// When readiness last wrote.
     written: Mutex<Option<Instant>>,
+    /// Whether the store was seen to refuse deletions of many objects at once.
+    deletes_one_by_one: AtomicBool,
 }
 
 impl S3Store {
@@ -67,11 +71,17 @@ impl S3Store {
         let tracker = TaskTracker::new();
         // It still takes tasks: only that waiting for it ends when there are none.
         tracker.close();
-        Ok(Self { bucket: Arc::new(bucket), tracker, gauge: Gauge::default(), written: Mutex::new(None) })
+        Ok(Self {
+            bucket: Arc::new(bucket),
+            tracker,
+            gauge: Gauge::default(),
+            written: Mutex::new(None),
+            deletes_one_by_one: AtomicBool::new(false),
+        })
     }
 
     /// Aborts uploads that were begun more than `age` before `now`, and says how many. A process that is killed cannot
-    /// abort its own, and their parts are paid for. For upkeep, every hour or so; see [`STALE_UPLOAD_AGE`].
+    /// abort its own, and their parts are paid for. For maintenance, every hour or so; see [`STALE_UPLOAD_AGE`].
     ///
     /// # Errors
     /// `Unavailable`, or `Internal` when the store knows no such list or denies it.
@@ -140,6 +150,10 @@ impl BlobStore for S3Store {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    async fn delete_many(&self, keys: &[BlobKey]) -> Vec<Result<(), PortError>> {
+        deletions::delete_many(self, keys).await
     }
 
     async fn list(

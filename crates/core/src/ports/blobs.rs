@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 
 use crate::error::PortError;
@@ -23,6 +24,9 @@ pub struct BlobKey(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a blob key")]
 pub struct ParseBlobKeyError(String);
+
+/// How many blobs [`BlobStore::delete_many`] deletes at once.
+pub const DELETIONS: usize = 32;
 
 /// Where uploads lie.
 pub const AUDIO_PREFIX: &str = "audio/";
@@ -144,6 +148,19 @@ pub trait BlobStore: Send + Sync {
     /// # Errors
     /// Only `Unavailable`.
     async fn delete(&self, key: &BlobKey) -> Result<(), PortError>;
+
+    /// Removes these blobs; the answers are in the order of the keys. One that cannot be removed keeps no other from it.
+    /// Unless the store has a better way, [`DELETIONS`] at a time.
+    ///
+    /// # Errors
+    /// For each blob, as [`Self::delete`].
+    async fn delete_many(&self, keys: &[BlobKey]) -> Vec<Result<(), PortError>> {
+        let mut deletions = Vec::with_capacity(keys.len());
+        for key in keys {
+            deletions.push(self.delete(key));
+        }
+        stream::iter(deletions).buffered(DELETIONS).collect().await
+    }
 
     /// Blobs whose key begins with `prefix`, in order of key, after `after`, at most `limit`.
     ///

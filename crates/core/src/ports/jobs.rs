@@ -22,6 +22,9 @@ use crate::time::Timestamp;
 /// The most jobs that one call touches.
 pub const MAX_JOBS_PER_CALL: usize = 256;
 
+/// The most blobs that one call touches: as many as S3 deletes at once.
+pub const MAX_BLOBS_PER_CALL: usize = 1000;
+
 /// Events of one submission, oldest first, ending after the terminal one.
 pub type EventStream = BoxStream<'static, Result<JobEvent, PortError>>;
 
@@ -203,6 +206,32 @@ pub struct TickReport {
     pub expired: u64,
 }
 
+/// Which blobs to take for deletion, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GarbageRequest {
+    /// At most so many; capped at [`MAX_BLOBS_PER_CALL`].
+    pub most: usize,
+    /// How long a blob has been needed by no job before it is due, so that a store that comes back without its last moments
+    /// still finds what they deleted. What a client deleted itself is due at once.
+    pub grace: Duration,
+    /// How long those that are taken for the first time belong to who took them.
+    pub hold: Duration,
+}
+
+/// The longest hold of a blob is its first one, times so much.
+pub const LONGEST_HOLD: u32 = 64;
+
+/// What a blob is to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobFate {
+    /// A live job, a dead letter or a kept result refers to it, or the holder of a lease may be writing it now.
+    Needed,
+    /// It is listed for deletion.
+    ToBeDeleted,
+    /// Nothing refers to it.
+    Unknown,
+}
+
 /// The queue in figures.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct QueueStats {
@@ -214,6 +243,8 @@ pub struct QueueStats {
     pub submissions: u64,
     /// Workers that claimed or renewed within the last lease.
     pub workers: u64,
+    /// Blobs listed for deletion.
+    pub garbage: u64,
 }
 
 /// One tier of the queue.
@@ -300,24 +331,25 @@ pub trait JobUpkeep: Send + Sync {
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.
     async fn tick(&self) -> Result<TickReport, PortError>;
 
-    /// Blobs that no job needs any more, at most [`MAX_JOBS_PER_CALL`]; they stay listed until confirmed by
-    /// [`Self::blobs_deleted`].
+    /// Takes blobs that are due for deletion: nobody else is given them for a while. They stay listed until
+    /// [`Self::blobs_deleted`] confirms that they are gone; what is not confirmed is given again once its hold is over, and
+    /// each time is held for twice as long as the last, so that one that cannot be deleted stands in no other's way.
     ///
     /// # Errors
-    /// Only `Unavailable` and `Internal`.
-    async fn orphaned_blobs(&self) -> Result<Vec<BlobKey>, PortError>;
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn take_garbage(&self, request: GarbageRequest) -> Result<Vec<BlobKey>, PortError>;
 
     /// Confirms that these blobs are gone.
     ///
     /// # Errors
-    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    /// `Invalid` for more than [`MAX_BLOBS_PER_CALL`]; else `Unavailable`, `OutOfSpace` and `Internal`.
     async fn blobs_deleted(&self, keys: &[BlobKey]) -> Result<(), PortError>;
 
-    /// Whether a live job or a kept result refers to this blob.
+    /// What these blobs are to the store, in their order.
     ///
     /// # Errors
-    /// Only `Unavailable` and `Internal`.
-    async fn is_referenced(&self, key: &BlobKey) -> Result<bool, PortError>;
+    /// `Invalid` for more than [`MAX_BLOBS_PER_CALL`]; else only `Unavailable` and `Internal`.
+    async fn fates(&self, keys: &[BlobKey]) -> Result<Vec<BlobFate>, PortError>;
 
     /// The queue in figures.
     ///

@@ -4,7 +4,7 @@ use verbatim_core::failure::FailureKind;
 use verbatim_core::ids::TenantId;
 use verbatim_core::job::{JobState, SubmissionStatus};
 use verbatim_core::ports::jobs::{DeleteOutcome, Finish, ListQuery, Renewal};
-use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::{BlobKey, JobClient, JobLeases};
 
 use super::virtual_world::LEASE;
 use super::{Harness, Verdict, World, ensure, ensure_eq};
@@ -36,8 +36,8 @@ pub async fn a_queued_job_goes_with_its_last_submission<H: Harness>(harness: &H)
     world.cancel(&second).await?;
     ensure_eq!(world.count(JobState::Cancelled).await?, 1, "cancelled jobs");
     ensure_eq!(world.claim(&world.worker(), 10).await?, vec![], "claims after CANCELLED");
-    ensure_eq!(world.store.orphaned_blobs().await?, vec![blob.clone()], "the audio that nobody needs");
-    ensure!(!world.store.is_referenced(&blob).await?, "the audio of a cancelled job is not referenced");
+    ensure_eq!(world.garbage().await?, vec![blob.clone()], "the audio that nobody needs");
+    ensure!(!world.needs(&blob).await?, "the audio of a cancelled job is not referenced");
     // The same with one that waits for its next attempt.
     let delayed = world.ticket("other talk").await?;
     let lease = world.claim_one().await?;
@@ -76,8 +76,8 @@ pub async fn a_running_job_is_asked_to_stop_and_publishes_nothing<H: Harness>(ha
         };
         ensure_eq!(finish, Finish::Done(JobState::Cancelled), "the finish of one {work}");
         let result = BlobKey::for_result(&lease.token);
-        ensure!(!world.store.is_referenced(&result).await?, "the result of one {work} is not referenced");
-        let garbage = world.store.orphaned_blobs().await?;
+        ensure!(!world.needs(&result).await?, "the result of one {work} is not referenced");
+        let garbage = world.garbage().await?;
         ensure_eq!(
             garbage.contains(&result),
             work == "completed all the same",
@@ -143,10 +143,10 @@ pub async fn deleting_the_last_ended_submission_takes_audio_and_result<H: Harnes
     ensure_eq!(world.store.delete(&world.tenant(), &first).await?, removed, "deleting the first");
     ensure_eq!(world.store.get(&world.tenant(), &first).await?, None, "the deleted submission");
     ensure_eq!(world.get(&second).await?.result, Some(result.clone()), "the other's result");
-    ensure!(world.store.is_referenced(&result).await?, "the result is kept for the other");
+    ensure!(world.needs(&result).await?, "the result is kept for the other");
     ensure_eq!(world.store.delete(&world.tenant(), &second).await?, removed, "deleting the last");
-    ensure!(!world.store.is_referenced(&result).await?, "the result goes with the last");
-    ensure!(world.store.orphaned_blobs().await?.contains(&result), "the result is garbage");
+    ensure!(!world.needs(&result).await?, "the result goes with the last");
+    ensure!(world.garbage().await?.contains(&result), "the result is garbage");
     ensure_eq!(world.store.delete(&world.tenant(), &second).await?, None, "deleting what is gone");
     ensure!(!world.submit("talk").await?.submission.cached, "a removed result answers nobody");
     world.audit().await

@@ -272,15 +272,15 @@ pub async fn a_discarded_dead_letter_leaves_nothing<H: Harness>(harness: &H) -> 
     let (first, second) = (world.ticket("talk").await?, world.ticket("talk").await?);
     let lease = world.claim_one().await?;
     world.fail(&lease, FailureKind::BadAudio).await?;
-    ensure!(world.store.is_referenced(&lease.blob).await?, "a dead letter keeps its audio");
+    ensure!(world.needs(&lease.blob).await?, "a dead letter keeps its audio");
     ensure!(world.store.discard_dead_letter(&lease.token.job_id).await?, "it was there");
     for id in [&first, &second] {
         ensure_eq!(world.store.get(&world.tenant(), id).await?, None, "its submissions");
     }
     let stats = world.store.stats().await?;
     ensure_eq!((stats.submissions, listed(&world).await?.len()), (0, 0), "submissions and dead letters");
-    ensure_eq!(world.store.orphaned_blobs().await?, vec![lease.blob.clone()], "blobs to delete");
-    ensure!(!world.store.is_referenced(&lease.blob).await?, "nobody needs its audio");
+    ensure_eq!(world.garbage().await?, vec![lease.blob.clone()], "blobs to delete");
+    ensure!(!world.needs(&lease.blob).await?, "nobody needs its audio");
     ensure_eq!(world.complete(&lease).await?, Finish::Stale, "a completion of what is gone");
     ensure!(world.submit("talk").await?.blob_adopted, "the same work is new");
     world.audit().await

@@ -106,7 +106,7 @@ pub async fn expiry_racing_a_redrive_loses_nothing<H: Harness>(harness: &H) -> V
         world.settle().await?;
         if redriven {
             world.expect(&id, SubmissionStatus::Queued).await?;
-            ensure!(world.store.is_referenced(&lease.blob).await?, "its audio is needed");
+            ensure!(world.needs(&lease.blob).await?, "its audio is needed");
             world.work_off_one().await?;
         } else {
             ensure_eq!(world.store.get(&world.tenant(), &id).await?, None, "its submission");

@@ -34,6 +34,7 @@ pub mod directory;
 pub mod events;
 pub mod expiry;
 pub mod fairness;
+pub mod garbage;
 pub mod leases;
 pub mod ledger;
 pub mod limiter;
@@ -243,6 +244,10 @@ macro_rules! conformance_suite {
                 leases: a_completed_submission_shows_the_model_that_answered,
                 leases: every_attempt_belongs_to_the_trace_of_the_submission,
                 leases: the_next_worker_gets_the_checkpoint,
+                garbage: a_blob_that_cannot_be_deleted_keeps_no_other_from_it,
+                garbage: each_blob_is_taken_by_one_node,
+                garbage: what_a_client_deletes_has_no_grace,
+                garbage: what_work_leaves_behind_is_kept_for_its_grace,
                 upkeep: a_full_queue_throttles_new_work_only,
                 upkeep: audio_and_results_become_garbage_when_nobody_needs_them,
                 upkeep: pages_list_everything_newest_first,

@@ -59,7 +59,7 @@ pub async fn submitting_a_removed_ticket_again_harms_no_job<H: Harness>(harness:
     let before = world.get(&other.id).await?;
     refuses(&world, &failed).await?;
     ensure_eq!(world.get(&other.id).await?, before, "the dead letter");
-    ensure!(world.store.is_referenced(&failed.blob).await?, "the audio of the dead letter is nobody's");
+    ensure!(world.needs(&failed.blob).await?, "the audio of the dead letter is nobody's");
     // A result that is too old to answer.
     let (done, other) = (world.upload("done"), world.upload("done"));
     for new in [&done, &other] {
@@ -222,12 +222,12 @@ pub async fn cancelling_and_confirming_again_changes_nothing<H: Harness>(harness
     let first = world.cancel(&id).await?;
     world.clock.advance(Duration::from_secs(5));
     ensure_eq!(world.cancel(&id).await?, first, "cancelling again");
-    let garbage = world.store.orphaned_blobs().await?;
+    let garbage = world.garbage().await?;
     ensure_eq!(garbage.len(), 1, "blobs that nobody needs");
-    ensure_eq!(world.store.orphaned_blobs().await?, garbage, "they stay listed until confirmed");
+    ensure_eq!(world.garbage().await?, garbage, "they stay listed until confirmed");
     for _ in 0..2 {
         world.store.blobs_deleted(&garbage).await?;
-        ensure_eq!(world.store.orphaned_blobs().await?, vec![], "garbage after confirmation");
+        ensure_eq!(world.garbage().await?, vec![], "garbage after confirmation");
     }
     let done = world.ticket("other talk").await?;
     world.work_off_one().await?;

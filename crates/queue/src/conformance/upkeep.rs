@@ -112,7 +112,7 @@ pub async fn every_submission_is_somewhere_until_it_expires<H: Harness>(harness:
         true,
         "no events are left"
     );
-    ensure_eq!(world.store.orphaned_blobs().await?.len(), 7, "blobs to delete: six uploads and one result");
+    ensure_eq!(world.garbage().await?.len(), 7, "blobs to delete: six uploads and one result");
     world.audit().await
 }
 
@@ -148,26 +148,23 @@ pub async fn audio_and_results_become_garbage_when_nobody_needs_them<H: Harness>
     world.store.submit(bad).await?;
     let first = world.claim_one().await?;
     let result = BlobKey::for_result(&first.token);
-    ensure!(world.store.is_referenced(&result).await?, "the result that is being written is needed");
-    ensure!(world.store.is_referenced(&good_audio).await?, "the audio of a running job is needed");
-    ensure!(world.store.is_referenced(&bad_audio).await?, "the audio of a queued job is needed");
-    ensure!(
-        !world.store.is_referenced(&world.upload("").blob).await?,
-        "an upload that nobody submitted is not needed"
-    );
+    ensure!(world.needs(&result).await?, "the result that is being written is needed");
+    ensure!(world.needs(&good_audio).await?, "the audio of a running job is needed");
+    ensure!(world.needs(&bad_audio).await?, "the audio of a queued job is needed");
+    ensure!(!world.needs(&world.upload("").blob).await?, "an upload that nobody submitted is not needed");
     world.complete(&first).await?;
-    ensure_eq!(world.store.orphaned_blobs().await?, vec![good_audio.clone()], "garbage after success");
-    ensure!(!world.store.is_referenced(&good_audio).await?, "the audio of a completed job is not needed");
-    ensure!(world.store.is_referenced(&result).await?, "the published result is needed");
+    ensure_eq!(world.garbage().await?, vec![good_audio.clone()], "garbage after success");
+    ensure!(!world.needs(&good_audio).await?, "the audio of a completed job is not needed");
+    ensure!(world.needs(&result).await?, "the published result is needed");
     world.store.blobs_deleted(&[good_audio]).await?;
     world.fail(&world.claim_one().await?, FailureKind::BadAudio).await?;
-    ensure_eq!(world.store.orphaned_blobs().await?, vec![], "garbage after a failure");
-    ensure!(world.store.is_referenced(&bad_audio).await?, "the audio of a dead letter is kept");
+    ensure_eq!(world.garbage().await?, vec![], "garbage after a failure");
+    ensure!(world.needs(&bad_audio).await?, "the audio of a dead letter is kept");
     world.pass(world.policy.result_retention).await?;
-    let garbage: HashSet<_> = world.store.orphaned_blobs().await?.into_iter().collect();
+    let garbage: HashSet<_> = world.garbage().await?.into_iter().collect();
     ensure_eq!(garbage, HashSet::from([bad_audio.clone(), result.clone()]), "garbage after both expired");
     for key in [bad_audio, result] {
-        ensure!(!world.store.is_referenced(&key).await?, "{key} is not needed any more");
+        ensure!(!world.needs(&key).await?, "{key} is not needed any more");
     }
     world.audit().await
 }

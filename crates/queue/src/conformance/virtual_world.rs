@@ -18,7 +18,8 @@ use verbatim_core::job::{
 use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::policy::{ISOLATED_AFTER, StorePolicy};
 use verbatim_core::ports::jobs::{
-    ClaimRequest, EventStream, Finish, ListQuery, QueueStats, Renewal, TickReport,
+    BlobFate, ClaimRequest, EventStream, Finish, GarbageRequest, ListQuery, MAX_BLOBS_PER_CALL, QueueStats,
+    Renewal, TickReport,
 };
 use verbatim_core::ports::{BlobKey, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::time::{Clock, Timestamp};
@@ -262,6 +263,18 @@ impl<'a, H: Harness> World<'a, H> {
         let finish = self.complete(&lease).await?;
         ensure!(finish == Finish::Done(JobState::Completed), "completing answered {finish:?}");
         Ok(lease)
+    }
+
+    /// Every blob that is listed for deletion and held by nobody, whatever its grace.
+    pub async fn garbage(&self) -> Verdict<Vec<BlobKey>> {
+        let request =
+            GarbageRequest { most: MAX_BLOBS_PER_CALL, grace: Duration::ZERO, hold: Duration::ZERO };
+        Ok(self.store.take_garbage(request).await?)
+    }
+
+    /// Whether a job needs the blob.
+    pub async fn needs(&self, key: &BlobKey) -> Verdict<bool> {
+        Ok(self.store.fates(std::slice::from_ref(key)).await? == [BlobFate::Needed])
     }
 
     /// The submission, which must be there.

@@ -48,6 +48,8 @@ scripts! {
     CANCEL = " flags=allow-oom", "lua/cancel.lua";
     TICK = " flags=allow-oom", "lua/tick.lua";
     DISCARD = " flags=allow-oom", "lua/discard.lua";
+    TAKE_GARBAGE = " flags=allow-oom", "lua/take_garbage.lua";
+    BLOBS_DELETED = " flags=allow-oom", "lua/blobs_deleted.lua";
     /// Segments take room; a worker completes without having been able to report.
     REPORT = "", "lua/report.lua";
     REDRIVE = "", "lua/redrive.lua";

@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::cmd;
+use verbatim_core::PortError;
 use verbatim_core::job::JobState;
 use verbatim_core::options::Priority;
 use verbatim_core::policy::ISOLATED_AFTER;
 use verbatim_core::ports::JobUpkeep;
 use verbatim_core::ports::blobs::{BlobKey, RESULTS_PREFIX};
-use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, QueueStats, TickReport, TierStats};
+use verbatim_core::ports::jobs::{
+    BlobFate, GarbageRequest, LONGEST_HOLD, MAX_BLOBS_PER_CALL, QueueStats, TickReport, TierStats,
+};
 use verbatim_core::retry::RetryPolicy;
-use verbatim_core::{ErrorKind, PortError};
 
-use super::error::corrupt;
 use super::leases::steps;
 use super::record::Fields;
 use super::{RedisStore, json, millis, scripts};
-use crate::ticket;
+use crate::{blobs, ticket};
 
 /// Jobs of each kind that one tick moves: a few milliseconds of Redis's time.
 const MOST_PER_TICK: usize = 64;
@@ -43,44 +44,49 @@ impl JobUpkeep for RedisStore {
         Ok(TickReport { promoted, lapsed, failed, expired })
     }
 
-    async fn orphaned_blobs(&self) -> Result<Vec<BlobKey>, PortError> {
-        let mut command = cmd("SRANDMEMBER");
-        command.arg(self.0.wire.key("g")).arg(MAX_JOBS_PER_CALL);
-        let keys: Vec<String> = self.0.wire.link.command(&command).await?;
-        keys.iter().map(|key| BlobKey::parse(key).map_err(corrupt)).collect()
+    async fn take_garbage(&self, request: GarbageRequest) -> Result<Vec<BlobKey>, PortError> {
+        let GarbageRequest { most, grace, hold } = request;
+        let mut call = self.0.wire.call(&scripts::TAKE_GARBAGE);
+        call.arg(most.min(MAX_BLOBS_PER_CALL)).arg(millis(grace)).arg(millis(hold)).arg(LONGEST_HOLD.ilog2());
+        let keys: Vec<String> = self.0.wire.link.run(&call).await?;
+        Ok(blobs::readable(keys))
     }
 
     async fn blobs_deleted(&self, keys: &[BlobKey]) -> Result<(), PortError> {
-        if keys.len() > MAX_JOBS_PER_CALL {
-            let message = format!("{} in one call; at most {MAX_JOBS_PER_CALL} are allowed", keys.len());
-            return Err(PortError::new(ErrorKind::Invalid, message));
-        }
+        blobs::check_size(keys.len())?;
         if keys.is_empty() {
             return Ok(());
         }
-        let mut command = cmd("SREM");
-        command.arg(self.0.wire.key("g"));
+        let mut call = self.0.wire.call(&scripts::BLOBS_DELETED);
         for key in keys {
-            command.arg(key.as_str());
+            call.arg(key.as_str());
         }
-        self.0.wire.link.command(&command).await
+        self.0.wire.link.run(&call).await
     }
 
-    async fn is_referenced(&self, key: &BlobKey) -> Result<bool, PortError> {
-        let text = key.as_str();
-        let (job, lease) = match text.strip_prefix(RESULTS_PREFIX) {
-            Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
-            None => (text.rsplit('/').next().unwrap_or_default(), ""),
-        };
+    async fn fates(&self, keys: &[BlobKey]) -> Result<Vec<BlobFate>, PortError> {
+        blobs::check_size(keys.len())?;
         let mut call = self.0.wire.call(&scripts::REFERENCED);
-        call.arg(job.trim_start_matches("work_")).arg(text).arg(lease);
-        let needed: u8 = self.0.wire.link.run(&call).await?;
-        Ok(needed == 1)
+        for key in keys {
+            let text = key.as_str();
+            let (job, lease) = match text.strip_prefix(RESULTS_PREFIX) {
+                Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
+                None => (text.rsplit('/').next().unwrap_or_default(), ""),
+            };
+            call.arg(job.trim_start_matches("work_")).arg(text).arg(lease);
+        }
+        let fates: Vec<u8> = self.0.wire.link.run(&call).await?;
+        let fate = |fate| match fate {
+            2 => BlobFate::Needed,
+            1 => BlobFate::ToBeDeleted,
+            _ => BlobFate::Unknown,
+        };
+        Ok(fates.into_iter().map(fate).collect())
     }
 
     async fn stats(&self) -> Result<QueueStats, PortError> {
         let call = self.0.wire.call(&scripts::STATS);
-        let (counts, workers, oldest, now): (Fields, u64, Vec<i64>, i64) =
+        let (counts, workers, oldest, now, garbage): (Fields, u64, Vec<i64>, i64, u64) =
             self.0.wire.link.run(&call).await?;
         let count = |name: &str| Ok::<u64, PortError>(counts.number(name)?.unwrap_or(0));
         let depths = [count("q2")?, count("q1")?, count("q0")?];
@@ -101,7 +107,7 @@ impl JobUpkeep for RedisStore {
             (JobState::Failed, count("f")?),
             (JobState::Cancelled, count("x")?),
         ];
-        Ok(QueueStats { tiers, states, submissions: count("subs")?, workers })
+        Ok(QueueStats { tiers, states, submissions: count("subs")?, workers, garbage })
     }
 
     async fn ping(&self) -> Result<(), PortError> {

@@ -8,6 +8,7 @@ use verbatim_core::ports::jobs::{DeadLetter, DeadLetterQuery, MAX_JOBS_PER_CALL}
 use verbatim_core::{ErrorKind, PortError};
 
 use super::error::{StoreError, StoreResult};
+use super::garbage::Due;
 use super::job::{self, Job, parsed};
 use super::writer::Step;
 use super::{counters, submit, transitions};
@@ -109,7 +110,7 @@ fn check_wanted(step: &Step<'_>, job: &Job) -> StoreResult<()> {
 /// Forgets the dead letter with all that belongs to it.
 pub(super) fn discard(step: &mut Step<'_>, id: &JobId) -> StoreResult<bool> {
     let Some(job) = failed(step.conn, id)? else { return Ok(false) };
-    transitions::forget(step, &job)?;
+    transitions::forget(step, &job, Due::AtOnce)?;
     Ok(true)
 }
 

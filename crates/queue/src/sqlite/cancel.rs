@@ -5,6 +5,7 @@ use verbatim_core::job::Submission;
 use verbatim_core::ports::jobs::DeleteOutcome;
 
 use super::error::StoreResult;
+use super::garbage::Due;
 use super::job;
 use super::submission;
 use super::transitions;
@@ -43,7 +44,7 @@ pub(super) fn delete(
     step.touched(&job.id);
     let others = job::exists(step.conn, "SELECT 1 FROM submissions WHERE job_id = ?1", [job.id.as_str()])?;
     if !others && job.state.is_terminal() {
-        transitions::forget(step, &job)?;
+        transitions::forget(step, &job, Due::AtOnce)?;
     }
     Ok(Some(DeleteOutcome::Removed))
 }

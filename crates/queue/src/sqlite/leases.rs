@@ -12,6 +12,7 @@ use verbatim_core::retry::{NextStep, next_step};
 
 use super::counters;
 use super::error::StoreResult;
+use super::garbage::{self, Due};
 use super::job::{self, FinishCall, Job, PastFinish};
 use super::tenants;
 use super::transitions::{self, End};
@@ -86,7 +87,7 @@ pub(super) fn complete(
         let secs = completion.duration_ms.div_ceil(1000).max(1);
         tenants::settle(step.conn, job, secs)?;
         if job.cancel_requested {
-            transitions::discard(step, &completion.result)?;
+            garbage::discard(step, &completion.result, Due::AtOnce)?;
             return transitions::end(step, job, End::Cancelled);
         }
         job.audio.duration_ms = Some(completion.duration_ms);

@@ -11,6 +11,7 @@ mod directory;
 mod disk_full_test;
 mod error;
 mod events;
+mod garbage;
 mod job;
 mod leases;
 mod ledger;

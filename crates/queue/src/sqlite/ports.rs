@@ -8,13 +8,15 @@ use verbatim_core::failure::JobFailure;
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
 use verbatim_core::job::{Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmitOutcome};
 use verbatim_core::ports::jobs::{
-    ClaimRequest, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, Finish, ListQuery,
-    MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
+    BlobFate, ClaimRequest, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, Finish, GarbageRequest,
+    ListQuery, MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
 };
 use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::{ErrorKind, PortError};
 
-use super::{SqliteStore, admin, cancel, claim, events, leases, submission, submit, tick, views};
+use crate::blobs;
+
+use super::{SqliteStore, admin, cancel, claim, events, garbage, leases, submission, submit, tick, views};
 
 #[async_trait]
 impl JobClient for SqliteStore {
@@ -125,27 +127,25 @@ impl JobUpkeep for SqliteStore {
         self.writer.call(tick::tick).await
     }
 
-    async fn orphaned_blobs(&self) -> Result<Vec<BlobKey>, PortError> {
-        self.readers.run(views::orphaned_blobs).await
+    async fn take_garbage(&self, request: GarbageRequest) -> Result<Vec<BlobKey>, PortError> {
+        // A reader looks first: most rounds find nothing, and need no commit.
+        let (now, grace) = (self.clock.now(), request.grace);
+        if !self.readers.run(move |conn| garbage::is_any(conn, now, grace)).await? {
+            return Ok(Vec::new());
+        }
+        self.writer.call(move |step| garbage::take(step, request)).await
     }
 
     async fn blobs_deleted(&self, keys: &[BlobKey]) -> Result<(), PortError> {
-        check_size(keys.len())?;
+        blobs::check_size(keys.len())?;
         let keys = keys.to_vec();
-        self.writer
-            .call(move |step| {
-                let mut statement = step.conn.prepare_cached("DELETE FROM garbage WHERE key = ?1")?;
-                for key in &keys {
-                    statement.execute([key.as_str()])?;
-                }
-                Ok(())
-            })
-            .await
+        self.writer.call(move |step| garbage::deleted(step, &keys)).await
     }
 
-    async fn is_referenced(&self, key: &BlobKey) -> Result<bool, PortError> {
-        let key = key.clone();
-        self.readers.run(move |conn| views::is_referenced(conn, &key)).await
+    async fn fates(&self, keys: &[BlobKey]) -> Result<Vec<BlobFate>, PortError> {
+        blobs::check_size(keys.len())?;
+        let keys = keys.to_vec();
+        self.readers.run(move |conn| keys.iter().map(|key| garbage::fate(conn, key)).collect()).await
     }
 
     async fn stats(&self) -> Result<QueueStats, PortError> {

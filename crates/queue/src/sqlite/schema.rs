@@ -16,6 +16,7 @@ pub(super) const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("migrations/0003_providers.sql")),
     M::up(include_str!("migrations/0004_traces.sql")),
     M::up(include_str!("migrations/0005_isolation.sql")),
+    M::up(include_str!("migrations/0007_blobs.sql")),
 ];
 
 /// Readers and the writer do not wait for each other in WAL mode, except for moments of recovery.

@@ -6,6 +6,7 @@ use verbatim_core::job::JobState;
 use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, TickReport};
 
 use super::error::StoreResult;
+use super::garbage::Due;
 use super::job::{self, Job};
 use super::submission;
 use super::tenants;
@@ -119,7 +120,7 @@ fn forget_expired(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<(
             .conn
             .prepare_cached("SELECT count(*) FROM submissions WHERE job_id = ?1")?
             .query_row([job.id.as_str()], |row| row.get(0))?;
-        transitions::forget(step, &job)?;
+        transitions::forget(step, &job, Due::AfterGrace)?;
         report.expired += 1 + u64::from(submissions);
     }
     step.conn

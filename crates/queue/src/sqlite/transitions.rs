@@ -11,6 +11,7 @@ use verbatim_core::ports::BlobKey;
 use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 
 use super::error::StoreResult;
+use super::garbage::{self, Due, discard};
 use super::job::{self, Job, signed};
 use super::writer::Step;
 use crate::ticket::worker_lost;
@@ -58,13 +59,8 @@ pub(super) fn append_started(step: &mut Step<'_>, job: &mut Job) -> StoreResult<
     append(step, job, &EventKind::Started { attempt })
 }
 
-/// Lists a blob for deletion.
-pub(super) fn discard(step: &Step<'_>, blob: &BlobKey) -> StoreResult<()> {
-    step.conn.prepare_cached("INSERT OR IGNORE INTO garbage (key) VALUES (?1)")?.execute([blob.as_str()])?;
-    Ok(())
-}
-
-/// Ends the job. Audio and checkpoint go at once, except those of a dead letter, which may be tried again by hand.
+/// Ends the job. Audio that its clients gave up goes at once, that of work that was done after its grace, and the checkpoint at
+/// once; those of a dead letter stay with it, for it may be tried again by hand.
 pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<()> {
     let event = match end {
         End::Completed(result) => {
@@ -84,7 +80,8 @@ pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<(
         }
     };
     if job.state != JobState::Failed {
-        discard(step, &job.blob)?;
+        let due = if job.state == JobState::Cancelled { Due::AtOnce } else { Due::AfterGrace };
+        discard(step, &job.blob, due)?;
         step.conn.prepare_cached("DELETE FROM checkpoints WHERE job_id = ?1")?.execute([job.id.as_str()])?;
     }
     job.lease = None;
@@ -148,12 +145,15 @@ pub(super) fn take_back(step: &mut Step<'_>, job: &mut Job, alone: bool, pause: 
 }
 
 /// Forgets an ended job with its submissions and events, and lists its blobs for deletion.
-pub(super) fn forget(step: &mut Step<'_>, job: &Job) -> StoreResult<()> {
+pub(super) fn forget(step: &mut Step<'_>, job: &Job, due: Due) -> StoreResult<()> {
     if job.state == JobState::Failed {
-        discard(step, &job.blob)?;
+        discard(step, &job.blob, due)?;
+    } else if due == Due::AtOnce {
+        // The audio may be in its grace.
+        garbage::hasten(step, &job.blob)?;
     }
     if let Some(result) = &job.result {
-        discard(step, result)?;
+        discard(step, result, due)?;
     }
     step.conn.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([job.id.as_str()])?;
     step.touched(&job.id);

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
-use verbatim_core::ids::{JobId, TenantId};
-use verbatim_core::job::{JobState, LeaseToken, Submission, SubmissionStatus};
+use verbatim_core::ids::TenantId;
+use verbatim_core::job::{JobState, Submission, SubmissionStatus};
 use verbatim_core::options::Priority;
-use verbatim_core::ports::BlobKey;
 use verbatim_core::ports::jobs::{ListQuery, MAX_JOBS_PER_CALL, QueueStats, TierStats};
 use verbatim_core::time::Timestamp;
 
 use super::error::StoreResult;
-use super::job::{self, parsed, tier_number, unsigned};
+use super::job::{self, tier_number, unsigned};
 use super::{position, submission};
 
 /// The submission as its tenant sees it.
@@ -63,7 +62,13 @@ pub(super) fn stats(conn: &Connection, now: Timestamp, workers: u64) -> StoreRes
     .collect::<StoreResult<_>>()?;
     let tiers =
         Priority::ALL.into_iter().map(|tier| tier_stats(conn, now, tier)).collect::<StoreResult<_>>()?;
-    Ok(QueueStats { tiers, states, submissions: count("SELECT count(*) FROM submissions")?, workers })
+    Ok(QueueStats {
+        tiers,
+        states,
+        submissions: count("SELECT count(*) FROM submissions")?,
+        workers,
+        garbage: count("SELECT count(*) FROM garbage")?,
+    })
 }
 
 fn tier_stats(conn: &Connection, now: Timestamp, priority: Priority) -> StoreResult<TierStats> {
@@ -76,28 +81,4 @@ fn tier_stats(conn: &Connection, now: Timestamp, priority: Priority) -> StoreRes
         .query_row([tier], |row| row.get(0))?;
     let oldest_age = oldest.map_or(Duration::ZERO, |since| now.since(Timestamp::from_millis(since)));
     Ok(TierStats { priority, depth: unsigned(depth), oldest_age })
-}
-
-/// Blobs listed for deletion.
-pub(super) fn orphaned_blobs(conn: &Connection) -> StoreResult<Vec<BlobKey>> {
-    let keys = job::ids(conn, "SELECT key FROM garbage ORDER BY key LIMIT ?1", [MAX_JOBS_PER_CALL as i64])?;
-    keys.iter().map(|key| parsed(BlobKey::parse(key))).collect()
-}
-
-/// Whether a job needs this blob: audio until it has succeeded or its dead letter is forgotten, a result as long as it
-/// is kept, and the result that the holder of a lease may be writing now.
-pub(super) fn is_referenced(conn: &Connection, key: &BlobKey) -> StoreResult<bool> {
-    let audio = "SELECT 1 FROM jobs WHERE blob = ?1 AND state IN ('queued','delayed','running','failed')";
-    Ok(job::exists(conn, audio, [key.as_str()])?
-        || job::exists(conn, "SELECT 1 FROM jobs WHERE result = ?1", [key.as_str()])?
-        || is_being_written(conn, key)?)
-}
-
-fn is_being_written(conn: &Connection, key: &BlobKey) -> StoreResult<bool> {
-    let job = key.as_str().split('/').nth(1).and_then(|part| JobId::parse(part).ok());
-    let Some(job) = job.map(|id| job::load(conn, id.as_str())).transpose()?.flatten() else {
-        return Ok(false);
-    };
-    let Some(nonce) = job.nonce.filter(|_| job.state == JobState::Running) else { return Ok(false) };
-    Ok(BlobKey::for_result(&LeaseToken { job_id: job.id, fence: job.fence, nonce }) == *key)
 }

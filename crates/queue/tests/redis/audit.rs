@@ -249,13 +249,13 @@ impl Picture<'_> {
     }
 
     fn no_blob_is_needed_and_listed(&mut self) -> Result<()> {
-        let garbage = self.set("g")?;
+        let garbage = self.zset("garbage")?;
         for (id, job) in &self.jobs {
             if "qdrf".contains(field(job, "s")) {
-                ensure!(!garbage.contains(&format!("audio/{id}")), "the audio of {id} is to be deleted");
+                ensure!(!garbage.contains_key(&format!("audio/{id}")), "the audio of {id} is to be deleted");
             }
             let result = field(job, "r").replacen('~', &format!("results/work_{id}/"), 1);
-            ensure!(!garbage.contains(&result), "the result of {id} is to be deleted");
+            ensure!(!garbage.contains_key(&result), "the result of {id} is to be deleted");
         }
         Ok(())
     }

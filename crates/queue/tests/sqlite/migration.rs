@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 use verbatim_core::ids::{IdSource, JobId, SubmissionId};
 use verbatim_core::job::SubmissionStatus;
 use verbatim_core::ports::jobs::DeadLetterQuery;
-use verbatim_core::ports::{BlobKey, JobAdmin, JobUpkeep};
+use verbatim_core::ports::{BlobKey, JobAdmin};
 use verbatim_queue::conformance::{SeededIds, World};
 
 use crate::support::{SqliteHarness, audit};
@@ -114,10 +114,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() -> Result<(
     ensure!(world.store.redrive(failed).await?, "the dead letter is queued again");
     // Uploads were not named after their jobs then.
     let old = letters[0].job_id.ulid();
-    ensure!(
-        world.store.is_referenced(&BlobKey::parse(&blob_of(&harness, failed)?)?).await?,
-        "audio of {old}"
-    );
+    ensure!(world.needs(&BlobKey::parse(&blob_of(&harness, failed)?)?).await?, "audio of {old}");
 
     world.settle().await?;
     let mut done = Vec::new();

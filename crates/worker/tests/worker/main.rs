@@ -1,9 +1,9 @@
-//! The worker, seen from outside: single attempts, the running worker, the pipeline, the upkeep, and all of it on the
+//! The worker, seen from outside: single attempts, the running worker, the pipeline, the maintenance, and all of it on the
 //! embedded store. Time is tokio's and paused wherever a test waits for it.
 
 mod attempts;
+mod maintenance;
 mod pipeline;
 mod running;
 mod sqlite;
 mod support;
-mod upkeep;

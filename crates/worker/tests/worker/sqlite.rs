@@ -23,7 +23,9 @@ use verbatim_core::ports::blobs::{BlobKey, put_bytes};
 use verbatim_queue::conformance::{SeededIds, VirtualClock};
 use verbatim_queue::{SqliteConfig, SqliteStore};
 use verbatim_telemetry::metrics::JobOutcome;
-use verbatim_worker_lib::{ShutdownSignals, Step, Upkeep, UpkeepConfig, Worker, WorkerConfig, WorkerPorts};
+use verbatim_worker_lib::{
+    Deleted, Maintenance, MaintenanceConfig, ShutdownSignals, Step, Worker, WorkerConfig, WorkerPorts,
+};
 
 /// A store that lets time pass only when it is told to.
 struct Embedded {
@@ -69,14 +71,14 @@ impl Embedded {
         Ok(Worker::new(ports, self.world.pipeline(engine.clone())?, config))
     }
 
-    fn upkeep(&self) -> Upkeep {
-        Upkeep {
-            upkeep: self.store.clone(),
+    fn maintenance(&self) -> Maintenance {
+        Maintenance {
+            store: self.store.clone(),
             blobs: self.world.blobs.clone(),
             clock: self.clock.clone(),
             metrics: self.world.metrics.clone(),
             ids: self.world.ids.clone(),
-            config: UpkeepConfig::default(),
+            config: MaintenanceConfig::default(),
         }
     }
 
@@ -144,7 +146,9 @@ async fn a_job_ends_with_its_transcript_and_its_audio_goes() -> Result<()> {
     assert_eq!(told.collect::<Vec<_>>(), transcript.segments);
     assert!(matches!(story.last(), Some(EventKind::Completed)));
 
-    assert_eq!(here.upkeep().run_once().await?.blobs_deleted, 1);
+    assert_eq!(here.maintenance().delete_due().await?, Deleted::default(), "what was needed a moment ago");
+    here.clock.advance(MaintenanceConfig::default().delete_grace);
+    assert_eq!(here.maintenance().delete_due().await?, Deleted { gone: 1, left: 0 });
     assert_eq!(here.world.blobs.list("audio/", None, 9).await?, []);
     assert_eq!(here.world.results().await?.len(), 1);
     Ok(())
@@ -161,7 +165,7 @@ async fn a_panic_is_retried_into_a_dead_letter_and_its_siblings_end_well() -> Re
         match worker.run_once().await? {
             Step::Idle => {
                 here.clock.advance(Duration::from_secs(300));
-                here.upkeep().run_once().await?;
+                here.maintenance().tick().await?;
             }
             step => steps.push(step),
         }
@@ -211,11 +215,11 @@ async fn a_zombie_publishes_nothing_and_the_second_worker_does() -> Result<()> {
     let takeover = async {
         engine.until(|gate| gate.arrived == 1).await;
         here.clock.advance(Duration::from_secs(3601));
-        here.upkeep().run_once().await?;
+        here.maintenance().tick().await?;
         let mut step = second.run_once().await?;
         while step == Step::Idle {
             here.clock.advance(Duration::from_secs(300));
-            here.upkeep().run_once().await?;
+            here.maintenance().tick().await?;
             step = second.run_once().await?;
         }
         engine.open();

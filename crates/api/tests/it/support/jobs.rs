@@ -15,7 +15,8 @@ use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, SubmitOutc
 use verbatim_core::language::Language;
 use verbatim_core::options::{ENGINE_AUTO, Task};
 use verbatim_core::ports::jobs::{
-    DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, ListQuery, QueueStats, TickReport,
+    BlobFate, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, GarbageRequest, ListQuery, QueueStats,
+    TickReport,
 };
 use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobUpkeep};
 use verbatim_core::time::Clock;
@@ -252,14 +253,14 @@ impl JobUpkeep for Jobs {
     async fn tick(&self) -> Result<TickReport, PortError> {
         Ok(TickReport::default())
     }
-    async fn orphaned_blobs(&self) -> Result<Vec<BlobKey>, PortError> {
+    async fn take_garbage(&self, _: GarbageRequest) -> Result<Vec<BlobKey>, PortError> {
         Ok(Vec::new())
     }
     async fn blobs_deleted(&self, _: &[BlobKey]) -> Result<(), PortError> {
         Ok(())
     }
-    async fn is_referenced(&self, _: &BlobKey) -> Result<bool, PortError> {
-        Ok(true)
+    async fn fates(&self, keys: &[BlobKey]) -> Result<Vec<BlobFate>, PortError> {
+        Ok(vec![BlobFate::Needed; keys.len()])
     }
     async fn stats(&self) -> Result<QueueStats, PortError> {
         match *self.refuse.lock().unwrap() {

@@ -21,6 +21,6 @@ end
 if asked == '' then return done('ended', view(sub, job)) end
 local last = view(sub, job)
 remove_submission(sub, job)
-if tonumber(job.f.nt) == 0 and is_terminal(job.f.s) then forget(job, 0) else save(job) end
+if tonumber(job.f.nt) == 0 and is_terminal(job.f.s) then forget(job, 0, true) else save(job) end
 flush()
 return done('removed', last)

@@ -31,7 +31,10 @@
 --   t:<tenant>         hash   running (r), waiting (w), caps (mr, mq)
 --   v                  hash   virtual times, shares of the tiers, ends of the queue, reservation
 --   n                  hash   counters
---   g                  set    blobs to delete
+--   garbage            zset   blobs to delete, by the time since when no job needs them (0: the client deleted it), or, once
+--                             they were taken, by that plus how long they are held
+--   garbage:takes      hash   how often each was taken
+--   g                  set    blobs to delete, of nodes of before; emptied into `garbage`
 --
 -- The fields of a job, `j:`. Times are milliseconds since the epoch, flags are 1 or absent.
 --   t    tenant                                  k    dedupe key
@@ -378,13 +381,18 @@ local function wait_again(job, delay)
   note_queued(job)
 end
 
+-- Lists a blob for deletion: at once, or when its grace is over. What is listed already is never put off by it.
+local function discard(blob, at_once)
+  call('ZADD', P .. 'garbage', 'LT', at_once and 0 or now_text, blob)
+end
+
 -- Makes the job answer no more submissions.
 local function forget_work(job)
   if call('HGET', P .. 'w', job.f.k) == job.id then call('HDEL', P .. 'w', job.f.k) end
 end
 
--- Ends the job: `c` completed, `f` failed (why in E), `x` cancelled. Audio and checkpoint go
--- at once, but for a dead letter's.
+-- Ends the job: `c` completed, `f` failed (why in E), `x` cancelled. Audio that a client gave up goes at once, that of work
+-- that was done after its grace, and the checkpoint at once; a dead letter's stay with it.
 local function finish_job(job, state, retention)
   leave(job)
   put(job, 's', state)
@@ -392,7 +400,7 @@ local function finish_job(job, state, retention)
   if state == 'f' then
     call('ZADD', P .. 'dlq', now_text, job.id)
   else
-    later('SADD', 'g', blob_of(job))
+    discard(blob_of(job), state == 'x')
     if job.f.cp then
       call('DEL', P .. 'h:' .. job.id)
       drop(job, 'cp')
@@ -453,8 +461,9 @@ local function remove_submission(sub, job)
   news[job.id] = true
 end
 
--- Forgets an ended job with at most `most` submissions. Returns how many went, and whether the job did.
-local function forget(job, most)
+-- Forgets an ended job with at most `most` submissions, and its blobs with it: `at_once` where that was asked for. Returns
+-- how many submissions went, and whether the job did.
+local function forget(job, most, at_once)
   local removed = 0
   for _, id in ipairs(submissions_of(job)) do
     if removed == most then
@@ -465,8 +474,13 @@ local function forget(job, most)
     if sub then remove_submission(sub, job) end
     removed = removed + 1
   end
-  if job.f.s == 'f' then call('SADD', P .. 'g', blob_of(job)) end
-  if job.f.r then call('SADD', P .. 'g', result_of(job)) end
+  if job.f.s == 'f' then
+    discard(blob_of(job), at_once)
+  elseif at_once then
+    -- The audio may be in its grace.
+    call('ZADD', P .. 'garbage', 'XX', 'LT', 0, blob_of(job))
+  end
+  if job.f.r then discard(result_of(job), at_once) end
   forget_work(job)
   leave(job)
   call('ZREM', P .. 'z', job.id)

@@ -12,7 +12,7 @@ function act.c(job, result, millis, engine, model)
   local secs = math.max(1, math.ceil(tonumber(millis) / 1000))
   settle(job, secs)
   if job.f.x then
-    call('SADD', P .. 'g', result)
+    discard(result, true)
     return finish_job(job, 'x', retention)
   end
   put(job, 'dm', millis)

@@ -1,4 +1,4 @@
--- Answers counters, submissions remembered, workers there, and for each tier (high first) since when its oldest job waits.
+-- Answers counters, workers there, for each tier (high first) since when its oldest job waits, the time, blobs to delete.
 -- Of a tier's tenants the first 64 to be served are looked at; of each, the job that is served next.
 local oldest = {}
 for tier = 2, 0, -1 do
@@ -13,4 +13,5 @@ for tier = 2, 0, -1 do
   for _, id in ipairs(call('ZRANGE', P .. 'u:' .. tier, 0, 63)) do look(id) end
   oldest[#oldest + 1] = first or -1
 end
-return { call('HGETALL', P .. 'n'), call('ZCOUNT', P .. 'workers', string.format('(%.0f', now), '+inf'), oldest, now }
+local garbage = call('ZCARD', P .. 'garbage') + call('SCARD', P .. 'g')
+return { call('HGETALL', P .. 'n'), call('ZCOUNT', P .. 'workers', string.format('(%.0f', now), '+inf'), oldest, now, garbage }

@@ -1,0 +1,95 @@
+//! What keeps the store and the blobs in order, in three tasks that never wait for each other: ticks (due jobs, lapsed
+//! leases, what has expired), deletions of blobs that no job needs any more, and the sweep for blobs that no job knows. Any
+//! node may do it, and several at once.
+
+mod deletions;
+mod sweep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use verbatim_core::ids::IdSource;
+use verbatim_core::ports::blobs::BlobStore;
+use verbatim_core::ports::jobs::{JobUpkeep, TickReport};
+use verbatim_core::time::Clock;
+use verbatim_core::{CancellationToken, PortError};
+use verbatim_telemetry::Metrics;
+
+use crate::config::MaintenanceConfig;
+
+pub use deletions::Deleted;
+
+/// The most ticks in one round.
+const MAX_TICKS: usize = 64;
+
+/// The maintenance of one store and its blobs.
+pub struct Maintenance {
+    /// The store.
+    pub store: Arc<dyn JobUpkeep>,
+    /// The blobs.
+    pub blobs: Arc<dyn BlobStore>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub ids: Arc<dyn IdSource>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How often.
+    pub config: MaintenanceConfig,
+}
+
+impl Maintenance {
+    /// Keeps order until `stop` fires. Errors are logged, and what failed is tried again in the next round.
+    pub async fn run(&self, stop: CancellationToken) {
+        let tasks = async { tokio::join!(self.keep_ticking(), self.keep_deleting(), self.keep_sweeping()) };
+        tokio::select! {
+            _ = tasks => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn keep_ticking(&self) {
+        loop {
+            self.note("tick", self.tick().await);
+            tokio::time::sleep(self.about(self.config.interval)).await;
+        }
+    }
+
+    /// A time drawn from half of `interval` to half as long again.
+    fn about(&self, interval: Duration) -> Duration {
+        interval.mul_f64(0.5 + self.ids.fraction())
+    }
+
+    /// One round: ticks until the store is in order. Returns what all of them did.
+    ///
+    /// # Errors
+    /// What the store answered; what was done until then stays done.
+    pub async fn tick(&self) -> Result<TickReport, PortError> {
+        let mut sum = TickReport::default();
+        for _ in 0..MAX_TICKS {
+            let tick = self.store.tick().await?;
+            if tick == TickReport::default() {
+                break;
+            }
+            let TickReport { promoted, lapsed, failed, expired } = tick;
+            sum.promoted += promoted;
+            sum.lapsed += lapsed;
+            sum.failed += failed;
+            sum.expired += expired;
+        }
+        Ok(sum)
+    }
+
+    /// Counts and logs an error; the value where there is none.
+    fn note<T>(&self, operation: &str, done: Result<T, PortError>) -> Option<T> {
+        done.inspect_err(|error| {
+            self.metrics.store_errors.with_label_values(&[operation]).inc();
+            tracing::warn!(
+                operation,
+                error = error as &dyn std::error::Error,
+                "maintenance failed; trying again later"
+            );
+        })
+        .ok()
+    }
+}

@@ -1,0 +1,261 @@
+//! The maintenance: ticks until there is no more to do whatever the blobs do, and deletes what nobody needs and nothing else.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::support::World;
+use anyhow::Result;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use tokio::sync::watch;
+use verbatim_core::ports::blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, put_bytes};
+use verbatim_core::ports::jobs::{BlobFate, GarbageRequest, JobUpkeep, QueueStats, TickReport};
+use verbatim_core::time::{Clock, Timestamp};
+use verbatim_core::{CancellationToken, ErrorKind, PortError};
+use verbatim_worker_lib::{Deleted, Maintenance, MaintenanceConfig};
+
+#[derive(Default)]
+struct FakeStore {
+    /// What the coming ticks do.
+    due: Mutex<Vec<u64>>,
+    garbage: Mutex<Vec<BlobKey>>,
+    /// Taken, and not confirmed.
+    held: Mutex<Vec<BlobKey>>,
+    referenced: Mutex<HashSet<BlobKey>>,
+    ticks: watch::Sender<u64>,
+    down: watch::Sender<bool>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panicked")
+}
+
+#[async_trait]
+impl JobUpkeep for FakeStore {
+    async fn tick(&self) -> Result<TickReport, PortError> {
+        self.ticks.send_modify(|ticks| *ticks += 1);
+        if *self.down.borrow() {
+            return Err(PortError::new(ErrorKind::Unavailable, "down"));
+        }
+        Ok(TickReport { promoted: lock(&self.due).pop().unwrap_or(0), ..TickReport::default() })
+    }
+
+    async fn take_garbage(&self, request: GarbageRequest) -> Result<Vec<BlobKey>, PortError> {
+        let mut garbage = lock(&self.garbage);
+        let most = garbage.len().min(request.most);
+        let taken: Vec<BlobKey> = garbage.drain(..most).collect();
+        lock(&self.held).extend(taken.iter().cloned());
+        Ok(taken)
+    }
+
+    async fn blobs_deleted(&self, keys: &[BlobKey]) -> Result<(), PortError> {
+        lock(&self.held).retain(|key| !keys.contains(key));
+        Ok(())
+    }
+
+    async fn fates(&self, keys: &[BlobKey]) -> Result<Vec<BlobFate>, PortError> {
+        let fate = |key| {
+            if lock(&self.referenced).contains(key) {
+                BlobFate::Needed
+            } else if lock(&self.garbage).contains(key) {
+                BlobFate::ToBeDeleted
+            } else {
+                BlobFate::Unknown
+            }
+        };
+        Ok(keys.iter().map(fate).collect())
+    }
+
+    async fn stats(&self) -> Result<QueueStats, PortError> {
+        Ok(QueueStats::default())
+    }
+
+    async fn ping(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+}
+
+/// A store in which some blobs cannot be deleted: those whose key ends with `poison` fail, those with `stuck` hang.
+struct Stubborn(Arc<dyn BlobStore>);
+
+#[async_trait]
+impl BlobStore for Stubborn {
+    async fn put_stream(&self, key: &BlobKey) -> Result<Box<dyn BlobWriter>, PortError> {
+        self.0.put_stream(key).await
+    }
+
+    async fn get_stream(
+        &self,
+        key: &BlobKey,
+    ) -> Result<BoxStream<'static, Result<Bytes, PortError>>, PortError> {
+        self.0.get_stream(key).await
+    }
+
+    async fn head(&self, key: &BlobKey) -> Result<Option<BlobMeta>, PortError> {
+        self.0.head(key).await
+    }
+
+    async fn delete(&self, key: &BlobKey) -> Result<(), PortError> {
+        match key.as_str() {
+            name if name.ends_with("poison") => Err(PortError::new(ErrorKind::Internal, "denied")),
+            name if name.ends_with("stuck") => std::future::pending().await,
+            _ => self.0.delete(key).await,
+        }
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&BlobKey>,
+        limit: usize,
+    ) -> Result<Vec<BlobMeta>, PortError> {
+        self.0.list(prefix, after, limit).await
+    }
+
+    async fn presign(&self, key: &BlobKey, ttl: Duration) -> Result<Option<String>, PortError> {
+        self.0.presign(key, ttl).await
+    }
+
+    async fn ping(&self) -> Result<(), PortError> {
+        self.0.ping().await
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// So many hours after the blobs of these tests were written.
+struct Later(u64);
+
+impl Clock for Later {
+    #[expect(clippy::disallowed_methods, reason = "the files carry the system's time")]
+    fn now(&self) -> Timestamp {
+        let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        Timestamp::from_millis(i64::try_from(age.as_millis()).expect("before the end of time"))
+            .plus(Duration::from_secs(self.0 * 3600))
+    }
+}
+
+fn maintenance(world: &World, store: &Arc<FakeStore>, hours: u64) -> Maintenance {
+    Maintenance {
+        store: store.clone(),
+        blobs: Arc::new(Stubborn(world.blobs.clone())),
+        clock: Arc::new(Later(hours)),
+        ids: world.ids.clone(),
+        metrics: world.metrics.clone(),
+        config: MaintenanceConfig::default(),
+    }
+}
+
+async fn blob(world: &World, name: &str) -> Result<BlobKey> {
+    let key = BlobKey::parse(name)?;
+    put_bytes(world.blobs.as_ref(), &key, Bytes::from_static(b"x")).await?;
+    Ok(key)
+}
+
+#[tokio::test]
+async fn a_round_ends_when_the_store_is_in_order() -> Result<()> {
+    let world = World::new()?;
+    let store = Arc::new(FakeStore::default());
+    *lock(&store.due) = vec![1, 256, 256];
+    assert_eq!(maintenance(&world, &store, 0).tick().await?.promoted, 513);
+    assert_eq!(*store.ticks.borrow(), 4);
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_blob_that_cannot_be_deleted_keeps_no_other_from_it() -> Result<()> {
+    let world = World::new()?;
+    let store = Arc::new(FakeStore::default());
+    let poison = blob(&world, "audio/a-poison").await?;
+    lock(&store.garbage).push(poison.clone());
+    // More than a batch, and some that are gone already.
+    for number in 0..1100 {
+        let key = match number % 100 {
+            0 => blob(&world, &format!("audio/b-{number}")).await?,
+            _ => BlobKey::parse(&format!("audio/gone-{number}"))?,
+        };
+        lock(&store.garbage).push(key);
+    }
+    let kept = blob(&world, "audio/kept").await?;
+    let maintenance = maintenance(&world, &store, 0);
+    assert_eq!(maintenance.delete_due().await?, Deleted { gone: 999, left: 1 });
+    assert_eq!(maintenance.delete_due().await?, Deleted { gone: 101, left: 0 });
+    assert_eq!(maintenance.delete_due().await?, Deleted::default());
+    assert_eq!(*lock(&store.held), std::slice::from_ref(&poison), "what was not deleted is not confirmed");
+    let left = world.blobs.list("", None, 9).await?;
+    assert_eq!(left.into_iter().map(|meta| meta.key).collect::<Vec<_>>(), [poison, kept]);
+    let counted = |outcome| world.metric(&format!("verbatim_blob_deletions_total{{outcome=\"{outcome}\"}}"));
+    assert_eq!((counted("deleted")?, counted("failed")?), (1100.0, 1.0));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn due_work_never_waits_for_garbage() -> Result<()> {
+    let world = World::new()?;
+    for (name, outcome) in [("audio/stuck", "hangs"), ("audio/poison", "fails")] {
+        let store = Arc::new(FakeStore::default());
+        // As long as this lasts there is garbage.
+        let garbage = || vec![BlobKey::parse(name).expect("a key"); 2000];
+        *lock(&store.garbage) = garbage();
+        let (stop, keeper) = (CancellationToken::new(), maintenance(&world, &store, 0));
+        let (token, mut ticks) = (stop.clone(), store.ticks.subscribe());
+        let running = tokio::spawn(async move { keeper.run(token).await });
+        for round in 0..200 {
+            *lock(&store.due) = vec![7];
+            ticks.wait_for(|ticks| *ticks > 2 * round).await?;
+            lock(&store.garbage).extend(garbage());
+        }
+        assert!(!lock(&store.held).is_empty(), "a deletion that {outcome} was tried");
+        stop.cancel();
+        running.await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_sweep_takes_old_blobs_that_nothing_refers_to() -> Result<()> {
+    let world = World::new()?;
+    let store = Arc::new(FakeStore::default());
+    let referenced = [blob(&world, "audio/needed").await?, blob(&world, "results/work_1/1-x").await?];
+    lock(&store.referenced).extend(referenced.clone());
+    // More than a page.
+    for number in 0..300 {
+        blob(&world, &format!("audio/lost-{number}")).await?;
+    }
+    blob(&world, "results/work_1/2-lost").await?;
+    assert_eq!(maintenance(&world, &store, 23).sweep_once(DAY).await?, 0);
+    assert_eq!(maintenance(&world, &store, 25).sweep_once(DAY).await?, 301);
+    let left = world.blobs.list("", None, 9).await?;
+    assert_eq!(left.into_iter().map(|meta| meta.key).collect::<Vec<_>>(), referenced);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_maintenance_goes_on_after_an_outage_and_stops_when_told() -> Result<()> {
+    let world = World::new()?;
+    let store = Arc::new(FakeStore::default());
+    store.down.send_replace(true);
+    blob(&world, "audio/lost-before").await?;
+    let stop = CancellationToken::new();
+    let (keeper, token) = (maintenance(&world, &store, 25), stop.clone());
+    let running = tokio::spawn(async move { keeper.run(token).await });
+    store.ticks.subscribe().wait_for(|ticks| *ticks > 3).await?;
+    assert!(world.metric("verbatim_store_errors_total{operation=\"tick\"}")? >= 3.0);
+    store.down.send_replace(false);
+    *lock(&store.due) = vec![7];
+    assert_eq!(world.blobs.list("", None, 9).await?, []);
+    blob(&world, "audio/lost-since").await?;
+    // Rounds of half a second to one and a half, until the next sweep, in half an hour to one and a half, has come by.
+    let before = *store.ticks.borrow();
+    store.ticks.subscribe().wait_for(|ticks| *ticks > before + 1000).await?;
+    assert!(lock(&store.due).is_empty());
+    while !world.blobs.list("", None, 9).await?.is_empty() {
+        store.ticks.subscribe().changed().await?;
+        assert!(*store.ticks.borrow() < before + 11_000, "nobody swept for an hour and a half");
+    }
+    stop.cancel();
+    running.await?;
+    Ok(())
+}
