@@ -9,7 +9,7 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, cmd};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value, cmd};
 
 use super::address::{Address, Sentinels};
 use super::sentinel;
@@ -74,10 +74,10 @@ impl ConnectionLike for Shared {
     }
 }
 
-/// Makes the connections of a pool. (The managers of `deadpool-redis` for Sentinel and Cluster take neither time-outs nor
-/// settings of sockets.)
+/// Makes the connections of a pool. One server's are made by `deadpool-redis`; its managers for Sentinel and Cluster take
+/// neither time-outs nor settings of sockets.
 pub(super) enum Dialer {
-    Server(Client),
+    Server(deadpool_redis::Manager),
     Sentinel(Sentinels),
     Cluster(Box<ClusterClient>),
 }
@@ -89,7 +89,9 @@ impl Dialer {
     /// When the address makes no sense to the client.
     pub(super) fn new(address: &Address) -> RedisResult<Self> {
         Ok(match address {
-            Address::Server(info) => Self::Server(Client::open(info.clone())?),
+            Address::Server(info) => {
+                Self::Server(deadpool_redis::Manager::new_with_config(info.clone(), connection_config())?)
+            }
             Address::Sentinel(known) => Self::Sentinel(known.clone()),
             Address::Cluster(nodes) => {
                 let client = ClusterClientBuilder::new(nodes.clone())
@@ -110,9 +112,7 @@ impl Manager for Dialer {
 
     async fn create(&self) -> RedisResult<Shared> {
         Ok(match self {
-            Self::Server(client) => {
-                Shared::Node(client.get_multiplexed_async_connection_with_config(&connection_config()).await?)
-            }
+            Self::Server(manager) => Shared::Node(manager.create().await?),
             Self::Sentinel(known) => Shared::Node(sentinel::master(known).await?.1),
             Self::Cluster(client) => Shared::Cluster(client.get_async_connection().await?),
         })
