@@ -36,6 +36,9 @@ pub(crate) struct Job {
     finished_at: Option<String>,
     /// How many jobs are ahead of it, while it is queued.
     queue_position: Option<u64>,
+    /// What it waits for, while no worker that is there can do it.
+    #[schema(example = "a worker with model base")]
+    waiting_for: Option<String>,
     /// Attempts made so far.
     #[schema(example = 1)]
     attempt: u32,
@@ -143,6 +146,7 @@ impl From<Submission> for Job {
             started_at: submission.started_at.map(rfc3339),
             finished_at: submission.finished_at.map(rfc3339),
             queue_position: submission.queue_position,
+            waiting_for: submission.waiting_for,
             attempt: submission.attempt,
             engine: submission.engine,
             model: submission.options.model,

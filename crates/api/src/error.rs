@@ -92,6 +92,15 @@ impl ApiError {
         )
     }
 
+    /// 503 because no worker that is there can do what was asked for; `needed` says what it takes.
+    pub(crate) fn unserved(needed: &str) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_workers",
+            format!("this takes {needed}, and there is none now; try again later"),
+        )
+    }
+
     /// The same error, about this field, parameter or header.
     #[must_use]
     pub(crate) fn about(mut self, param: impl Into<String>) -> Self {

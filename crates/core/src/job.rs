@@ -197,6 +197,8 @@ pub struct Submission {
     pub finished_at: Option<Timestamp>,
     /// Jobs ahead of it, while queued.
     pub queue_position: Option<u64>,
+    /// What it waits for, while queued: no worker that is there can do it.
+    pub waiting_for: Option<String>,
     /// Attempts made so far.
     pub attempt: u32,
     /// The engine that did the work; the one asked for until then.

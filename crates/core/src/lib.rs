@@ -3,6 +3,7 @@
 
 pub mod api_key;
 pub mod audio;
+pub mod class;
 pub mod costs;
 pub mod dedupe;
 pub mod error;

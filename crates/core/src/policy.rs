@@ -10,6 +10,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// an ordinary crash, a deployment or an outage isolates nothing.
 pub const ISOLATED_AFTER: u32 = 2;
 
+/// Of the workers that are there, one in so many may be reserved for isolated jobs at a time, and always one: a reserved worker
+/// gets nothing until it is idle.
+pub const RESERVED_ONE_IN: u64 = 8;
+
 /// How long things live and how often they are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StorePolicy {
@@ -25,9 +29,6 @@ pub struct StorePolicy {
     pub max_age: Duration,
     /// The most jobs that wait (queued and delayed) before submissions are throttled; `None` for no limit.
     pub max_waiting: Option<u64>,
-    /// How long a job that must run alone waits for an idle worker by chance. After that, the next busy worker that asks
-    /// is kept for it: for as long again it gets nothing until it is idle and takes the job. The other workers go on.
-    pub alone_patience: Duration,
 }
 
 impl Default for StorePolicy {
@@ -39,7 +40,6 @@ impl Default for StorePolicy {
             idempotency_ttl: 24 * HOUR,
             max_age: 24 * HOUR,
             max_waiting: None,
-            alone_patience: Duration::from_secs(60),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use verbatim_core::audio::{AudioFormat, AudioInfo};
+use verbatim_core::class::Abilities;
 use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{ClaimNonce, IdSource, JobId, SubmissionId, TenantId, WorkerId};
@@ -103,7 +104,13 @@ async fn complete(store: &RedisStore, lease: &Lease) -> Result<()> {
 async fn work(store: RedisStore, ids: Arc<Ids>, worker: WorkerId) -> Result<usize> {
     for done in 0.. {
         let nonce = ClaimNonce::generate(&*ids);
-        let request = ClaimRequest { worker: worker.clone(), nonce, idle: false, lease: LEASE };
+        let request = ClaimRequest {
+            worker: worker.clone(),
+            nonce,
+            idle: false,
+            lease: LEASE,
+            abilities: Abilities::all(),
+        };
         let Some(lease) = store.claim(request).await? else { return Ok(done) };
         complete(&store, &lease).await?;
     }
@@ -128,7 +135,7 @@ async fn drain(store: &RedisStore, ids: &Arc<Ids>, workers: usize, slots: usize)
 /// Claims a job for a new worker. There must be one.
 async fn claim(store: &RedisStore, ids: &Ids) -> Result<Lease> {
     let (worker, nonce) = (WorkerId::generate(ids), ClaimNonce::generate(ids));
-    let request = ClaimRequest { worker, nonce, idle: true, lease: LEASE };
+    let request = ClaimRequest { worker, nonce, idle: true, lease: LEASE, abilities: Abilities::all() };
     store.claim(request).await?.context("there is a job to claim")
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use verbatim_core::audio::AudioInfo;
+use verbatim_core::class::JobClass;
 use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage};
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
@@ -98,8 +99,8 @@ impl Ticket {
         self.ended.map_or(SubmissionStatus::from(job), |ended| ended.how.status())
     }
 
-    /// What its client sees.
-    pub(crate) fn view(self, job: JobFacts, queue_position: Option<u64>) -> Submission {
+    /// What its client sees; `unserved` when no worker that is there can do the job.
+    pub(crate) fn view(self, job: JobFacts, queue_position: Option<u64>, unserved: bool) -> Submission {
         let created_at = self.created_at;
         let since_created = |time: Timestamp| time.max(created_at);
         let mut options = job.options;
@@ -111,8 +112,11 @@ impl Ticket {
             Some(EndedHow::Cancelled) => None,
             None => job.failure,
         };
+        let status = self.status(job.state);
+        let waits = unserved && status == SubmissionStatus::Queued;
         Submission {
-            status: self.status(job.state),
+            status,
+            waiting_for: waits.then(|| JobClass::of(&options).waits_for()),
             id: self.id,
             job_id: job.id,
             tenant: self.tenant,

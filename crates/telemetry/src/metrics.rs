@@ -114,6 +114,7 @@ pub struct Metrics {
     queue_oldest_seconds: GaugeVec,
     jobs: IntGaugeVec,
     workers: IntGauge,
+    queue_unserved: IntGauge,
     resident_bytes: IntGauge,
     disk_free_bytes: IntGaugeVec,
     disk_size_bytes: IntGaugeVec,
@@ -243,6 +244,10 @@ impl Metrics {
                 r,
                 IntGauge::with_opts(opts("workers", "Workers that were heard of within the last lease.")),
             )?,
+            queue_unserved: register(
+                r,
+                IntGauge::with_opts(opts("queue_unserved", "Queued jobs that no worker there can do.")),
+            )?,
             resident_bytes: register(
                 r,
                 IntGauge::with_opts(opts("process_resident_memory_bytes", "Memory of this process in RAM.")),
@@ -298,6 +303,7 @@ impl Metrics {
         }
         self.workers.set(clamp(stats.workers));
         self.blobs_to_delete.set(clamp(stats.garbage));
+        self.queue_unserved.set(clamp(stats.unserved.iter().map(|(_, jobs)| jobs).sum()));
     }
 
     /// Sets the gauges of the disk that uploads go to; called once per scrape.

@@ -12,6 +12,7 @@ use crate::backoff::Backoff;
 use crate::finish::{Ending, finish};
 use crate::held::{Counted, Held, StopSwitch};
 use crate::keeper::LeaseKeeper;
+use crate::pipeline::Pipeline;
 use crate::session::Session;
 use crate::slots::{Slot, Slots};
 use crate::worker::WorkerPorts;
@@ -28,6 +29,7 @@ pub(crate) struct Claimer {
     pub(crate) poll: Duration,
     pub(crate) slots: Slots,
     pub(crate) keeper: LeaseKeeper,
+    pub(crate) pipeline: Pipeline,
 }
 
 impl Claimer {
@@ -37,7 +39,7 @@ impl Claimer {
         let mut idle = Backoff::new(&self.ports.ids, AFTER_HINT, self.poll);
         loop {
             let slot = unless(&session.soft, self.slots.take()).await?;
-            let request = self.request(&slot);
+            let request = self.request(&slot).await;
             match self.ask(request, &session.hard).await? {
                 Some(lease) => return Some(self.hold(lease, slot).await),
                 None => drop(slot),
@@ -49,7 +51,7 @@ impl Claimer {
     /// The next job if there is one now.
     pub(crate) async fn try_next(&self) -> Result<Option<Held>, PortError> {
         let slot = self.slots.take().await;
-        match self.claim(self.request(&slot)).await? {
+        match self.claim(self.request(&slot).await).await? {
             Some(lease) => Ok(Some(self.hold(lease, slot).await)),
             None => Ok(None),
         }
@@ -60,12 +62,13 @@ impl Claimer {
         finish(&self.ports, &held.lease.token, Ending::Release, &session.hard).await;
     }
 
-    fn request(&self, slot: &Slot) -> ClaimRequest {
+    async fn request(&self, slot: &Slot) -> ClaimRequest {
         ClaimRequest {
             worker: self.worker.clone(),
             nonce: ClaimNonce::generate(self.ports.ids.as_ref()),
             idle: slot.is_only_one(),
             lease: self.lease,
+            abilities: self.pipeline.abilities().await,
         }
     }
 

@@ -90,6 +90,7 @@ impl Worker {
             poll: config.poll,
             slots: Slots::new(config.concurrency, config.claim_ahead),
             keeper: LeaseKeeper::new(ports.clone(), config.lease, config.renew),
+            pipeline: pipeline.clone(),
         };
         Self { id, claimer, attempts: Attempts { ports, pipeline, config: Arc::new(config) } }
     }

@@ -123,7 +123,7 @@ impl Answer {
         (status = 422, description = "`empty_audio`", body = OpenAiError),
         (status = 429, description = "Too many requests; see `Retry-After`", body = OpenAiError),
         (status = 500, description = "The work failed", body = OpenAiError),
-        (status = 503, description = "A dependency is down, no worker is known yet, or the service is stopping; see `Retry-After`", body = OpenAiError),
+        (status = 503, description = "A dependency is down, no worker there can do it (`no_workers`), or the service is stopping; see `Retry-After`", body = OpenAiError),
         (status = 507, description = "`out_of_space`: nothing was stored; see `Retry-After`", body = OpenAiError),
     ))]
 pub(crate) async fn transcribe(
@@ -152,7 +152,7 @@ pub(crate) async fn transcribe(
         (status = 422, description = "`empty_audio`", body = OpenAiError),
         (status = 429, description = "Too many requests; see `Retry-After`", body = OpenAiError),
         (status = 500, description = "The work failed", body = OpenAiError),
-        (status = 503, description = "A dependency is down, no worker is known yet, or the service is stopping; see `Retry-After`", body = OpenAiError),
+        (status = 503, description = "A dependency is down, no worker there can do it (`no_workers`), or the service is stopping; see `Retry-After`", body = OpenAiError),
         (status = 507, description = "`out_of_space`: nothing was stored; see `Retry-After`", body = OpenAiError),
     ))]
 pub(crate) async fn translate(
@@ -178,8 +178,13 @@ async fn answer(
     let work = {
         let (state, principal) = (state.clone(), caller.principal.clone());
         async move {
-            let outcome = submit(state.clone(), principal, job, form.audio, None).await?;
-            Ok(Ticket::new(state, outcome.submission))
+            let submission = submit(state.clone(), principal, job, form.audio, None).await?.submission;
+            if let Some(needed) = &submission.waiting_for {
+                // Somebody waits for the answer, and nobody can give it. What others asked for goes on waiting.
+                state.jobs.cancel(&submission.tenant, &submission.id).await?;
+                return Err(ApiError::unserved(needed));
+            }
+            Ok(Ticket::new(state, submission))
         }
     };
     let mut ticket = state.see_through(work).await?;

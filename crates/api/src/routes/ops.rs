@@ -8,7 +8,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
-use verbatim_core::PortError;
+use verbatim_core::class::JobClass;
+use verbatim_core::options::TranscribeOptions;
+use verbatim_core::{ErrorKind, PortError};
 
 use crate::error::{ApiError, chain};
 use crate::problem::Problem;
@@ -56,26 +58,39 @@ pub(crate) async fn healthz() -> Json<Health> {
 
 /// Whether the process can take work
 ///
-/// 503 while a dependency is down, the model is still loading, no worker is known yet, or the process is stopping.
+/// 503 while a dependency is down, the model is still loading, no worker is there or all of its engines are paused, or the
+/// process is stopping.
 #[utoipa::path(get, path = "/readyz", tag = "operations", operation_id = "readyz", responses(
     (status = 200, description = "Ready", body = Ready),
     (status = 503, description = "Not ready: `checks` says why", body = Ready),
 ))]
 pub(crate) async fn readyz(State(state): State<ApiState>) -> Response {
-    let (store, blobs) =
-        tokio::join!(answers("store", state.upkeep.ping()), answers("blobs", state.blobs.ping()));
-    let checks = vec![
-        store,
-        blobs,
-        Check { name: "engine", ok: state.offering.borrow().is_some() },
-        Check { name: "process", ok: !state.shutdown.is_cancelled() },
-    ];
+    let (store, blobs, engine) = tokio::join!(
+        answers("store", state.upkeep.ping()),
+        answers("blobs", state.blobs.ping()),
+        answers("engine", served(&state)),
+    );
+    let checks = vec![store, blobs, engine, Check { name: "process", ok: !state.shutdown.is_cancelled() }];
     if checks.iter().all(|check| check.ok) {
         Json(Ready { status: "ready", checks }).into_response()
     } else {
         let retry = [(header::RETRY_AFTER, "1")];
         (StatusCode::SERVICE_UNAVAILABLE, retry, Json(Ready { status: "not_ready", checks })).into_response()
     }
+}
+
+/// Whether a worker that is there can do something of what is on offer.
+async fn served(state: &ApiState) -> Result<(), PortError> {
+    let missing = |why| Err(PortError::new(ErrorKind::Unavailable, why));
+    let Some(models) = state.offering.borrow().clone() else {
+        return missing("no worker has joined the service yet");
+    };
+    for model in models.models() {
+        if state.jobs.is_served(&JobClass::of(&TranscribeOptions::for_model(&model.name))).await? {
+            return Ok(());
+        }
+    }
+    missing("no worker that is there can do anything: it is gone, or its engines are paused")
 }
 
 /// Asks one dependency.

@@ -210,3 +210,22 @@ async fn while_no_worker_is_known_nothing_is_taken_in() {
     world.offering.send_replace(offering);
     world.submit().await;
 }
+
+#[tokio::test]
+async fn what_no_worker_there_can_do_is_refused_where_a_client_waits_for_it() {
+    let world = World::new();
+    world.jobs.unserved.store(true, Ordering::Relaxed);
+    let response = world.call(post("/v1/audio/transcriptions", form(&[("file", &wav())]))).await;
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    let problem = String::from_utf8(bytes(response).await.to_vec()).unwrap();
+    assert!(problem.contains("no_workers") && problem.contains("this takes a worker"), "{problem}");
+    assert_eq!(world.jobs.cancelled.load(Ordering::Relaxed), 1, "the work that nobody waits for any more");
+    let (status, job) = world.json(post("/v1/jobs", form(&[("file", &wav())]))).await;
+    assert_eq!(status, 202, "others may wait: {job}");
+    assert!(job["waiting_for"].as_str().is_some_and(|needed| needed.starts_with("a worker")), "{job}");
+    let ready = world.call(get("/readyz")).await;
+    assert_eq!((ready.status().as_u16(), ready.headers().contains_key("retry-after")), (503, true));
+    world.jobs.unserved.store(false, Ordering::Relaxed);
+    assert_eq!(world.json(get("/readyz")).await.0, 200);
+}

@@ -1,5 +1,6 @@
 //! Workers of a cluster say what they can do, API nodes listen.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ const ANNOUNCE: Duration = Duration::from_secs(60);
 const ASK: Duration = Duration::from_secs(10);
 /// How often while there is nothing yet, or the store does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A worker that has not announced itself for so long may have gone.
+const SILENT: Duration = Duration::from_secs(180);
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -96,8 +99,21 @@ async fn ask(registry: &dyn EngineRegistry, known: &watch::Sender<Option<Arc<Mod
     }
 }
 
-/// All that the workers offer together. The newest speaks first, and its first model is the default.
+/// All that the workers offer together. The order, of which the first model is the default, depends on what is offered and not
+/// on whose announcement is the newest: workers with different models announce themselves in turn, and the default would
+/// change with each. Workers that were heard of lately come first, among those the ones whose own default hears more than
+/// English, then by the names of their models; of one model that is offered in several revisions, that of the newest version
+/// counts.
 fn offering(offers: &[EngineOffer]) -> Option<ModelCatalog> {
+    let newest = offers.iter().map(|offer| offer.announced_at).max()?;
+    let mut offers: Vec<&EngineOffer> = offers.iter().collect();
+    offers.sort_by_cached_key(|offer| {
+        let silent = newest.since(offer.announced_at) > SILENT;
+        let english = offer.models.first().is_none_or(|model| !model.multilingual);
+        let names: Vec<String> = offer.models.iter().map(|model| model.name.clone()).collect();
+        let revisions: Vec<String> = offer.models.iter().map(|model| model.revision.clone()).collect();
+        (silent, english, names, Reverse(offer.version.clone()), Reverse(revisions))
+    });
     let mut models: Vec<ModelInfo> = Vec::new();
     for model in offers.iter().flat_map(|offer| &offer.models) {
         if models.iter().all(|known| known.name != model.name) {
@@ -133,12 +149,48 @@ mod tests {
         }
     }
 
+    fn names(offers: &[EngineOffer]) -> Vec<(String, String)> {
+        let models = offering(offers).unwrap();
+        models.models().iter().map(|model| (model.name.clone(), model.revision.clone())).collect()
+    }
+
     #[test]
-    fn workers_offer_together_and_the_newest_speaks_first() {
-        let offers = [offer(1, &[("base", "new")]), offer(2, &[("tiny.en", "r"), ("base", "old")])];
-        let models = offering(&offers).unwrap();
-        let names: Vec<_> = models.models().iter().map(|model| (&*model.name, &*model.revision)).collect();
-        assert_eq!(names, [("base", "new"), ("tiny.en", "r")]);
+    fn the_default_does_not_depend_on_who_spoke_last() {
+        let (tiny, base) = (offer(1, &[("tiny.en", "r")]), offer(2, &[("base", "r")]));
+        let base = EngineOffer {
+            models: base
+                .models
+                .iter()
+                .map(|model| ModelInfo { multilingual: true, ..model.clone() })
+                .collect(),
+            ..base
+        };
+        let later = |offer: &EngineOffer, secs| {
+            let announced_at = offer.announced_at.plus(Duration::from_secs(secs));
+            EngineOffer { announced_at, ..offer.clone() }
+        };
+        for (of_tiny, of_base) in [(0, 0), (30, 0), (0, 30), (59, 1)] {
+            for offers in [
+                [later(&tiny, of_tiny), later(&base, of_base)],
+                [later(&base, of_base), later(&tiny, of_tiny)],
+            ] {
+                assert_eq!(offering(&offers).unwrap().default_model().name, "base", "{of_tiny} {of_base}");
+            }
+        }
+        let gone = [later(&tiny, 600), later(&base, 0)];
+        assert_eq!(
+            offering(&gone).unwrap().default_model().name,
+            "tiny.en",
+            "the worker with base is silent"
+        );
+    }
+
+    #[test]
+    fn workers_offer_together_and_the_newest_version_counts() {
+        let old = EngineOffer { version: "0.0.1".to_owned(), ..offer(2, &[("base", "old")]) };
+        let offers = [old, offer(1, &[("base", "new")]), offer(3, &[("tiny.en", "r"), ("base", "old")])];
+        let told = [("base", "new"), ("tiny.en", "r")];
+        assert_eq!(names(&offers), told.map(|(name, revision)| (name.to_owned(), revision.to_owned())));
         assert!(offering(&[]).is_none());
     }
 }

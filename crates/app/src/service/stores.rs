@@ -181,7 +181,6 @@ async fn open_blobs(config: &Config) -> anyhow::Result<(Arc<dyn BlobStore>, Opti
 }
 
 fn policy(queue: &QueueConfig) -> StorePolicy {
-    let defaults = StorePolicy::default();
     StorePolicy {
         retry: RetryPolicy {
             max_attempts: queue.max_attempts,
@@ -193,6 +192,5 @@ fn policy(queue: &QueueConfig) -> StorePolicy {
         idempotency_ttl: Duration::from_secs(queue.idempotency_ttl_secs),
         max_age: Duration::from_secs(queue.max_age_secs),
         max_waiting: (queue.max_queued > 0).then_some(queue.max_queued),
-        ..defaults
     }
 }

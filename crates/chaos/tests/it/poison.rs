@@ -33,7 +33,7 @@ async fn poison_is_a_dead_letter_after_its_third_crash_alone_and_innocents_do_no
     assert_eq!(job.get("C").map(String::as_str), Some("3"));
     let exits = world.cluster.workers.iter().flat_map(|worker| worker.exits());
     let aborted = exits.filter(|exit| exit.signal == Some(ABORTED)).count();
-    assert!((3..=4).contains(&aborted), "three crashes alone and at most one beside others, not {aborted}");
+    assert!((3..=5).contains(&aborted), "three crashes alone and at most two beside others, not {aborted}");
     histories.push(poisoned);
     histories.extend(later);
     // Every innocent completed at its first attempt, with the right words; the poison failed as `worker_lost`.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::blobs::BlobKey;
 use crate::audio::{AudioFormat, PcmSource, SpeechSpan};
+use crate::class::Abilities;
 use crate::failure::{FailureKind, JobFailure};
 use crate::ids::{Fence, JobId, TenantId};
 use crate::model::ModelInfo;
@@ -182,6 +183,12 @@ pub trait SpeechEngine: Send + Sync {
     /// Those with which [`Self::transcribe`] would refuse.
     fn check(&self, _options: &TranscribeOptions) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    /// The classes of jobs that a worker with this engine may be given now: those that [`Self::check`] does not send to
+    /// another worker and for which it has something that is not paused.
+    async fn abilities(&self) -> Abilities {
+        Abilities::all()
     }
 
     /// Transcribes. Runs on its own threads where it computes; the caller's task only waits. Returns soon (within one

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::audio::AudioInfo;
+use crate::class::{Abilities, JobClass};
 use crate::error::PortError;
 use crate::event::{EventSeq, JobEvent};
 use crate::failure::JobFailure;
@@ -94,6 +95,12 @@ pub trait JobClient: Send + Sync {
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.
     async fn cancel(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError>;
 
+    /// Whether a worker that is there can do jobs of this class.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn is_served(&self, class: &JobClass) -> Result<bool, PortError>;
+
     /// The events of a submission after `after`, those of the past first, then as they happen, until it has ended. When
     /// old events are gone, a snapshot stands in for them: the stream always shows the terminal state. `None` when
     /// there is no such submission.
@@ -119,6 +126,8 @@ pub struct ClaimRequest {
     pub idle: bool,
     /// How long the lease lasts unless renewed.
     pub lease: Duration,
+    /// What the worker can do now; it gets nothing else.
+    pub abilities: Abilities,
 }
 
 /// What became of a lease on renewal.
@@ -245,6 +254,8 @@ pub struct QueueStats {
     pub workers: u64,
     /// Blobs listed for deletion.
     pub garbage: u64,
+    /// Classes of queued jobs that none of these workers can do, and how many jobs each has.
+    pub unserved: Vec<(JobClass, u64)>,
 }
 
 /// One tier of the queue.

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use verbatim_core::class::JobClass;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::model::ModelInfo;
 use verbatim_core::options::{ENGINE_AUTO, TranscribeOptions};
@@ -64,6 +65,30 @@ pub(super) fn fitting(
     let mut error = EngineError::new(FailureKind::EngineUnavailable, reason);
     error.retry_after = Some(ELSEWHERE);
     Err(error)
+}
+
+/// What becomes of the jobs of a class at these providers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// One of these does them, as their places in the pool say.
+    Done(Vec<usize>),
+    /// One is what was asked for, and cannot do it: no other worker needs to be asked.
+    Refused,
+}
+
+/// The classes of jobs that are not for other workers, and what becomes of them here: what [`fitting`] says of one example
+/// of each. How long the audio is, which may matter too, is known only when it is decoded.
+pub(super) fn classes(providers: &[Provider]) -> Vec<(JobClass, Fate)> {
+    let models: Vec<ModelInfo> =
+        providers.iter().flat_map(|provider| provider.engine.capabilities().models).collect();
+    let engines = providers.iter().flat_map(|provider| [provider.kind.as_str(), provider.name.as_str()]);
+    let examples = JobClass::examples(engines, models.iter().map(|model| model.name.as_str()));
+    let fate = |options: &TranscribeOptions| match fitting(providers, options, 0) {
+        Ok(fits) => Some(Fate::Done(fits.into_iter().map(|fit| fit.provider).collect())),
+        Err(error) if error.kind == FailureKind::UnsupportedOption => Some(Fate::Refused),
+        Err(_) => None,
+    };
+    examples.iter().filter_map(|options| Some((JobClass::of(options), fate(options)?))).collect()
 }
 
 /// The model with which an engine would do the job, or why it cannot.

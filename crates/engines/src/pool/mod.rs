@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use verbatim_core::CancellationToken;
+use verbatim_core::class::{Abilities, JobClass};
 use verbatim_core::options::{ENGINE_AUTO, TranscribeOptions};
 use verbatim_core::ports::engine::{Capabilities, EngineError, EngineObserver, EngineRequest, SpeechEngine};
 use verbatim_core::provider::{BreakerState, ProviderView, announce, look};
@@ -27,6 +28,7 @@ use verbatim_core::transcript::Transcript;
 
 pub use provider::{PoolConfig, PoolPorts, Provider};
 
+use choice::Fate;
 use line::Line;
 use money::Purse;
 use slot::{Afterwards, Applicant};
@@ -35,6 +37,8 @@ use slot::{Afterwards, Applicant};
 const GLANCE: Duration = Duration::from_millis(500);
 /// Time between two rounds in which the pool announces its providers and refreshes its gauges.
 const ROUND: Duration = Duration::from_secs(15);
+/// How long what the pool can do is good for claims: a provider may be paused or resumed meanwhile.
+const ABILITIES_GOOD: Duration = Duration::from_secs(5);
 /// Weight of the last call in a local engine's average latency.
 const LATENCY_WEIGHT: f64 = 0.2;
 
@@ -73,6 +77,17 @@ struct Inner {
     ports: PoolPorts,
     purse: Purse,
     afterwards: Afterwards,
+    /// What becomes of the jobs of each class that is not for other workers.
+    classes: Vec<(JobClass, Fate)>,
+    able: Mutex<Option<Able>>,
+}
+
+/// What the pool can do while these of its providers are paused.
+#[derive(Clone)]
+struct Able {
+    seen: Instant,
+    paused: Vec<bool>,
+    abilities: Abilities,
 }
 
 impl ProviderPool {
@@ -108,7 +123,8 @@ impl ProviderPool {
         };
         let desks = providers.iter().map(desk).collect();
         let purse = Purse::new(ports.clone(), &config, afterwards.clone());
-        let inner = Arc::new(Inner { providers, desks, config, ports, purse, afterwards });
+        let (classes, able) = (choice::classes(&providers), Mutex::default());
+        let inner = Arc::new(Inner { providers, desks, config, ports, purse, afterwards, classes, able });
         let rounds = Arc::clone(&inner);
         let rounds = tokio::spawn(async move {
             loop {
@@ -161,6 +177,32 @@ impl Inner {
         if !view.facts.local {
             metrics.concurrency_limit.with_label_values(&name).set(f64::from(view.concurrency_limit));
         }
+    }
+
+    /// The classes of jobs that can be done here, or refused, while some providers are paused.
+    async fn abilities(&self) -> Abilities {
+        let lock = || self.able.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().clone();
+        if let Some(able) = known.as_ref().filter(|able| able.seen.elapsed() < ABILITIES_GOOD) {
+            return able.abilities.clone();
+        }
+        let views = join_all((0..self.providers.len()).map(|place| self.glance(place))).await;
+        // A provider whose state cannot be read is asked in time.
+        let paused: Vec<bool> =
+            views.iter().map(|view| view.as_ref().is_some_and(|view| view.paused)).collect();
+        let abilities = match known {
+            Some(able) if able.paused == paused => able.abilities,
+            _ => {
+                let can = |fate: &Fate| match fate {
+                    Fate::Done(places) => places.iter().any(|place| !paused[*place]),
+                    Fate::Refused => true,
+                };
+                let classes = self.classes.iter().filter(|(_, fate)| can(fate));
+                Abilities::of(classes.map(|(class, _)| class.clone()))
+            }
+        };
+        *lock() = Some(Able { seen: Instant::now(), paused, abilities: abilities.clone() });
+        abilities
     }
 
     /// A provider's state, as of a moment ago; `None` when the store does not answer.
@@ -231,6 +273,10 @@ impl SpeechEngine for ProviderPool {
 
     fn check(&self, options: &TranscribeOptions) -> Result<(), EngineError> {
         choice::fitting(&self.inner.providers, options, 0).map(drop)
+    }
+
+    async fn abilities(&self) -> Abilities {
+        self.inner.abilities().await
     }
 
     async fn transcribe(

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use verbatim_core::CancellationToken;
+use verbatim_core::class::JobClass;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::language::Language;
 use verbatim_core::money::Money;
-use verbatim_core::options::TranscribeOptions;
+use verbatim_core::options::{Task, TranscribeOptions};
 use verbatim_core::ports::engine::{EngineError, EngineRequest, SpeechEngine};
 use verbatim_core::provider::{list, pause};
 use verbatim_engines::pool::{PoolError, Provider, ProviderPool};
@@ -280,5 +281,88 @@ async fn without_the_shared_state_local_engines_go_on_and_others_are_not_called(
     let error = transcribe(&far, world.request(1)).await.expect_err("nobody can count the calls");
     assert_eq!(error.kind, FailureKind::EngineUnavailable);
     assert!(cloud.served().is_empty());
+    Ok(())
+}
+
+/// Every combination of what can be asked for that decides who can do it.
+fn everything() -> Vec<TranscribeOptions> {
+    let mut all = Vec::new();
+    for engine in ["auto", "whisper", "azure", "here", "cloud", "openai", "elsewhere"] {
+        for model in ["tiny.en", "base", "small"] {
+            for language in [None, Some("en"), Some("de")] {
+                for bits in 0..8 {
+                    all.push(TranscribeOptions {
+                        engine: engine.to_owned(),
+                        any_model: bits & 1 != 0,
+                        task: if bits & 2 != 0 { Task::Translate } else { Task::Transcribe },
+                        diarize: bits & 4 != 0,
+                        language: language.and_then(|code| Language::parse(code).ok()),
+                        ..TranscribeOptions::for_model(model)
+                    });
+                }
+            }
+        }
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_claims_exactly_what_it_would_not_send_to_another() {
+    let world = World::new();
+    let service = service();
+    let english = |name| {
+        with_engine(local(name, &service), &service, |engine| {
+            engine.capabilities.models = vec![model("whisper", "tiny.en", false)];
+        })
+    };
+    let cloud = |name| {
+        with_engine(remote(name, &service), &service, |engine| {
+            engine.capabilities.models.iter_mut().for_each(|model| model.translates = false);
+        })
+    };
+    let nothing = with_engine(remote("cloud", &service), &service, |engine| {
+        engine.capabilities.models = Vec::new();
+    });
+    let pools = [
+        ("both", local_and_cloud(&world)),
+        ("english", world.pool(vec![english("here")])),
+        ("cloud", world.pool(vec![cloud("cloud")])),
+        ("english and cloud", world.pool(vec![english("here"), cloud("cloud")])),
+        ("an engine without models", world.pool(vec![nothing])),
+    ];
+    for (name, pool) in pools {
+        let abilities = pool.abilities().await;
+        for options in everything() {
+            let sent_on =
+                matches!(pool.check(&options), Err(error) if error.kind == FailureKind::EngineUnavailable);
+            let claimed = abilities.include(&JobClass::of(&options));
+            assert_eq!(claimed, !sent_on, "{name}: {options:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_claims_nothing_for_which_it_has_only_a_paused_provider() -> Result<()> {
+    let world = World::new();
+    let pool = local_and_cloud(&world);
+    pool.announce().await;
+    let class = |engine: &str, diarize| {
+        let any_model = diarize;
+        let base = TranscribeOptions::for_model("base");
+        JobClass::of(&TranscribeOptions { engine: engine.to_owned(), any_model, diarize, ..base })
+    };
+    let (shared, speakers) = (class("auto", false), class("auto", true));
+    for paused in [false, true, false] {
+        pause(world.state.as_ref(), "cloud", paused).await?;
+        tokio::time::advance(6 * SECOND).await;
+        let abilities = pool.abilities().await;
+        assert!(
+            abilities.include(&shared) && abilities.include(&class("whisper", false)),
+            "the other does these"
+        );
+        for only_cloud in [&class("azure", false), &class("cloud", false), &speakers] {
+            assert_eq!(abilities.include(only_cloud), !paused, "{only_cloud:?}");
+        }
+    }
     Ok(())
 }

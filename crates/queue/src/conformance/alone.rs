@@ -1,10 +1,12 @@
-//! Jobs that must run alone and have waited too long: one worker is kept for them, and only one.
+//! Isolated jobs, which must run alone: which worker gets them, and how busy workers are reserved for them.
 
 use std::time::Duration;
 
+use verbatim_core::class::{Abilities, JobClass};
 use verbatim_core::ids::WorkerId;
 use verbatim_core::job::{Lease, NewSubmission};
-use verbatim_core::options::Priority;
+use verbatim_core::options::{Priority, TranscribeOptions};
+use verbatim_core::policy::RESERVED_ONE_IN;
 use verbatim_core::ports::JobLeases;
 use verbatim_core::ports::jobs::ClaimRequest;
 
@@ -17,108 +19,135 @@ async fn claim<H: Harness>(world: &World<'_, H>, worker: &WorkerId, idle: bool) 
     Ok(world.store.claim(request).await?)
 }
 
-/// A job in the tier that must run alone and has waited longer than the store's patience, with a backlog behind it.
-async fn overdue<H: Harness>(world: &World<'_, H>, tier: Priority) -> Verdict {
-    let new = world.upload(&format!("suspect {}", tier.as_str()));
-    world.isolate(NewSubmission { priority: tier, ..new }).await?;
-    for number in 0..20 {
-        world.submit_at(&format!("harmless {number}"), Priority::High).await?;
+/// So many workers that each hold one job, under leases that outlast the check.
+async fn busy_workers<H: Harness>(world: &World<'_, H>, count: usize) -> Verdict<Vec<(WorkerId, Lease)>> {
+    let mut workers = Vec::new();
+    for number in 0..count {
+        world.ticket(&format!("earlier {number}")).await?;
+        let worker = world.worker();
+        let held = claim(world, &worker, true).await?;
+        workers.push((worker, held.ok_or_else(|| Violation::new("there is a job to claim"))?));
     }
-    world.clock.advance(world.policy.alone_patience + super::MOMENT);
+    Ok(workers)
+}
+
+/// An isolated job, with a backlog behind it.
+async fn isolated_before_others<H: Harness>(world: &World<'_, H>) -> Verdict {
+    world.isolate(world.upload("isolated")).await?;
+    for number in 0..20 {
+        world.ticket(&format!("harmless {number}")).await?;
+    }
     Ok(())
 }
 
-/// The first busy worker that asks is kept until it is idle; the others go on.
-pub async fn one_worker_is_kept_for_an_overdue_suspect_and_the_others_go_on<H: Harness>(
+/// The worker stays reserved however long its own job takes; no other one is, and none of them gets less.
+pub async fn a_busy_worker_is_reserved_until_it_is_idle_and_the_others_go_on<H: Harness>(
     harness: &H,
 ) -> Verdict {
     let world = World::open(harness).await?;
-    let (kept, other) = (world.worker(), world.worker());
-    for number in 0..2 {
-        world.ticket(&format!("earlier {number}")).await?;
+    let workers = busy_workers(&world, 2).await?;
+    let [(reserved, held), (other, _)] = &workers[..] else {
+        return Err(Violation::new("two workers are busy"));
+    };
+    isolated_before_others(&world).await?;
+    ensure_eq!(claim(&world, reserved, false).await?, None, "what the first busy worker gets");
+    for _ in 0..6 {
+        world.clock.advance(Duration::from_secs(600));
+        let one = claim(&world, other, false).await?;
+        ensure!(one.is_some_and(|lease| !lease.alone), "another busy worker goes on");
+        ensure_eq!(claim(&world, reserved, false).await?, None, "what the reserved worker gets meanwhile");
     }
-    let held = claim(&world, &kept, true).await?.ok_or_else(|| Violation::new("there is a job to claim"))?;
-    ensure!(claim(&world, &other, true).await?.is_some(), "the other worker is busy too");
-    overdue(&world, Priority::Low).await?;
-    ensure_eq!(claim(&world, &kept, false).await?, None, "what the first busy worker gets");
-    for _ in 0..3 {
-        ensure!(claim(&world, &other, false).await?.is_some(), "another busy worker goes on");
-        ensure_eq!(claim(&world, &kept, false).await?, None, "what the kept worker gets while it is busy");
-    }
-    world.complete(&held).await?;
-    let alone = claim(&world, &kept, true).await?;
-    ensure!(alone.as_ref().is_some_and(|lease| lease.alone), "idle, it gets the suspect: {alone:?}");
-    ensure!(claim(&world, &other, false).await?.is_some(), "a busy worker goes on afterwards");
+    world.complete(held).await?;
+    let alone = claim(&world, reserved, true).await?;
+    ensure!(alone.as_ref().is_some_and(|lease| lease.alone), "idle, it gets the isolated job: {alone:?}");
+    ensure_eq!(claim(&world, reserved, false).await?, None, "what it gets beside the isolated job");
     world.audit().await
 }
 
-/// A kept worker that never comes back keeps the place for as long as the store is patient, then another one does.
-pub async fn a_kept_workers_time_runs_out<H: Harness>(harness: &H) -> Verdict {
+/// A reserved worker that dies is replaced by the next one that asks.
+pub async fn a_reservation_ends_with_its_worker<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;
-    let workers = [world.worker(), world.worker()];
-    for (number, worker) in workers.iter().enumerate() {
-        world.ticket(&format!("earlier {number}")).await?;
-        ensure!(claim(&world, worker, true).await?.is_some(), "worker {number} is busy");
-    }
-    overdue(&world, Priority::Normal).await?;
-    let [first, second] = &workers;
-    ensure_eq!(claim(&world, first, false).await?, None, "what the first one gets");
-    world.clock.advance(world.policy.alone_patience - super::MOMENT);
-    ensure!(claim(&world, second, false).await?.is_some(), "the second goes on in the last moment");
-    world.clock.advance(super::MOMENT);
-    ensure_eq!(claim(&world, second, false).await?, None, "what it gets when the first one's time is over");
-    ensure!(claim(&world, first, false).await?.is_some(), "the first one goes on then");
-    world.audit().await
-}
-
-/// An idle worker takes it whatever the tier, and a worker that was kept is free again.
-pub async fn an_idle_worker_takes_an_overdue_suspect_before_any_other_job<H: Harness>(
-    harness: &H,
-) -> Verdict {
-    let world = World::open(harness).await?;
-    world.ticket("earlier").await?;
-    let busy = world.worker();
-    let held = claim(&world, &busy, true).await?;
-    overdue(&world, Priority::Low).await?;
-    ensure_eq!(claim(&world, &busy, false).await?, None, "what the busy worker gets");
-    let alone = claim(&world, &world.worker(), true).await?;
-    ensure!(
-        alone.as_ref().is_some_and(|lease| lease.alone),
-        "an idle worker gets the suspect of the lowest tier: {alone:?}"
+    let workers = busy_workers(&world, 1).await?;
+    let [(other, _)] = &workers[..] else { return Err(Violation::new("one worker is busy")) };
+    let dying = world.worker();
+    isolated_before_others(&world).await?;
+    let request = world.request(&dying, false);
+    ensure_eq!(world.store.claim(request).await?, None, "what the first busy worker gets");
+    ensure!(claim(&world, other, false).await?.is_some(), "another busy worker goes on");
+    world.clock.advance(LEASE);
+    ensure_eq!(
+        claim(&world, other, false).await?,
+        None,
+        "what it gets when the reserved one was not heard of"
     );
-    let one = claim(&world, &busy, false).await?;
-    ensure!(one.is_some(), "the busy worker goes on, with no suspect left");
-    let more = claim(&world, &busy, false).await?;
-    for lease in held.iter().chain(&one).chain(&more) {
-        world.complete(lease).await?;
-    }
     world.audit().await
 }
 
-/// Of several, the one that has waited longest goes first.
-pub async fn the_suspect_that_waited_longest_goes_first<H: Harness>(harness: &H) -> Verdict {
+/// What is left for no reservation ends it, and the worker goes on.
+pub async fn an_idle_worker_takes_an_isolated_job_and_the_reserved_one_goes_on<H: Harness>(
+    harness: &H,
+) -> Verdict {
     let world = World::open(harness).await?;
-    for tier in [Priority::Low, Priority::High] {
-        world.submit_at(&format!("suspect {}", tier.as_str()), tier).await?;
+    let workers = busy_workers(&world, 1).await?;
+    let [(reserved, _)] = &workers[..] else { return Err(Violation::new("one worker is busy")) };
+    isolated_before_others(&world).await?;
+    ensure_eq!(claim(&world, reserved, false).await?, None, "what the busy worker gets");
+    let alone = claim(&world, &world.worker(), true).await?;
+    ensure!(alone.is_some_and(|lease| lease.alone), "an idle worker gets the isolated job");
+    let next = claim(&world, reserved, false).await?;
+    ensure!(next.is_some_and(|lease| !lease.alone), "the busy one goes on");
+    world.audit().await
+}
+
+/// Several isolated jobs have several workers, as long as most workers go on.
+pub async fn one_worker_in_eight_is_reserved_at_most<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let most = 2;
+    let workers = busy_workers(&world, most * RESERVED_ONE_IN as usize).await?;
+    let news = (0..=most).map(|number| world.upload(&format!("isolated {number}")));
+    world.isolate_all(news.collect()).await?;
+    for number in 0..40 {
+        world.ticket(&format!("harmless {number}")).await?;
     }
-    for _ in 0..2 {
-        for _ in 0..2 {
-            world.claim_one().await?;
-            world.pass(Duration::from_secs(5)).await?;
+    // Those beside which the isolated jobs died are not there any more.
+    let mut reserved = Vec::new();
+    for (worker, held) in &workers {
+        match claim(&world, worker, false).await? {
+            None => reserved.push((worker, held)),
+            Some(lease) => ensure!(!lease.alone, "a busy worker got an isolated job"),
         }
-        // The one of the high tier is claimed first, and is back first.
-        for _ in 0..20 {
-            world.pass(Duration::from_secs(5)).await?;
-        }
     }
-    world.submit_at("harmless", Priority::High).await?;
-    for _ in 0..2 {
-        world.pass(world.policy.alone_patience).await?;
+    ensure_eq!(reserved.len(), most, "workers that got nothing, of {}", workers.len());
+    let (first, held) = reserved[0];
+    world.complete(held).await?;
+    ensure!(claim(&world, first, true).await?.is_some_and(|lease| lease.alone), "the first takes its job");
+    let next = &workers.iter().find(|(worker, _)| reserved.iter().all(|(other, _)| *other != worker));
+    let (next, _) = next.ok_or_else(|| Violation::new("most are not reserved"))?;
+    ensure_eq!(claim(&world, next, false).await?, None, "what the next one gets, for there is one job more");
+    world.audit().await
+}
+
+/// Isolated jobs go to workers that can do them, and no other worker is reserved for them.
+pub async fn only_a_worker_that_can_do_it_is_reserved<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let able = |model: &str| Abilities::of([JobClass::of(&TranscribeOptions::for_model(model))]);
+    let asking = |worker: &WorkerId, model: &str, idle| ClaimRequest {
+        lease: LEASE * 1000,
+        abilities: able(model),
+        ..world.request(worker, idle)
+    };
+    let options = TranscribeOptions::for_model("base");
+    world.isolate(NewSubmission { options, ..world.upload("isolated") }).await?;
+    for number in 0..4 {
+        world.submit_at(&format!("harmless {number}"), Priority::Normal).await?;
     }
-    for expected in ["suspect high", "suspect low"] {
-        let alone = claim(&world, &world.worker(), true).await?;
-        let work = alone.as_ref().map(|lease| lease.audio.sha256.as_str());
-        ensure_eq!(work, Some(expected), "what an idle worker gets");
+    let (tiny, base) = (world.worker(), world.worker());
+    for idle in [true, false] {
+        let one = world.store.claim(asking(&tiny, "tiny.en", idle)).await?;
+        ensure!(one.is_some_and(|lease| !lease.alone), "a worker that cannot do it goes on");
     }
+    ensure_eq!(world.store.claim(asking(&base, "base", false)).await?, None, "what a busy one gets that can");
+    let alone = world.store.claim(asking(&base, "base", true)).await?;
+    ensure!(alone.is_some_and(|lease| lease.alone), "idle, it gets the isolated job");
     world.audit().await
 }

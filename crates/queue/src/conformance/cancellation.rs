@@ -54,7 +54,6 @@ pub async fn an_isolated_job_goes_with_its_last_submission<H: Harness>(harness: 
     let id = world.isolate(world.upload("isolated")).await?;
     ensure_eq!(world.count(JobState::Queued).await?, 1, "isolated jobs that wait");
     world.cancel(&id).await?;
-    world.clock.advance(world.policy.alone_patience * 2);
     ensure_eq!(world.claim(&world.worker(), 10).await?, vec![], "claims after CANCELLED");
     world.audit().await
 }

@@ -1,7 +1,5 @@
 //! Invariants 4 and 9 where workers vanish: a poison job cannot kill workers for ever, and innocents are not blamed.
 
-use std::time::Duration;
-
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::{JobState, Lease, Report, SubmissionStatus};
 use verbatim_core::options::Priority;
@@ -188,17 +186,17 @@ pub async fn an_isolated_job_runs_alone<H: Harness>(harness: &H) -> Verdict {
         world.ticket(&format!("harmless {number}")).await?;
     }
     world.submit_at("urgent", Priority::High).await?;
-    let two = world.claim_busy(&world.worker(), 2).await?;
+    let reserved = world.claim_busy(&world.worker(), 2).await?;
     ensure_eq!(
-        works(&two),
-        vec!["urgent", "harmless 0"],
-        "what a worker holds, though the isolated job came first"
+        works(&reserved),
+        vec!["urgent"],
+        "what a busy worker gets until it is the isolated job's turn"
     );
     let busy = world.worker();
     let one = world.claim_busy(&busy, 1).await?;
-    ensure_eq!(works(&one), vec!["harmless 1"], "what a worker gets that says it is busy");
+    ensure_eq!(works(&one), vec!["harmless 0"], "what the next one gets that says it is busy");
     let more = world.claim(&busy, 1).await?;
-    ensure_eq!(works(&more), vec!["harmless 2"], "what a worker gets that is busy whatever it says");
+    ensure_eq!(works(&more), vec!["harmless 1"], "what a worker gets that is busy whatever it says");
     let idle = world.worker();
     let alone = world.claim(&idle, 10).await?;
     ensure_eq!(works(&alone), vec!["isolated"], "what an idle worker gets");
@@ -206,33 +204,7 @@ pub async fn an_isolated_job_runs_alone<H: Harness>(harness: &H) -> Verdict {
     let beside = world.claim_busy(&idle, 10).await?;
     ensure_eq!(works(&beside), Vec::<&str>::new(), "what a worker gets beside an isolated job");
     let rest = world.claim(&world.worker(), 10).await?;
-    ensure_eq!(works(&rest), vec!["harmless 3", "harmless 4"], "what others get meanwhile");
+    ensure_eq!(works(&rest), vec!["harmless 2", "harmless 3", "harmless 4"], "what others get meanwhile");
     ensure_eq!(world.complete(&alone[0]).await?, Finish::Done(JobState::Completed), "the isolated job's end");
     world.audit().await
-}
-
-/// A backlog that keeps every worker busy does not keep a suspect waiting for ever.
-pub async fn a_suspect_is_not_starved_by_busy_workers<H: Harness>(harness: &H) -> Verdict {
-    let world = World::open(harness).await?;
-    world.isolate(world.upload("suspect")).await?;
-    world.ticket("first").await?;
-    let worker = world.worker();
-    let mut held = world.claim_busy(&worker, 1).await?;
-    for number in 0..100 {
-        world.ticket(&format!("harmless {number}")).await?;
-        // The worker has two places and asks again as soon as one is free.
-        let free = 2 - held.len();
-        let more = match held.is_empty() {
-            true => world.claim(&worker, free).await?,
-            false => world.claim_busy(&worker, free).await?,
-        };
-        if works(&more) == ["suspect"] {
-            ensure!(held.is_empty(), "the suspect was given to a busy worker");
-            return world.audit().await;
-        }
-        held.extend(more);
-        world.complete(&held.remove(0)).await?;
-        world.pass(Duration::from_secs(1)).await?;
-    }
-    Err(Violation::new("a suspect waited while 100 later jobs were worked on"))
 }

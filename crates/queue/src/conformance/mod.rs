@@ -4,7 +4,8 @@
 //!
 //! The checks of each invariant of DESIGN.md are tests in a module of its name, so that `cargo nextest run invariant_7` runs
 //! those of the seventh. Besides, each check ends with [`Harness::audit`], which looks for violations of 1, 2 and 5 behind
-//! the ports. The model knows one tenant without caps: it checks that many jobs are given, not yet which.
+//! the ports. The model predicts every
+//! answer; what the order of service is for is said in [`service`], as a number.
 //!
 //! | | invariant | checks |
 //! |---|---|---|
@@ -15,7 +16,7 @@
 //! | 5 | one live job per dedupe key, none points nowhere | [`dedupe`]: all; [`dead_letters`]: `a_dead_letter_is_not_redriven_…`, `a_discarded_…`; [`expiry`]: all |
 //! | 6 | cancelling one submission never ends another's job | [`cancellation`]: all |
 //! | 7 | tenants are served equally, caps hold | [`fairness`]: all; [`caps`]: all |
-//! | 8 | no tier starves | [`claims`]: `tiers_share_by_weight_and_none_starves` |
+//! | 8 | no tier starves, nor any job | [`claims`]: `tiers_share_by_weight_and_none_starves`; [`service`]: all |
 //! | 9 | one job's failure touches no other | [`leases`]: `the_failure_of_one_job_…`; [`crashes`]: `an_isolated_…`; [`alone`]: all |
 //! | 10 | event streams show the end | [`events`]: all; [`dead_letters`]: `a_redriven_job_tells_its_story_anew` |
 //! | 11 | repeating a call is harmless | [`repeats`]: all; [`dead_letters`]: `redriving_and_discarding_again_…` |
@@ -23,6 +24,7 @@
 //! What the ports promise beyond the invariants is in a module called `promises`; what providers share is in modules of
 //! the ports' names: [`shared_state`], [`ledger`] and [`limiter`].
 
+pub mod abilities;
 pub mod alone;
 pub mod cancellation;
 pub mod caps;
@@ -41,6 +43,7 @@ pub mod limiter;
 pub mod model;
 pub mod repeats;
 pub mod retries;
+pub mod service;
 pub mod shared_state;
 pub mod upkeep;
 mod virtual_world;
@@ -195,7 +198,7 @@ macro_rules! conformance_suite {
                 fairness: a_settlement_never_goes_back_in_time,
                 fairness: a_failure_of_its_own_is_paid_for_and_a_release_is_not,
                 fairness: an_idle_tenant_does_not_save_up_turns,
-                fairness: an_isolated_job_is_charged_for,
+                fairness: an_isolated_job_is_served_in_turn,
                 fairness: backlogged_tenants_are_served_by_seconds,
                 fairness: refunded_attempts_give_the_charge_back,
                 fairness: upkeep_forgets_no_charge_that_may_be_settled,
@@ -203,13 +206,16 @@ macro_rules! conformance_suite {
             }
             invariant_8 {
                 claims: tiers_share_by_weight_and_none_starves,
+                service: isolated_jobs_begin_within_two_lengths_of_a_job,
+                service: nobody_waits_longer_than_stated,
+                service: one_worker_serves_isolated_jobs_too,
             }
             invariant_9 {
-                alone: a_kept_workers_time_runs_out,
-                alone: an_idle_worker_takes_an_overdue_suspect_before_any_other_job,
-                alone: one_worker_is_kept_for_an_overdue_suspect_and_the_others_go_on,
-                alone: the_suspect_that_waited_longest_goes_first,
-                crashes: a_suspect_is_not_starved_by_busy_workers,
+                alone: a_busy_worker_is_reserved_until_it_is_idle_and_the_others_go_on,
+                alone: a_reservation_ends_with_its_worker,
+                alone: an_idle_worker_takes_an_isolated_job_and_the_reserved_one_goes_on,
+                alone: one_worker_in_eight_is_reserved_at_most,
+                alone: only_a_worker_that_can_do_it_is_reserved,
                 crashes: an_isolated_job_runs_alone,
                 leases: the_failure_of_one_job_touches_no_other_of_its_worker,
             }
@@ -234,6 +240,11 @@ macro_rules! conformance_suite {
                 repeats: submitting_a_ticket_again_changes_nothing,
             }
             promises {
+                abilities: a_job_that_no_worker_can_do_says_what_it_waits_for,
+                abilities: a_tenant_that_no_worker_could_serve_has_saved_up_nothing,
+                abilities: no_job_goes_to_a_worker_that_cannot_do_it,
+                abilities: only_waiting_jobs_wait_for_a_worker,
+                abilities: too_many_classes_are_told_apart_no_longer,
                 claims: attaching_raises_the_tier,
                 claims: no_job_is_claimed_twice_at_once,
                 claims: the_place_in_the_queue_counts_those_ahead,

@@ -7,13 +7,14 @@ mod turns;
 
 use std::time::Duration;
 
+use verbatim_core::class::{Abilities, JobClass};
 use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{JobId, TenantId, WorkerId};
 use verbatim_core::job::{
     Completion, JobState, Lease, LeaseToken, NewSubmission, Report, SubmissionStatus, TenantCaps,
 };
-use verbatim_core::options::Priority;
+use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::{ClaimRequest, DeadLetterQuery, DeleteOutcome, Finish, ListQuery, Renewal};
@@ -30,6 +31,10 @@ pub use reference::Model;
 pub const TENANTS: [&str; 3] = ["ann", "bob", "cat"];
 /// How many claim.
 pub const WORKERS: usize = 3;
+/// What jobs need: a model. The work decides.
+const CLASSES: [&str; 3] = ["tiny.en", "base", "small"];
+/// The classes that each worker can do; the last can do everything.
+const ABLE: [&[usize]; WORKERS] = [&[0], &[0, 1], &[0, 1, 2]];
 /// How long a claim can be repeated at least, in milliseconds: as long as its lease lasts.
 const REPEATABLE: i64 = 30_000;
 
@@ -97,6 +102,28 @@ enum Answer {
     Redriven(Option<bool>),
 }
 
+/// The class of the work.
+fn class_of(work: u8) -> usize {
+    usize::from(work) % CLASSES.len()
+}
+
+/// Whether the worker can do jobs of the class.
+fn can(worker: usize, class: usize) -> bool {
+    ABLE[worker].contains(&class)
+}
+
+fn options_of(class: usize) -> TranscribeOptions {
+    TranscribeOptions::for_model(CLASSES[class])
+}
+
+/// What the worker says that it can do.
+fn abilities(worker: usize) -> Abilities {
+    if ABLE[worker].len() == CLASSES.len() {
+        return Abilities::all();
+    }
+    Abilities::of(ABLE[worker].iter().map(|class| JobClass::of(&options_of(*class))))
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -107,7 +134,6 @@ fn brisk_policy() -> StorePolicy {
         dedupe_ttl: Duration::from_secs(120),
         result_retention: Duration::from_secs(300),
         max_age: Duration::from_secs(400),
-        alone_patience: Duration::from_secs(20),
         ..StorePolicy::default()
     }
 }
@@ -205,7 +231,10 @@ impl<H: Harness> Run<'_, '_, H> {
                 Answer::Replayed { job: self.number_of(&outcome.submission.job_id)? }
             }
             Op::Claim { worker, says_idle } => {
-                let request = world.request(&self.workers[worker], says_idle);
+                let request = ClaimRequest {
+                    abilities: abilities(worker),
+                    ..world.request(&self.workers[worker], says_idle)
+                };
                 let lease = store.claim(request.clone()).await?;
                 if let Some(lease) = &lease {
                     self.claims[worker] = Some(request);
@@ -271,6 +300,7 @@ impl<H: Harness> Run<'_, '_, H> {
             dedupe_key: DedupeKey::from_stored(format!("{whose} {}", work.work)),
             priority: Priority::ALL[work.tier],
             estimated_secs: work.secs,
+            options: options_of(class_of(work.work)),
             caps: work.caps,
             deadline: work.deadline.map(|secs| self.world.now().plus(Duration::from_secs(secs.into()))),
             ..self.world.upload("work")

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use verbatim_core::audio::{AudioFormat, AudioInfo};
+use verbatim_core::class::Abilities;
 use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::event::{EventKind, EventSeq, JobEvent};
 use verbatim_core::failure::{FailureKind, JobFailure};
@@ -195,7 +196,13 @@ impl<'a, H: Harness> World<'a, H> {
 
     /// A claim that was never made.
     pub fn request(&self, worker: &WorkerId, idle: bool) -> ClaimRequest {
-        ClaimRequest { worker: worker.clone(), nonce: ClaimNonce::generate(&*self.ids), idle, lease: LEASE }
+        ClaimRequest {
+            worker: worker.clone(),
+            nonce: ClaimNonce::generate(&*self.ids),
+            idle,
+            lease: LEASE,
+            abilities: Abilities::all(),
+        }
     }
 
     /// Claims up to `most` jobs, one after the other, for a worker that is idle when it begins.
@@ -338,12 +345,23 @@ impl<'a, H: Harness> World<'a, H> {
 
     /// Submits the work, beside which as many workers die as isolate a job. There must be no other work.
     pub async fn isolate(&self, new: NewSubmission) -> Verdict<SubmissionId> {
-        let id = self.store.submit(new).await?.submission.id;
+        let id = new.id.clone();
+        self.isolate_all(vec![new]).await?;
+        Ok(id)
+    }
+
+    /// The same for several jobs, which were beside each other.
+    pub async fn isolate_all(&self, news: Vec<NewSubmission>) -> Verdict {
+        let jobs = news.len();
+        for new in news {
+            self.store.submit(new).await?;
+        }
         for _ in 0..ISOLATED_AFTER {
-            self.claim_one().await?;
+            let held = self.claim(&self.worker(), jobs).await?.len();
+            ensure!(held == jobs, "{held} of {jobs} jobs were given to the worker that is to die");
             self.die().await?;
         }
-        Ok(id)
+        Ok(())
     }
 
     /// Jobs in this state, as the store counts them.

@@ -1,6 +1,7 @@
 //! For those who submit and watch.
 
 use async_trait::async_trait;
+use verbatim_core::class::JobClass;
 use verbatim_core::event::EventSeq;
 use verbatim_core::ids::{SubmissionId, TenantId};
 use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, SubmitOutcome};
@@ -83,6 +84,13 @@ impl JobClient for RedisStore {
         view.transpose()?.map(record::submission).transpose()
     }
 
+    async fn is_served(&self, class: &JobClass) -> Result<bool, PortError> {
+        let mut call = self.0.wire.call(&scripts::SERVED);
+        call.arg(class.as_str());
+        let served: u8 = self.0.wire.link.run(&call).await?;
+        Ok(served == 1)
+    }
+
     async fn events(
         &self,
         tenant: &TenantId,
@@ -127,7 +135,8 @@ impl RedisStore {
             .arg(millis(self.0.policy.result_retention))
             .arg(millis(self.0.policy.idempotency_ttl))
             .arg(millis(self.0.policy.max_age))
-            .arg(number(self.0.policy.max_waiting));
+            .arg(number(self.0.policy.max_waiting))
+            .arg(JobClass::of(&new.options).as_str());
         Ok(call)
     }
 

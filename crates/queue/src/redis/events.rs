@@ -49,7 +49,7 @@ pub(super) async fn open(
     after: Option<EventSeq>,
 ) -> Result<Option<EventStream>, PortError> {
     let Some((view, _)) = read(store, tenant.as_str(), id, 0, 0).await? else { return Ok(None) };
-    let (_, job, .., job_id) = view;
+    let (_, job, .., job_id, _) = view;
     let last_seq = job.number("ls")?.unwrap_or(0);
     let source = Source { store: store.clone(), id: id.clone(), news: store.0.news.watch(&job_id) };
     Ok(Some(watching::stream(source, after, last_seq)))

@@ -4,35 +4,52 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::ScriptInvocation;
+use verbatim_core::class::Abilities;
 use verbatim_core::failure::JobFailure;
 use verbatim_core::job::{Completion, Lease, LeaseToken, Report};
+use verbatim_core::policy::RESERVED_ONE_IN;
 use verbatim_core::ports::JobLeases;
 use verbatim_core::ports::jobs::{ClaimRequest, Finish, MAX_JOBS_PER_CALL, Renewal};
 use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
 
-use super::record::{self, LeaseRow};
+use super::record::{self, Claimed};
 use super::{RedisStore, json, millis, scripts};
 use crate::{MOST_TOO_OLD, ticket};
 
+/// How long the store remembers what a digest of abilities stands for; workers say it again when it has not.
+const ABILITIES_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Segments kept of one job for those who watch: days of speech.
 const MOST_EVENTS: usize = 50_000;
 
 #[async_trait]
 impl JobLeases for RedisStore {
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Lease>, PortError> {
+        let ClaimRequest { worker, nonce, idle, lease, abilities } = request;
         let mut call = self.0.wire.call(&scripts::CLAIM);
-        call.arg(request.worker.ulid())
-            .arg(request.nonce.as_str())
-            .arg(u8::from(request.idle))
-            .arg(millis(request.lease))
-            .arg(millis(self.0.policy.alone_patience))
+        call.arg(worker.ulid())
+            .arg(nonce.as_str())
+            .arg(u8::from(idle))
+            .arg(millis(lease))
+            .arg(abilities.digest().unwrap_or("*"))
+            .arg(RESERVED_ONE_IN)
             .arg(millis(self.0.policy.result_retention))
             .arg(json(&ticket::too_old())?)
             .arg(MOST_TOO_OLD);
-        let row: Option<LeaseRow> = self.0.wire.link.run(&call).await?;
-        row.map(record::lease).transpose()
+        let mut claimed: Claimed = self.0.wire.link.run(&call).await?;
+        if matches!(claimed, Claimed::UnknownAbilities) {
+            self.remember(&abilities).await?;
+            claimed = self.0.wire.link.run(&call).await?;
+        }
+        match claimed {
+            Claimed::Nothing => Ok(None),
+            Claimed::Given(row) => record::lease(*row).map(Some),
+            Claimed::UnknownAbilities => {
+                let message = "the job store forgot at once what this worker can do";
+                Err(PortError::new(ErrorKind::Unavailable, message))
+            }
+        }
     }
 
     async fn work_may_be_there(&self) {
@@ -92,6 +109,19 @@ impl JobLeases for RedisStore {
 
     async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError> {
         self.0.finishes.finish("l", token, Default::default()).await
+    }
+}
+
+impl RedisStore {
+    /// Tells the store what the digest stands for.
+    async fn remember(&self, abilities: &Abilities) -> Result<(), PortError> {
+        let (Some(digest), Some(classes)) = (abilities.digest(), abilities.classes()) else { return Ok(()) };
+        let mut call = self.0.wire.call(&scripts::ABILITIES);
+        call.arg(digest).arg(millis(ABILITIES_KEPT));
+        for class in classes {
+            call.arg(class.as_str());
+        }
+        self.0.wire.link.run(&call).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use verbatim_core::audio::AudioInfo;
+use verbatim_core::class::JobClass;
 use verbatim_core::event::Stage;
 use verbatim_core::ids::{ClaimNonce, Fence, JobId, SubmissionId, TenantId};
 use verbatim_core::job::{JobState, Lease, LeaseToken, Submission};
@@ -77,8 +78,27 @@ impl Unmoving {
     }
 }
 
-/// Submission, job, what does not move of it, place in the queue (-1: none), id of the job.
-pub(super) type View = (Fields, Fields, String, i64, String);
+/// Submission, job, what does not move of it, place in the queue (-1: none), id of the job, whether no worker can do it.
+pub(super) type View = (Fields, Fields, String, i64, String, u8);
+
+/// What a claim answers.
+#[derive(Debug)]
+pub(super) enum Claimed {
+    Nothing,
+    Given(Box<LeaseRow>),
+    /// The digest of the worker's abilities is not known (any more).
+    UnknownAbilities,
+}
+
+impl redis::FromRedisValue for Claimed {
+    fn from_redis_value(value: redis::Value) -> Result<Self, redis::ParsingError> {
+        match value {
+            redis::Value::Nil => Ok(Self::Nothing),
+            redis::Value::BulkString(word) if word == b"abilities" => Ok(Self::UnknownAbilities),
+            row => LeaseRow::from_redis_value(row).map(Box::new).map(Self::Given),
+        }
+    }
+}
 
 /// Job, tenant, fence, nonce, attempt, end, time of submission, alone, length of the audio, what does not move, checkpoint.
 pub(super) type LeaseRow = (String, String, u64, String, u32, i64, i64, u8, String, String, String);
@@ -183,9 +203,15 @@ pub(super) fn stage(name: &str) -> Result<Stage, PortError> {
 }
 
 /// What a client sees.
-pub(super) fn submission((sub, job, unmoving, place, id): View) -> Result<Submission, PortError> {
+pub(super) fn submission((sub, job, unmoving, place, id, unserved): View) -> Result<Submission, PortError> {
     let position = u64::try_from(place).ok();
-    Ok(ticket(&sub)?.view(facts(&id, &job, &unmoving)?, position))
+    Ok(ticket(&sub)?.view(facts(&id, &job, &unmoving)?, position, unserved == 1))
+}
+
+/// The class of a job of which this does not move. What cannot be read is offered to every worker.
+pub(super) fn class_of(unmoving: &str) -> JobClass {
+    json::<Unmoving>(unmoving)
+        .map_or_else(|_| JobClass::unknown(), |unmoving| JobClass::of(&unmoving.options))
 }
 
 /// A lease that a claim gave.

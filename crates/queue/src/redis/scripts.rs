@@ -25,7 +25,7 @@ macro_rules! scripts {
         $(
             $(#[$doc])*
             pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-                Script::new(text!($flags, "lua/common.lua", $($file),+))
+                Script::new(text!($flags, "lua/common.lua", "lua/turns.lua", $($file),+))
             });
         )*
     };
@@ -39,6 +39,7 @@ scripts! {
     LIST = " flags=no-writes", "lua/list.lua";
     EVENTS = " flags=no-writes", "lua/events.lua";
     STATS = " flags=no-writes", "lua/stats.lua";
+    SERVED = " flags=no-writes", "lua/served.lua";
     DEAD_LETTERS = " flags=no-writes", "lua/dead_letters.lua";
     REFERENCED = " flags=no-writes", "lua/referenced.lua";
     /// What takes work off a full Redis goes on: it makes room in the end.
@@ -46,6 +47,8 @@ scripts! {
     RENEW = " flags=allow-oom", "lua/renew.lua";
     FINISH = " flags=allow-oom", "lua/finish.lua";
     CANCEL = " flags=allow-oom", "lua/cancel.lua";
+    ABILITIES = " flags=allow-oom", "lua/abilities.lua";
+    ADOPT = " flags=allow-oom", "lua/adopt.lua";
     TICK = " flags=allow-oom", "lua/tick.lua";
     DISCARD = " flags=allow-oom", "lua/discard.lua";
     TAKE_GARBAGE = " flags=allow-oom", "lua/take_garbage.lua";

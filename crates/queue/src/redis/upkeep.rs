@@ -1,10 +1,12 @@
 //! For those who keep the store in order.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::cmd;
 use verbatim_core::PortError;
+use verbatim_core::class::JobClass;
 use verbatim_core::job::JobState;
 use verbatim_core::options::Priority;
 use verbatim_core::policy::ISOLATED_AFTER;
@@ -16,7 +18,7 @@ use verbatim_core::ports::jobs::{
 use verbatim_core::retry::RetryPolicy;
 
 use super::leases::steps;
-use super::record::Fields;
+use super::record::{Fields, class_of};
 use super::{RedisStore, json, millis, scripts};
 use crate::{blobs, ticket};
 
@@ -40,7 +42,11 @@ impl JobUpkeep for RedisStore {
         for _ in 0..DRAWS {
             call.arg(steps(&crashes, &lost, self.0.ids.fraction()).0);
         }
-        let (promoted, lapsed, failed, expired) = self.0.wire.link.run(&call).await?;
+        let (promoted, lapsed, failed, expired, old): (u64, u64, u64, u64, u8) =
+            self.0.wire.link.run(&call).await?;
+        if old == 1 {
+            self.adopt().await?;
+        }
         Ok(TickReport { promoted, lapsed, failed, expired })
     }
 
@@ -86,8 +92,12 @@ impl JobUpkeep for RedisStore {
 
     async fn stats(&self) -> Result<QueueStats, PortError> {
         let call = self.0.wire.call(&scripts::STATS);
-        let (counts, workers, oldest, now, garbage): (Fields, u64, Vec<i64>, i64, u64) =
+        let (counts, workers, oldest, now, garbage, unserved): (Fields, u64, Vec<i64>, i64, u64, Vec<(String, u64)>) =
             self.0.wire.link.run(&call).await?;
+        let mut by_class: BTreeMap<JobClass, u64> = BTreeMap::new();
+        for (class, jobs) in unserved {
+            *by_class.entry(JobClass::from_stored(class)).or_default() += jobs;
+        }
         let count = |name: &str| Ok::<u64, PortError>(counts.number(name)?.unwrap_or(0));
         let depths = [count("q2")?, count("q1")?, count("q0")?];
         let tiers = Priority::ALL
@@ -107,11 +117,40 @@ impl JobUpkeep for RedisStore {
             (JobState::Failed, count("f")?),
             (JobState::Cancelled, count("x")?),
         ];
-        Ok(QueueStats { tiers, states, submissions: count("subs")?, workers, garbage })
+        Ok(QueueStats {
+            tiers,
+            states,
+            submissions: count("subs")?,
+            workers,
+            garbage,
+            unserved: by_class.into_iter().collect(),
+        })
     }
 
     async fn ping(&self) -> Result<(), PortError> {
         let _: redis::Value = self.0.wire.link.command(&cmd("PING")).await?;
+        Ok(())
+    }
+}
+
+impl RedisStore {
+    /// Takes over jobs that nodes of earlier versions queued, where every worker shared one queue.
+    async fn adopt(&self) -> Result<(), PortError> {
+        let call = || {
+            let mut call = self.0.wire.call(&scripts::ADOPT);
+            call.arg(MOST_PER_TICK);
+            call
+        };
+        let found: Vec<(String, String)> = self.0.wire.link.run(&call()).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut adopting = call();
+        for (job, unmoving) in &found {
+            adopting.arg(job).arg(class_of(unmoving).as_str());
+        }
+        let _: redis::Value = self.0.wire.link.run(&adopting).await?;
+        tracing::info!(jobs = found.len(), "jobs that an earlier version queued were taken over");
         Ok(())
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn redrive(step: &mut Step<'_>, id: &JobId) -> StoreResult<bool> {
     job.stage = Stage::Queued;
     job.next_segment = 0;
     step.conn.prepare_cached("DELETE FROM events WHERE job_id = ?1")?.execute([id.as_str()])?;
-    transitions::enqueue(step, &mut job);
+    transitions::enqueue(step, &mut job)?;
     transitions::append(step, &mut job, &EventKind::Queued { attempt: 0 })?;
     job::save(step.conn, &mut job)?;
     Ok(true)

@@ -12,10 +12,12 @@ use verbatim_core::ports::jobs::ClaimRequest;
 
 use super::error::{StoreError, StoreResult};
 use super::job::{self, Held, Job};
+use super::lanes::Lane;
 use super::tiers::Shares;
 use super::transitions::{self, End};
+use super::watch::Signals;
 use super::writer::Step;
-use super::{suspects, tenants};
+use super::{lanes, tenants};
 use crate::MOST_TOO_OLD;
 use crate::ticket::too_old;
 
@@ -24,29 +26,40 @@ const REPEATABLE: Duration = Duration::from_secs(600);
 
 /// Does what [`verbatim_core::ports::JobLeases::claim`] says.
 ///
-/// A job that was there when a worker vanished (a suspect) is given alone, to an idle worker, which then gets nothing
-/// beside it.
-pub(super) fn claim(step: &mut Step<'_>, request: &ClaimRequest) -> StoreResult<Option<Lease>> {
+/// An isolated job goes to an idle worker, which then gets nothing beside it. A busy worker to which one would go is reserved
+/// instead: it gets nothing until it is idle, and then an isolated job.
+pub(super) fn claim(
+    step: &mut Step<'_>,
+    signals: &Signals,
+    request: &ClaimRequest,
+) -> StoreResult<Option<Lease>> {
     if let Some(answer) = repeated(step.conn, request)? {
         return Ok(answer);
     }
     let holding = holding(step.conn, request)?;
-    if holding.alone {
+    if holding.isolated {
         return Ok(None);
     }
-    let idle = request.idle && !holding.any;
-    if idle {
-        suspects::let_go(step, &request.worker)?;
+    let mut asking = Asking { signals, request, idle: request.idle && !holding.any, reserved: None };
+    if let Some(lane) = lanes::reserved_for(step, &request.worker)? {
+        let able = request.abilities.include(&lane.class);
+        if !asking.idle && able && lanes::is_needed(step, signals, &lane)? {
+            return Ok(None);
+        }
+        lanes::let_go(step, &request.worker)?;
+        asking.reserved = Some(lane);
     }
     let mut shares = Shares::load(step.conn)?;
     for _ in 0..MOST_TOO_OLD {
-        let Some(turn) = next(step, &shares, request, idle)? else { break };
+        let Some((tier, turn)) = next(step, &shares, &asking)? else { break };
+        if turn.lane.isolated && !asking.idle {
+            lanes::reserve(step, &request.worker, &turn.lane)?;
+            break;
+        }
         let mut job = job::load_existing(step.conn, &turn.job)?;
         if job.ends_at > step.now {
-            if let Some(tier) = turn.tier {
-                shares.charge(tier);
-                shares.save(step.conn)?;
-            }
+            shares.charge(tier);
+            shares.save(step.conn)?;
             let lease = lease(step, job, request)?;
             remember(step, request, &lease.token.job_id)?;
             return Ok(Some(lease));
@@ -56,6 +69,16 @@ pub(super) fn claim(step: &mut Step<'_>, request: &ClaimRequest) -> StoreResult<
         job::save(step.conn, &mut job)?;
     }
     Ok(None)
+}
+
+/// Who asks.
+struct Asking<'r> {
+    signals: &'r Signals,
+    request: &'r ClaimRequest,
+    /// It holds nothing.
+    idle: bool,
+    /// The lane for which it was reserved until now.
+    reserved: Option<Lane>,
 }
 
 /// The answer that this claim got before, if it is still held. `None` for a new claim.
@@ -87,42 +110,68 @@ fn remember(step: &Step<'_>, request: &ClaimRequest, job: &JobId) -> StoreResult
 
 struct Holding {
     any: bool,
-    alone: bool,
+    isolated: bool,
 }
 
 fn holding(conn: &Connection, request: &ClaimRequest) -> StoreResult<Holding> {
     let mut statement = conn.prepare_cached(
         "SELECT count(*) > 0, coalesce(max(isolated), 0) FROM jobs WHERE state = 'running' AND worker = ?1",
     )?;
-    Ok(statement
-        .query_row([request.worker.as_str()], |row| Ok(Holding { any: row.get(0)?, alone: row.get(1)? }))?)
+    Ok(statement.query_row([request.worker.as_str()], |row| {
+        Ok(Holding { any: row.get(0)?, isolated: row.get(1)? })
+    })?)
 }
 
-/// The job that is next.
+/// A job that is next.
 struct Turn {
     job: String,
-    /// The tier whose turn it is; `None` when a job is served whatever its tier.
-    tier: Option<Priority>,
+    lane: Lane,
 }
 
-/// What the worker gets: a suspect that has waited too long if the worker is idle, nothing if it is kept for one, else what
-/// tiers and tenants have next.
-fn next(step: &Step<'_>, shares: &Shares, request: &ClaimRequest, idle: bool) -> StoreResult<Option<Turn>> {
-    match suspects::overdue(step)? {
-        Some(job) if idle => return Ok(Some(Turn { job, tier: None })),
-        Some(_) if suspects::keeps(step, &request.worker)? => return Ok(None),
-        _ => {}
+/// The job that is next for the worker, and its tier. One that was reserved and is idle now gets what it was reserved for.
+fn next(step: &Step<'_>, shares: &Shares, asking: &Asking<'_>) -> StoreResult<Option<(Priority, Turn)>> {
+    if let Some(lane) = asking.reserved.as_ref().filter(|_| asking.idle)
+        && let Some(found) = next_by_turns(step, shares, std::slice::from_ref(lane))?
+    {
+        return Ok(Some(found));
     }
+    let mut able = Vec::new();
+    for lane in lanes::for_worker(step.conn, &asking.request.abilities)? {
+        if asking.idle || !lane.isolated || lanes::may_reserve(step, asking.signals, &lane)? {
+            able.push(lane);
+        }
+    }
+    next_by_turns(step, shares, &able)
+}
+
+fn next_by_turns(step: &Step<'_>, shares: &Shares, lanes: &[Lane]) -> StoreResult<Option<(Priority, Turn)>> {
     let mut candidates = [const { None }; 3];
     for (candidate, tier) in candidates.iter_mut().zip(Priority::ALL) {
-        if idle {
-            *candidate = suspects::first(step, tier)?;
-        }
-        if candidate.is_none() {
-            *candidate = tenants::next_in_turn(step.conn, tier)?;
+        *candidate = next_of_tier(step.conn, tier, lanes)?;
+    }
+    Ok(shares.choose(candidates))
+}
+
+/// The job of a tier that is next: of the tenant with the smallest tag among these lanes the first.
+fn next_of_tier(conn: &Connection, tier: Priority, lanes: &[Lane]) -> StoreResult<Option<Turn>> {
+    let mut heads = Vec::new();
+    for lane in lanes {
+        if let Some((tag, tenant)) = lanes::head(conn, tier, lane)? {
+            heads.push((tag, tenant, lane));
         }
     }
-    Ok(shares.choose(candidates).map(|(tier, job)| Turn { job, tier: Some(tier) }))
+    let Some((_, next, _)) = heads.iter().min_by_key(|(tag, tenant, _)| (*tag, tenant)) else {
+        return Ok(None);
+    };
+    let mut first: Option<(i64, Turn)> = None;
+    for (.., lane) in heads.iter().filter(|(_, tenant, _)| tenant == next) {
+        if let Some((position, job)) = lanes::first(conn, tier, next, lane)?
+            && first.as_ref().is_none_or(|(before, _)| position < *before)
+        {
+            first = Some((position, Turn { job, lane: (*lane).clone() }));
+        }
+    }
+    Ok(first.map(|(_, turn)| turn))
 }
 
 /// Gives the job to the worker and charges its tenant.

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use verbatim_core::audio::AudioInfo;
+use verbatim_core::class::JobClass;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::JobFailure;
 use verbatim_core::ids::{ClaimNonce, Fence, JobId, TenantId, WorkerId};
@@ -14,6 +15,7 @@ use verbatim_core::time::Timestamp;
 use verbatim_core::trace::TraceParent;
 
 use super::error::{StoreError, StoreResult};
+use super::lanes::Lane;
 use super::tenants::{self, Place};
 
 /// A job as it is stored.
@@ -28,6 +30,8 @@ pub(super) struct Job {
     pub(super) ends_at: Timestamp,
     pub(super) state: JobState,
     pub(super) tier: Priority,
+    /// What its worker must be able to do.
+    pub(super) class: JobClass,
     pub(super) position: i64,
     pub(super) audio: AudioInfo,
     pub(super) estimated_secs: u64,
@@ -108,7 +112,8 @@ impl Job {
     fn place(&self) -> Place {
         let queued = self.state == JobState::Queued;
         Place {
-            claimable: Some(self.tier).filter(|_| queued && !self.isolated),
+            claimable: queued
+                .then(|| (self.tier, Lane { class: self.class.clone(), isolated: self.isolated })),
             waiting: queued || self.state == JobState::Delayed,
             running: self.state == JobState::Running,
         }
@@ -198,6 +203,7 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
         ends_at: time_of(row, "ends_at")?,
         state: JobState::parse(&state).ok_or_else(|| StoreError::Corrupt(format!("state `{state}`")))?,
         tier: tier_from(row.get("tier")?)?,
+        class: JobClass::from_stored(row.get::<_, String>("class")?),
         position: row.get("position")?,
         audio: json(row, "audio")?,
         estimated_secs: unsigned(row.get("estimated_secs")?),
@@ -265,17 +271,18 @@ pub(super) fn exists(conn: &Connection, sql: &str, params: impl rusqlite::Params
 
 /// Notes where the job counts now.
 fn count(conn: &Connection, job: &mut Job) -> StoreResult<()> {
-    tenants::moved(conn, &job.tenant, job.counted, job.place())?;
-    job.counted = job.place();
+    let place = job.place();
+    tenants::moved(conn, &job.tenant, &job.counted, &place)?;
+    job.counted = place;
     Ok(())
 }
 
 /// Adds the job.
 pub(super) fn insert(conn: &Connection, job: &mut Job) -> StoreResult<()> {
     conn.prepare_cached(
-        "INSERT INTO jobs (id, tenant, dedupe_key, options, blob, created_at, ends_at, state, tier, position, audio,
+        "INSERT INTO jobs (id, tenant, dedupe_key, options, blob, created_at, ends_at, state, tier, class, position, audio,
                            estimated_secs, queued_at, engine, stage, last_seq, trace)
-         VALUES (:id, :tenant, :dedupe_key, :options, :blob, :created_at, :ends_at, :state, :tier, :position, :audio,
+         VALUES (:id, :tenant, :dedupe_key, :options, :blob, :created_at, :ends_at, :state, :tier, :class, :position, :audio,
                  :estimated_secs, :queued_at, :engine, :stage, :last_seq, :trace)",
     )?
     .execute(named_params! {
@@ -288,6 +295,7 @@ pub(super) fn insert(conn: &Connection, job: &mut Job) -> StoreResult<()> {
         ":ends_at": job.ends_at.as_millis(),
         ":state": job.state.as_str(),
         ":tier": tier_number(job.tier),
+        ":class": job.class.as_str(),
         ":position": job.position,
         ":audio": serde_json::to_string(&job.audio)?,
         ":estimated_secs": signed(job.estimated_secs),
@@ -304,7 +312,7 @@ pub(super) fn insert(conn: &Connection, job: &mut Job) -> StoreResult<()> {
 pub(super) fn save(conn: &Connection, job: &mut Job) -> StoreResult<()> {
     let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millis);
     conn.prepare_cached(
-        "UPDATE jobs SET state = :state, tier = :tier, position = :position, audio = :audio,
+        "UPDATE jobs SET state = :state, tier = :tier, class = :class, position = :position, audio = :audio,
                 estimated_secs = :estimated_secs, queued_at = :queued_at, run_at = :run_at, started_at = :started_at,
                 finished_at = :finished_at, expires_at = :expires_at, attempt = :attempt, crashes = :crashes,
                 deaths = :deaths, isolated = :isolated, checkpoint_ms = :checkpoint_ms,
@@ -319,6 +327,7 @@ pub(super) fn save(conn: &Connection, job: &mut Job) -> StoreResult<()> {
         ":id": job.id.as_str(),
         ":state": job.state.as_str(),
         ":tier": tier_number(job.tier),
+        ":class": job.class.as_str(),
         ":position": job.position,
         ":audio": serde_json::to_string(&job.audio)?,
         ":estimated_secs": signed(job.estimated_secs),

@@ -1,12 +1,16 @@
 //! The ports, each call handed to the writer or to a reader.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use verbatim_core::class::JobClass;
 use verbatim_core::event::EventSeq;
 use verbatim_core::failure::JobFailure;
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
-use verbatim_core::job::{Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmitOutcome};
+use verbatim_core::job::{
+    Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmissionStatus, SubmitOutcome,
+};
 use verbatim_core::ports::jobs::{
     BlobFate, ClaimRequest, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, Finish, GarbageRequest,
     ListQuery, MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
@@ -26,7 +30,10 @@ impl JobClient for SqliteStore {
         // submission is durable by now: a failing count must not look like a failed submission.
         let Submission { tenant, id, .. } = &outcome.submission;
         match self.get(tenant, id).await {
-            Ok(Some(now)) => outcome.submission.queue_position = now.queue_position,
+            Ok(Some(now)) => {
+                outcome.submission.queue_position = now.queue_position;
+                outcome.submission.waiting_for = now.waiting_for;
+            }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, job.id = %id, "cannot tell the job's place in the queue"),
         }
@@ -39,22 +46,26 @@ impl JobClient for SqliteStore {
         key: &str,
     ) -> Result<Option<(Submission, String)>, PortError> {
         let (tenant, key, now) = (tenant.clone(), key.to_owned(), self.clock.now());
-        self.readers
+        let found = self
+            .readers
             .run(move |conn| {
                 let found = submit::find_idempotent(conn, now, &tenant, &key)?;
                 Ok(found.map(|(ticket, job, digest)| (submission::view(ticket, job, None), digest)))
             })
-            .await
+            .await?;
+        Ok(found.map(|(submission, digest)| (self.told(submission), digest)))
     }
 
     async fn get(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
         let (tenant, id) = (tenant.clone(), id.clone());
-        self.readers.run(move |conn| views::get(conn, &tenant, id.as_str())).await
+        let found = self.readers.run(move |conn| views::get(conn, &tenant, id.as_str())).await?;
+        Ok(found.map(|submission| self.told(submission)))
     }
 
     async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
         let tenant = tenant.clone();
-        self.readers.run(move |conn| views::list(conn, &tenant, &query)).await
+        let page = self.readers.run(move |conn| views::list(conn, &tenant, &query)).await?;
+        Ok(page.into_iter().map(|submission| self.told(submission)).collect())
     }
 
     async fn delete(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError> {
@@ -65,6 +76,10 @@ impl JobClient for SqliteStore {
     async fn cancel(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
         let (tenant, id) = (tenant.clone(), id.clone());
         self.writer.call(move |step| cancel::cancel(step, &tenant, &id)).await
+    }
+
+    async fn is_served(&self, class: &JobClass) -> Result<bool, PortError> {
+        Ok(self.signals.is_served(class, self.clock.now()))
     }
 
     async fn events(
@@ -81,8 +96,9 @@ impl JobClient for SqliteStore {
 impl JobLeases for SqliteStore {
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Lease>, PortError> {
         let now = self.clock.now();
-        self.signals.worker_seen(&request.worker, now, now.plus(request.lease));
-        self.writer.call(move |step| claim::claim(step, &request)).await
+        self.signals.worker_asked(&request.worker, &request.abilities, now, now.plus(request.lease));
+        let signals = Arc::clone(&self.signals);
+        self.writer.call(move |step| claim::claim(step, &signals, &request)).await
     }
 
     async fn work_may_be_there(&self) {
@@ -95,7 +111,7 @@ impl JobLeases for SqliteStore {
         let (renewals, workers) = self.writer.call(move |step| leases::renew(step, &tokens, lease)).await?;
         let now = self.clock.now();
         for worker in &workers {
-            self.signals.worker_seen(worker, now, now.plus(lease));
+            self.signals.worker_renewed(worker, now.plus(lease));
         }
         Ok(renewals)
     }
@@ -151,7 +167,9 @@ impl JobUpkeep for SqliteStore {
     async fn stats(&self) -> Result<QueueStats, PortError> {
         let now = self.clock.now();
         let workers = self.signals.workers(now);
-        self.readers.run(move |conn| views::stats(conn, now, workers)).await
+        let mut stats = self.readers.run(move |conn| views::stats(conn, now, workers)).await?;
+        stats.unserved.retain(|(class, _)| !self.signals.is_served(class, now));
+        Ok(stats)
     }
 
     async fn ping(&self) -> Result<(), PortError> {
@@ -173,6 +191,19 @@ impl JobAdmin for SqliteStore {
     async fn discard_dead_letter(&self, id: &JobId) -> Result<bool, PortError> {
         let id = id.clone();
         self.writer.call(move |step| admin::discard(step, &id)).await
+    }
+}
+
+impl SqliteStore {
+    /// The submission, with what it waits for when no worker that is there can do it: only the process knows that.
+    fn told(&self, mut submission: Submission) -> Submission {
+        if submission.status == SubmissionStatus::Queued {
+            let class = JobClass::of(&submission.options);
+            if !self.signals.is_served(&class, self.clock.now()) {
+                submission.waiting_for = Some(class.waits_for());
+            }
+        }
+        submission
     }
 }
 

@@ -24,9 +24,6 @@ pub(super) fn of(conn: &Connection, job: &Job) -> StoreResult<Option<u64>> {
              FROM counts WHERE state = 'queued'",
         )?
         .query_row([tier], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if job.isolated {
-        return Ok(Some(unsigned(stronger + isolated_before(conn, job)?)));
-    }
     let (own, others_active): (i64, i64) = conn
         .prepare_cached(
             "SELECT (SELECT jobs FROM shares WHERE tier = ?1 AND tenant = ?2),
@@ -35,14 +32,6 @@ pub(super) fn of(conn: &Connection, job: &Job) -> StoreResult<Option<u64>> {
         .query_row(params![tier, job.tenant.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let rank = rank(conn, job, own)?;
     Ok(Some(unsigned(stronger + rank + (same - own).min((rank + 1) * others_active))))
-}
-
-fn isolated_before(conn: &Connection, job: &Job) -> StoreResult<i64> {
-    let mut statement = conn.prepare_cached(
-        "SELECT count(*) FROM (
-             SELECT 1 FROM jobs WHERE state = 'queued' AND isolated = 1 AND tier = ?1 AND position < ?2 LIMIT ?3)",
-    )?;
-    Ok(statement.query_row(params![tier_number(job.tier), job.position, LONGEST_COUNT], |row| row.get(0))?)
 }
 
 /// The job's place among the `own` of its tenant. Exact near both ends, which is where it is asked for: just submitted, or
@@ -54,8 +43,8 @@ fn rank(conn: &Connection, job: &Job, own: i64) -> StoreResult<i64> {
     };
     let behind = count(
         "SELECT count(*) FROM (
-             SELECT 1 FROM jobs
-             WHERE state = 'queued' AND isolated = 0 AND tier = ?1 AND tenant = ?2 AND position > ?3 LIMIT ?4)",
+             SELECT 1 FROM jobs INDEXED BY jobs_places
+             WHERE state = 'queued' AND tier = ?1 AND tenant = ?2 AND position > ?3 LIMIT ?4)",
         SHORT_COUNT,
     )?;
     if behind < SHORT_COUNT {
@@ -63,8 +52,8 @@ fn rank(conn: &Connection, job: &Job, own: i64) -> StoreResult<i64> {
     }
     count(
         "SELECT count(*) FROM (
-             SELECT 1 FROM jobs
-             WHERE state = 'queued' AND isolated = 0 AND tier = ?1 AND tenant = ?2 AND position < ?3 LIMIT ?4)",
+             SELECT 1 FROM jobs INDEXED BY jobs_places
+             WHERE state = 'queued' AND tier = ?1 AND tenant = ?2 AND position < ?3 LIMIT ?4)",
         LONGEST_COUNT,
     )
 }

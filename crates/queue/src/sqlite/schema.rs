@@ -17,6 +17,7 @@ pub(super) const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("migrations/0004_traces.sql")),
     M::up(include_str!("migrations/0005_isolation.sql")),
     M::up(include_str!("migrations/0007_blobs.sql")),
+    M::up(include_str!("migrations/0008_lanes.sql")),
 ];
 
 /// Readers and the writer do not wait for each other in WAL mode, except for moments of recovery.

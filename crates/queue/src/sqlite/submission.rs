@@ -29,7 +29,8 @@ pub(super) fn view(ticket: Ticket, job: Job, queue_position: Option<u64>) -> Sub
         failure: job.failure,
         result: job.result,
     };
-    ticket.view(facts, queue_position)
+    // Whether a worker can do it is known to the process, not to the database.
+    ticket.view(facts, queue_position, false)
 }
 
 /// Reads the columns of `submissions`: the submission and the job that it points at.

@@ -1,6 +1,7 @@
 //! Submitting: a new job, a live one to attach to, or a finished one that answers at once.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use verbatim_core::class::JobClass;
 use verbatim_core::event::{EventKind, Stage};
 use verbatim_core::ids::{Fence, TenantId};
 use verbatim_core::job::{JobState, NewSubmission, SubmitOutcome};
@@ -11,6 +12,7 @@ use verbatim_core::{ErrorKind, PortError};
 use super::counters;
 use super::error::StoreResult;
 use super::job::{self, Job, signed, unsigned};
+use super::lanes;
 use super::submission;
 use super::tenants::{self, Place};
 use super::transitions;
@@ -182,6 +184,7 @@ fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
         ends_at: step.now.plus(step.policy.max_age),
         state: JobState::Queued,
         tier: new.priority,
+        class: lanes::told_apart(step.conn, JobClass::of(&new.options), false)?,
         position: counters::tail(step.conn)?,
         audio: new.audio.clone(),
         estimated_secs: new.estimated_secs,

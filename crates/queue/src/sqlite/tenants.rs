@@ -3,7 +3,7 @@
 //!
 //! A tenant is active in a tier while it has jobs there that can be claimed and is below its cap of running jobs. Its tag
 //! is its start tag while it is active and its finish tag while it is not, so a claim, a settlement or a refund moves one
-//! number. The tier's virtual time is the start tag of the job that was served last.
+//! number. The tier's virtual time is the greatest start tag of a job that was served.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use verbatim_core::ids::TenantId;
@@ -13,12 +13,13 @@ use verbatim_core::options::Priority;
 use super::counters::{read, write};
 use super::error::StoreResult;
 use super::job::{Charge, Job, signed, tier_number, unsigned};
+use super::lanes::{self, Lane};
 
 /// Where a job counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Place {
-    /// It can be claimed in turn, in this tier.
-    pub(super) claimable: Option<Priority>,
+    /// It can be claimed, in this lane of this tier.
+    pub(super) claimable: Option<(Priority, Lane)>,
     /// It is queued or delayed.
     pub(super) waiting: bool,
     /// A worker holds it.
@@ -92,10 +93,14 @@ impl Share {
     }
 
     fn save(&self, conn: &Connection, tier: Priority, tenant: &TenantId) -> StoreResult<()> {
+        let tier = tier_number(tier);
         conn.prepare_cached(
             "INSERT OR REPLACE INTO shares (tier, tenant, jobs, active, tag) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute(params![tier_number(tier), tenant.as_str(), self.jobs, self.active, self.tag])?;
+        .execute(params![tier, tenant.as_str(), self.jobs, self.active, self.tag])?;
+        // Where a worker finds whose turn it is in a lane.
+        conn.prepare_cached("UPDATE queues SET active = ?3, tag = ?4 WHERE tier = ?1 AND tenant = ?2")?
+            .execute(params![tier, tenant.as_str(), self.active, self.tag])?;
         Ok(())
     }
 
@@ -130,7 +135,7 @@ fn virtual_time(conn: &Connection, tier: Priority) -> StoreResult<i64> {
 }
 
 /// A job of the tenant counts elsewhere now.
-pub(super) fn moved(conn: &Connection, tenant: &TenantId, from: Place, to: Place) -> StoreResult<()> {
+pub(super) fn moved(conn: &Connection, tenant: &TenantId, from: &Place, to: &Place) -> StoreResult<()> {
     if from == to {
         return Ok(());
     }
@@ -140,10 +145,16 @@ pub(super) fn moved(conn: &Connection, tenant: &TenantId, from: Place, to: Place
     whose.waiting += i64::from(to.waiting) - i64::from(from.waiting);
     whose.save(conn, tenant)?;
     let may_run_more = whose.may_run_more();
+    let stays = from.claimable == to.claimable;
+    for (place, jobs) in [(from, -1), (to, 1)] {
+        if let Some((tier, lane)) = place.claimable.as_ref().filter(|_| !stays) {
+            lanes::changed(conn, *tier, tenant, lane, jobs)?;
+        }
+    }
     for tier in Priority::ALL {
-        let here = |place: Place| i64::from(place.claimable == Some(tier));
-        let jobs = here(to) - here(from);
-        if jobs != 0 || may_run_more != could_run_more {
+        let here = |place: &Place| place.claimable.as_ref().is_some_and(|(other, _)| *other == tier);
+        let jobs = i64::from(here(to)) - i64::from(here(from));
+        if !stays && (here(from) || here(to)) || may_run_more != could_run_more {
             let mut share = Share::load(conn, tier, tenant)?;
             share.changed(conn, tier, jobs, may_run_more)?;
             share.save(conn, tier, tenant)?;
@@ -174,31 +185,14 @@ pub(super) fn waiting(conn: &Connection, tenant: &TenantId) -> StoreResult<u64> 
     Ok(unsigned(Tenant::load(conn, tenant)?.waiting))
 }
 
-/// The job of the tier that is served next in turn: the oldest of the active tenant with the smallest start tag.
-pub(super) fn next_in_turn(conn: &Connection, tier: Priority) -> StoreResult<Option<String>> {
-    let next = conn
-        .prepare_cached(
-            "SELECT id FROM jobs
-             WHERE state = 'queued' AND isolated = 0 AND tier = ?1 AND tenant =
-                 (SELECT tenant FROM shares WHERE active = 1 AND tier = ?1 ORDER BY tag, tenant LIMIT 1)
-             ORDER BY position LIMIT 1",
-        )?
-        .query_row([tier_number(tier)], |row| row.get(0))
-        .optional()?;
-    Ok(next)
-}
-
-/// Charges the tenant for a job. Served in turn, virtual time moves on to the job's start; out of turn, because it must run
-/// alone, it does not.
+/// The tenant pays for a job that is given. Virtual time moves on to the start of the job, and never back: a tenant that no
+/// worker could serve for a while has not saved up turns.
 pub(super) fn charge(conn: &Connection, job: &mut Job) -> StoreResult<()> {
     let (tier, secs) = (job.tier, job.estimated_secs.max(1));
     let mut share = Share::load(conn, tier, &job.tenant)?;
-    if job.isolated {
-        share.tag = share.tag.max(virtual_time(conn, tier)?);
-    } else {
-        write(conn, clock(tier), share.tag)?;
-    }
-    share.tag = share.tag.saturating_add(signed(secs));
+    let start = share.tag.max(virtual_time(conn, tier)?);
+    write(conn, clock(tier), start)?;
+    share.tag = start.saturating_add(signed(secs));
     job.charge = Some(Charge { tier, secs });
     share.save(conn, tier, &job.tenant)
 }

@@ -106,7 +106,7 @@ fn promote_due(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> 
         "SELECT id FROM jobs WHERE state = 'delayed' AND run_at <= ?1 ORDER BY run_at, id LIMIT ?2",
     )?;
     for mut job in job::load_all(step.conn, &ready)? {
-        transitions::enqueue(step, &mut job);
+        transitions::enqueue(step, &mut job)?;
         job::save(step.conn, &mut job)?;
         report.promoted += 1;
     }

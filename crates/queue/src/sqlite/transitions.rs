@@ -13,6 +13,7 @@ use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 use super::error::StoreResult;
 use super::garbage::{self, Due, discard};
 use super::job::{self, Job, signed};
+use super::lanes;
 use super::writer::Step;
 use crate::ticket::worker_lost;
 
@@ -98,7 +99,7 @@ pub(super) fn wait_again(step: &mut Step<'_>, job: &mut Job, delay: Duration) ->
     job.progress = 0.0;
     job.stage = Stage::Queued;
     if delay.is_zero() {
-        enqueue(step, job);
+        enqueue(step, job)?;
     } else {
         job.state = JobState::Delayed;
         job.run_at = Some(step.now.plus(delay));
@@ -108,11 +109,13 @@ pub(super) fn wait_again(step: &mut Step<'_>, job: &mut Job, delay: Duration) ->
 }
 
 /// Makes the job claimable.
-pub(super) fn enqueue(step: &mut Step<'_>, job: &mut Job) {
+pub(super) fn enqueue(step: &mut Step<'_>, job: &mut Job) -> StoreResult<()> {
     job.state = JobState::Queued;
     job.run_at = None;
     job.queued_at = step.now;
+    job.class = lanes::told_apart(step.conn, job.class.clone(), job.isolated)?;
     step.work_arrived();
+    Ok(())
 }
 
 /// Takes the job back from a worker that died. The attempt does not count, for the job did not fail; a death does, unless
@@ -163,6 +166,7 @@ pub(super) fn forget(step: &mut Step<'_>, job: &Job, due: Due) -> StoreResult<()
 /// Takes back every lease of a process that is dead: this one holds the folder, so no other lives. All its jobs were
 /// beside each other, whatever its workers were called.
 pub(super) fn take_back_all(step: &mut Step<'_>) -> StoreResult<u64> {
+    step.conn.execute("DELETE FROM reservations", [])?;
     let running = job::ids(step.conn, "SELECT id FROM jobs WHERE state = 'running'", [])?;
     let in_company = running.len() > 1;
     for mut job in job::load_all(step.conn, &running)? {

@@ -1,8 +1,10 @@
 //! What readers ask: lists, figures and references.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
+use verbatim_core::class::JobClass;
 use verbatim_core::ids::TenantId;
 use verbatim_core::job::{JobState, Submission, SubmissionStatus};
 use verbatim_core::options::Priority;
@@ -11,7 +13,7 @@ use verbatim_core::time::Timestamp;
 
 use super::error::StoreResult;
 use super::job::{self, tier_number, unsigned};
-use super::{position, submission};
+use super::{lanes, position, submission};
 
 /// The submission as its tenant sees it.
 pub(super) fn get(conn: &Connection, tenant: &TenantId, id: &str) -> StoreResult<Option<Submission>> {
@@ -43,7 +45,7 @@ pub(super) fn list(conn: &Connection, tenant: &TenantId, query: &ListQuery) -> S
     page.iter().filter_map(|id| get(conn, tenant, id).transpose()).collect()
 }
 
-/// The queue in figures; `workers` are counted by the process.
+/// The queue in figures; `workers` are counted by the process, which also knows whom of `unserved` they serve.
 pub(super) fn stats(conn: &Connection, now: Timestamp, workers: u64) -> StoreResult<QueueStats> {
     let count = |sql: &str| -> StoreResult<u64> {
         Ok(unsigned(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?))
@@ -68,7 +70,17 @@ pub(super) fn stats(conn: &Connection, now: Timestamp, workers: u64) -> StoreRes
         submissions: count("SELECT count(*) FROM submissions")?,
         workers,
         garbage: count("SELECT count(*) FROM garbage")?,
+        unserved: merged(lanes::classes(conn)?),
     })
+}
+
+/// A class may have two lanes.
+fn merged(lanes: Vec<(JobClass, u64)>) -> Vec<(JobClass, u64)> {
+    let mut classes: BTreeMap<JobClass, u64> = BTreeMap::new();
+    for (class, jobs) in lanes {
+        *classes.entry(class).or_default() += jobs;
+    }
+    classes.into_iter().collect()
 }
 
 fn tier_stats(conn: &Connection, now: Timestamp, priority: Priority) -> StoreResult<TierStats> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
+use verbatim_core::class::{Abilities, JobClass};
 use verbatim_core::ids::{JobId, WorkerId};
 use verbatim_core::time::Timestamp;
 
@@ -12,7 +13,15 @@ use verbatim_core::time::Timestamp;
 pub(super) struct Signals {
     jobs: Mutex<HashMap<JobId, watch::Sender<()>>>,
     work: Notify,
-    workers: Mutex<HashMap<WorkerId, Timestamp>>,
+    workers: Mutex<HashMap<WorkerId, Seen>>,
+}
+
+/// A worker that was heard of.
+#[derive(Debug)]
+struct Seen {
+    /// Until when it counts as there.
+    until: Timestamp,
+    abilities: Abilities,
 }
 
 /// The maps stay usable when a thread panicked while it held one: every change to them is a single call.
@@ -51,15 +60,39 @@ impl Signals {
         self.work.notified().await;
     }
 
-    /// The worker was heard of and counts as there until `until`.
-    pub(super) fn worker_seen(&self, worker: &WorkerId, now: Timestamp, until: Timestamp) {
+    /// The worker asked for work that it can do, and counts as there until `until`.
+    pub(super) fn worker_asked(
+        &self,
+        worker: &WorkerId,
+        abilities: &Abilities,
+        now: Timestamp,
+        until: Timestamp,
+    ) {
         let mut workers = locked(&self.workers);
-        workers.retain(|_, end| *end > now);
-        workers.insert(worker.clone(), until);
+        workers.retain(|_, seen| seen.until > now);
+        workers.insert(worker.clone(), Seen { until, abilities: abilities.clone() });
+    }
+
+    /// The worker renewed its leases, and counts as there until `until`. One that has been silent for longer is known
+    /// again when it asks.
+    pub(super) fn worker_renewed(&self, worker: &WorkerId, until: Timestamp) {
+        if let Some(seen) = locked(&self.workers).get_mut(worker) {
+            seen.until = until;
+        }
     }
 
     /// How many workers are there.
     pub(super) fn workers(&self, now: Timestamp) -> u64 {
-        locked(&self.workers).values().filter(|until| **until > now).count() as u64
+        locked(&self.workers).values().filter(|seen| seen.until > now).count() as u64
+    }
+
+    /// Whether this worker is there.
+    pub(super) fn is_there(&self, worker: &str, now: Timestamp) -> bool {
+        locked(&self.workers).iter().any(|(id, seen)| id.as_str() == worker && seen.until > now)
+    }
+
+    /// Whether a worker that is there can do jobs of this class.
+    pub(super) fn is_served(&self, class: &JobClass, now: Timestamp) -> bool {
+        locked(&self.workers).values().any(|seen| seen.until > now && seen.abilities.include(class))
     }
 }

@@ -1,6 +1,7 @@
 //! Draws histories for the reference model and runs them on a store. Included by the tests of each store.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -8,8 +9,10 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use proptest_state_machine::ReferenceStateMachine;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::TenantCaps;
+use verbatim_core::options::Priority;
 use verbatim_queue::conformance::Harness;
 use verbatim_queue::conformance::model::{Model, Op, TENANTS, WORKERS, Work, replay};
+use verbatim_queue::conformance::service::{Cluster, Load, Origin, keeps_to_it};
 
 struct Histories;
 
@@ -95,6 +98,36 @@ impl ReferenceStateMachine for Histories {
 
     fn preconditions(state: &Model, step: &Op) -> bool {
         state.allows(step)
+    }
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    (0_u64..3, select(Priority::ALL.to_vec()))
+}
+
+fn load() -> impl Strategy<Value = Load> {
+    let isolated = prop::collection::vec(origin(), 0..4);
+    let backlog = prop::collection::vec(origin(), 1..12);
+    (1_u64..6, 1_u64..4, isolated, backlog).prop_map(|(workers, slots, isolated, backlog)| Load {
+        cluster: Cluster { workers, slots, tenants: 3 },
+        isolated,
+        backlog,
+        claims: 250,
+        job: Duration::from_secs(60),
+    })
+}
+
+/// In any busy cluster no job waits longer than stated.
+pub(crate) fn serves_everybody<H: Harness>(cases: u32, fresh: impl Fn() -> H) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let drawn = TestRunner::new(config).run(&load(), |load| {
+        let verdict = runtime.block_on(keeps_to_it(&fresh(), &load));
+        verdict.map(drop).map_err(|violation| TestCaseError::fail(violation.to_string()))
+    });
+    if let Err(failure) = drawn {
+        panic!("{failure}");
     }
 }
 

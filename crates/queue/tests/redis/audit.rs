@@ -35,6 +35,12 @@ pub(crate) fn audit(redis: &mut Connection, prefix: &str) -> Result<()> {
     picture.no_blob_is_needed_and_listed()
 }
 
+/// The lane in which a job is queued.
+fn lane_of(job: &Hash) -> String {
+    let isolated = if job.contains_key("u") { "!" } else { "" };
+    format!("{isolated}{}", job.get("K").map_or("*", String::as_str))
+}
+
 fn field<'h>(hash: &'h Hash, name: &str) -> &'h str {
     hash.get(name).map_or("", String::as_str)
 }
@@ -92,18 +98,16 @@ impl Picture<'_> {
         self.index_is("dlq", &failed, "F")?;
         let mut queues: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut workers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        let mut suspects = BTreeSet::new();
+        let mut lanes: BTreeMap<String, usize> = BTreeMap::new();
         for (id, job) in &self.jobs {
-            match (field(job, "s"), field(job, "u")) {
-                ("q", "") => {
-                    let queue = format!("q:{}:{}", field(job, "p"), field(job, "t"));
+            match field(job, "s") {
+                "q" => {
+                    let lane = lane_of(job);
+                    let queue = format!("queue:{}:{}:{lane}", field(job, "p"), field(job, "t"));
                     queues.entry(queue).or_default().insert(id.clone());
+                    *lanes.entry(lane).or_default() += 1;
                 }
-                ("q", _) => {
-                    queues.entry(format!("u:{}", field(job, "p"))).or_default().insert(id.clone());
-                    suspects.insert(id.clone());
-                }
-                ("r", _) => {
+                "r" => {
                     workers.entry(format!("r:{}", field(job, "w"))).or_default().insert(id.clone());
                 }
                 _ => {}
@@ -112,7 +116,7 @@ impl Picture<'_> {
         let kept = |kinds: &[&str]| -> BTreeSet<String> {
             self.keys.iter().filter(|key| kinds.iter().any(|kind| key.starts_with(kind))).cloned().collect()
         };
-        let (kept_queues, kept_workers) = (kept(&["q:", "u:"]), kept(&["r:"]));
+        let (kept_queues, kept_workers) = (kept(&["queue:", "q:", "u:"]), kept(&["r:"]));
         ensure!(kept_queues == queues.keys().cloned().collect(), "queues {kept_queues:?}, not {queues:?}");
         ensure!(
             kept_workers == workers.keys().cloned().collect(),
@@ -121,7 +125,9 @@ impl Picture<'_> {
         for (queue, jobs) in &queues {
             self.index_is(queue, jobs, "o")?;
         }
-        self.index_is("uq", &suspects, "Q")?;
+        let counted = self.hash("lanes")?;
+        let wanted: Hash = lanes.into_iter().map(|(lane, jobs)| (lane, jobs.to_string())).collect();
+        ensure!(counted == wanted, "queued jobs by lane: {counted:?}, not {wanted:?}");
         for (worker, jobs) in workers {
             ensure!(self.set(&worker)? == jobs, "what {worker} holds is not {jobs:?}");
         }
@@ -205,32 +211,64 @@ impl Picture<'_> {
         Ok(())
     }
 
+    /// Each tenant that can be served stands under one tag in its tier and in each lane in which it has jobs, and nowhere
+    /// else.
     fn tenants_stand_where_they_can_be_served(&mut self) -> Result<()> {
-        for tier in 0..3 {
-            let active = self.zset(&format!("a:{tier}"))?;
+        let mut queued: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+        for job in self.jobs.values().filter(|job| field(job, "s") == "q") {
+            let whose = (field(job, "p").to_owned(), field(job, "t").to_owned());
+            queued.entry(whose).or_default().insert(lane_of(job));
+        }
+        let mut wanted: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+        for tier in ["0", "1", "2"] {
+            let active = self.zset(&format!("turns:{tier}"))?;
             let idle = self.zset(&format!("f:{tier}"))?;
-            let virtual_time: f64 =
-                self.hash("v")?.get(&format!("v{tier}")).map_or(Ok(0.0), |v| v.parse())?;
-            for (name, start) in &active {
+            for name in active.keys() {
                 ensure!(!idle.contains_key(name), "{name} is active and idle in tier {tier}");
-                ensure!(*start >= virtual_time, "{name} starts at {start} before {virtual_time}");
             }
-            let prefix = format!("q:{tier}:");
-            let mut wanted = BTreeSet::new();
-            let names: Vec<String> =
-                self.keys.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect();
-            for name in names {
+            let mut standing = BTreeSet::new();
+            for ((_, name), lanes) in queued.iter().filter(|((of, _), _)| of == tier) {
+                ensure!(
+                    self.set(&format!("lanes:{tier}:{name}"))? == *lanes,
+                    "lanes of {name} are not {lanes:?}"
+                );
                 let tenant = self.hash(&format!("t:{name}"))?;
                 let running: u64 = field(&tenant, "r").parse().unwrap_or(0);
-                let capped = field(&tenant, "mr").parse::<u64>().is_ok_and(|most| running >= most);
-                if !capped {
-                    wanted.insert(name);
+                if field(&tenant, "mr").parse::<u64>().is_ok_and(|most| running >= most) {
+                    continue;
+                }
+                standing.insert(name.clone());
+                let tag = *active.get(name).with_context(|| format!("{name} is not active in {tier}"))?;
+                for lane in lanes {
+                    wanted.entry(format!("turns:{tier}:{lane}")).or_default().insert(name.clone(), tag);
                 }
             }
-            ensure!(
-                active.keys().cloned().collect::<BTreeSet<_>>() == wanted,
-                "active: {active:?}, not {wanted:?}"
-            );
+            ensure!(active.keys().cloned().collect::<BTreeSet<_>>() == standing, "active: {active:?}");
+        }
+        let of_tenants: BTreeSet<String> =
+            queued.keys().map(|(tier, name)| format!("lanes:{tier}:{name}")).collect();
+        let kept_lanes: BTreeSet<String> = self
+            .keys
+            .iter()
+            .filter(|key| key.matches(':').count() == 2 && key.starts_with("lanes:"))
+            .cloned()
+            .collect();
+        ensure!(kept_lanes == of_tenants, "lanes {kept_lanes:?}, not {of_tenants:?}");
+        let kept: BTreeSet<String> = self
+            .keys
+            .iter()
+            .filter(|key| key.matches(':').count() == 2 && key.starts_with("turns:"))
+            .cloned()
+            .collect();
+        ensure!(kept == wanted.keys().cloned().collect(), "turns {kept:?}, not {wanted:?}");
+        for (turns, tenants) in &wanted {
+            ensure!(self.zset(turns)? == *tenants, "{turns} is not {tenants:?}");
+        }
+        for tier in ["0", "1", "2"] {
+            let prefix = format!("turns:{tier}:");
+            let lanes =
+                wanted.keys().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect();
+            ensure!(self.set(&format!("lanes:{tier}"))? == lanes, "lanes of tier {tier} are not {lanes:?}");
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The Redis job store against the suite of every store, and what is its own. With `VERBATIM_TEST_REDIS_URL` the tests
 //! share that Redis, each under a prefix of its own; without, each starts one.
 
+mod adoption;
 mod audit;
 mod conformance;
 mod directory;

@@ -15,6 +15,11 @@ fn any_history_agrees_with_the_model() {
 }
 
 #[test]
+fn no_job_waits_longer_than_stated_in_any_cluster() {
+    model::serves_everybody(12, SqliteHarness::new);
+}
+
+#[test]
 fn any_requests_agree_with_the_model_of_limits() {
     limits::agree(64, SqliteHarness::new);
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tracing::Instrument;
 use verbatim_audio::{AudioError, DecodedAudio, VadConfig, decode, find_speech};
 use verbatim_core::audio::{AudioLimits, PcmSource, SpeechSpan};
+use verbatim_core::class::Abilities;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::options::TranscribeOptions;
@@ -112,6 +113,11 @@ impl Pipeline {
         })?;
         self.transcribe(file.into_std().await, Work { job: None, options, resume: None, observer, cancel })
             .await
+    }
+
+    /// The classes of jobs that the engine can do now.
+    pub(crate) async fn abilities(&self) -> Abilities {
+        self.engine.abilities().await
     }
 
     /// Whether the engine could do such a job.

@@ -6,20 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::engines::{OddEngine, PANIC, WAIT};
-use crate::support::{World, config, noise_wav};
+use crate::support::{PATIENCE, World, config, noise_wav};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
+use verbatim_core::CancellationToken;
 use verbatim_core::audio::{AudioFormat, AudioInfo};
 use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::event::{EventKind, JobEvent};
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
 use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, TenantCaps};
-use verbatim_core::options::{Priority, TranscribeOptions};
+use verbatim_core::options::{ENGINE_AUTO, Priority, TranscribeOptions};
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::JobClient;
 use verbatim_core::ports::blobs::{BlobKey, put_bytes};
+use verbatim_core::ports::{JobClient, SpeechEngine};
+use verbatim_core::provider::SlotLimits;
+use verbatim_engines::FakeEngine;
+use verbatim_engines::pool::{PoolConfig, PoolPorts, Provider, ProviderPool};
 use verbatim_queue::conformance::{SeededIds, VirtualClock};
 use verbatim_queue::{SqliteConfig, SqliteStore};
 use verbatim_telemetry::metrics::JobOutcome;
@@ -61,6 +65,10 @@ impl Embedded {
     }
 
     fn worker(&self, engine: &OddEngine, config: WorkerConfig) -> Result<Worker> {
+        self.worker_with(engine.clone(), config)
+    }
+
+    fn worker_with(&self, engine: impl SpeechEngine + 'static, config: WorkerConfig) -> Result<Worker> {
         let ports = WorkerPorts {
             leases: self.store.clone(),
             blobs: self.world.blobs.clone(),
@@ -68,7 +76,7 @@ impl Embedded {
             ids: self.ids.clone(),
             metrics: self.world.metrics.clone(),
         };
-        Ok(Worker::new(ports, self.world.pipeline(engine.clone())?, config))
+        Ok(Worker::new(ports, self.world.pipeline(engine)?, config))
     }
 
     fn maintenance(&self) -> Maintenance {
@@ -82,8 +90,38 @@ impl Embedded {
         }
     }
 
+    /// A provider pool whose only engine is local, is of this kind, and takes no time.
+    fn pool(&self, kind: &str) -> Result<ProviderPool> {
+        let provider = Provider {
+            name: kind.to_owned(),
+            kind: kind.to_owned(),
+            engine: Arc::new(FakeEngine::new(0.0)),
+            priority: 1,
+            weight: 1,
+            local: true,
+            limits: SlotLimits { max_concurrency: 1, rate: None },
+            price_per_hour: None,
+            daily_budget: None,
+            timeout_base: PATIENCE,
+            timeout_per_audio: 1.0,
+        };
+        let ports = PoolPorts {
+            shared: self.store.clone(),
+            ledger: None,
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            metrics: self.world.metrics.clone(),
+        };
+        Ok(ProviderPool::new(vec![provider], ports, PoolConfig::default())?)
+    }
+
     /// Submits `secs` seconds of noise.
     async fn submit(&self, secs: u32, prompt: Option<&str>) -> Result<SubmissionId> {
+        self.submit_for(ENGINE_AUTO, secs, prompt).await
+    }
+
+    /// The same for an engine of this kind.
+    async fn submit_for(&self, engine: &str, secs: u32, prompt: Option<&str>) -> Result<SubmissionId> {
         let audio = noise_wav(secs);
         let job_id = JobId::generate(self.ids.as_ref());
         let blob = BlobKey::for_upload(&job_id);
@@ -94,6 +132,7 @@ impl Embedded {
             tenant: TenantId::default(),
             options: TranscribeOptions {
                 vad: false,
+                engine: engine.to_owned(),
                 prompt: prompt.map(str::to_owned),
                 ..TranscribeOptions::for_model("fake")
             },
@@ -151,6 +190,40 @@ async fn a_job_ends_with_its_transcript_and_its_audio_goes() -> Result<()> {
     assert_eq!(here.maintenance().delete_due().await?, Deleted { gone: 1, left: 0 });
     assert_eq!(here.world.blobs.list("audio/", None, 9).await?, []);
     assert_eq!(here.world.results().await?.len(), 1);
+    Ok(())
+}
+
+/// The jobs of each kind stand before those of the other, and the worker that can do least asks most.
+#[tokio::test]
+async fn two_kinds_of_workers_share_a_queue_and_each_job_begins_with_its_first_claim() -> Result<()> {
+    let here = Embedded::new()?;
+    let mut tickets = Vec::new();
+    for number in 0..40 {
+        tickets.push(here.submit_for(["one", "two"][number % 2], 1, None).await?);
+    }
+    let nobody = here.submit_for("three", 1, None).await?;
+    let workers =
+        [here.worker_with(here.pool("one")?, config(2))?, here.worker_with(here.pool("two")?, config(1))?];
+    let signals = ShutdownSignals { drain: CancellationToken::new(), release: CancellationToken::new() };
+    let ending = async {
+        for ticket in &tickets {
+            here.story(ticket).await?;
+        }
+        signals.drain.cancel();
+        anyhow::Ok(())
+    };
+    let [one, two] = &workers;
+    let (one, two, ended) = tokio::join!(one.run(signals.clone()), two.run(signals.clone()), ending);
+    (one?, two?, ended?);
+    for ticket in &tickets {
+        let done = here.get(ticket).await?;
+        let result = done.result.context("it has a result")?;
+        // The name of a result begins with the fence of its lease: the number of the claim.
+        assert!(result.as_str().contains("/1-"), "{} was claimed more than once", result.as_str());
+    }
+    let waits = here.get(&nobody).await?;
+    assert_eq!(waits.status, SubmissionStatus::Queued);
+    assert_eq!(waits.waiting_for.as_deref(), Some("a worker with engine three and model fake"));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
 use tokio::sync::watch;
+use verbatim_core::class::JobClass;
 use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage};
 use verbatim_core::failure::JobFailure;
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
@@ -44,6 +45,8 @@ pub(crate) struct Jobs {
     pub(crate) panic: AtomicBool,
     /// The next submissions get no answer.
     pub(crate) hang: AtomicBool,
+    /// No worker that is there can do anything.
+    pub(crate) unserved: AtomicBool,
     pub(crate) figures: Mutex<QueueStats>,
     pub(crate) cancelled: AtomicUsize,
     /// The caps of the last submission.
@@ -127,6 +130,7 @@ fn submission(new: NewSubmission, attached: bool) -> Submission {
         started_at: None,
         finished_at: None,
         queue_position: Some(0),
+        waiting_for: None,
         attempt: 0,
         engine: ENGINE_AUTO.into(),
         options: new.options,
@@ -152,7 +156,10 @@ impl JobClient for Jobs {
         }
         *self.caps.lock().unwrap() = new.caps;
         let attached = self.attach.load(Ordering::Relaxed);
-        let submission = submission(new, attached);
+        let mut submission = submission(new, attached);
+        if self.unserved.load(Ordering::Relaxed) {
+            submission.waiting_for = Some(JobClass::of(&submission.options).waits_for());
+        }
         let entry = Entry { submission: submission.clone(), events: watch::Sender::default() };
         self.entries.lock().unwrap().insert(submission.id.clone(), entry);
         Ok(SubmitOutcome { submission, blob_adopted: !attached, replayed: false })
@@ -200,6 +207,10 @@ impl JobClient for Jobs {
         self.cancelled.fetch_add(1, Ordering::Relaxed);
         self.tell(id, EventKind::Cancelled);
         self.get(tenant, id).await
+    }
+
+    async fn is_served(&self, _: &JobClass) -> Result<bool, PortError> {
+        Ok(!self.unserved.load(Ordering::Relaxed))
     }
 
     async fn events(

@@ -9,7 +9,7 @@ use verbatim_core::time::Timestamp;
 
 use super::super::virtual_world::LEASE;
 use super::turns::Turns;
-use super::{Answer, Op, TENANTS, Work, brisk_policy, millis};
+use super::{Answer, Op, TENANTS, Work, brisk_policy, class_of, millis};
 
 /// The jitter of [`super::super::SeededIds`].
 const JITTER: f64 = 0.5;
@@ -33,6 +33,7 @@ struct Held {
 pub(super) struct Job {
     pub(super) tenant: usize,
     work: u8,
+    pub(super) class: usize,
     pub(super) tier: usize,
     pub(super) secs: u64,
     state: JobState,
@@ -164,9 +165,17 @@ impl Model {
     }
 
     pub(super) fn may_run_more(&self, tenant: usize) -> bool {
+        self.room(tenant) > 0
+    }
+
+    /// How many more jobs of the tenant may run.
+    pub(super) fn room(&self, tenant: usize) -> usize {
         let running =
             self.jobs.iter().filter(|job| job.tenant == tenant && job.is(JobState::Running)).count();
-        self.caps[tenant].max_running.is_none_or(|most| (running as u64) < most)
+        let most = self.caps[tenant]
+            .max_running
+            .map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        most.saturating_sub(running)
     }
 
     /// Tickets of the job that still wait for it or were told how it ended.
@@ -216,6 +225,7 @@ impl Model {
         self.jobs.push(Job {
             tenant: new.tenant,
             work: new.work,
+            class: class_of(new.work),
             tier: new.tier,
             secs: new.secs,
             state: JobState::Queued,
@@ -283,6 +293,7 @@ impl Model {
         let job = &mut self.jobs[given.job];
         if let Some(held) = &mut job.held {
             held.until = until;
+            self.turns.there[held.worker] = until;
         }
         if job.unwanted {
             Renewal::CancelRequested

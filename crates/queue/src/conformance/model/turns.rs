@@ -1,13 +1,14 @@
-//! Who is served next: tiers by weight, tenants of a tier by seconds of audio, suspects alone.
+//! Who is served next: tiers by weight, tenants of a tier by seconds of audio, of what the worker can do; isolated jobs to
+//! idle workers, or to those that were reserved for them.
 //!
 //! Start-time fair queueing in its plainest form. A tenant can be served in a tier while it has jobs there and is below
-//! its cap; then its tag is not behind the tier's virtual time, which is the tag under which the last job was served.
+//! its cap; then its tag is not behind the tier's virtual time, which is the greatest tag under which a job was served.
 
 use verbatim_core::job::JobState;
 use verbatim_core::options::Priority;
 
 use super::reference::{Given, Model};
-use super::{TENANTS, WORKERS};
+use super::{CLASSES, TENANTS, WORKERS, can};
 use crate::MOST_TOO_OLD;
 
 /// What a job costs a tier of weight 1.
@@ -18,13 +19,17 @@ const UNIT: i64 = 64;
 pub(super) struct Turns {
     /// What tenants have had in each tier, in seconds.
     tags: [[i64; 3]; TENANTS.len()],
+    /// Which of them can be served.
+    active: [[bool; 3]; TENANTS.len()],
     /// The virtual time of each tier.
     virtual_time: [i64; 3],
     /// When the last job of each tier is over, in the virtual time of all tiers.
     tier_finish: [i64; 3],
     tiers_time: i64,
-    /// The worker that is kept for a suspect, and until when.
-    kept: Option<(usize, i64)>,
+    /// The class for whose isolated jobs each worker is reserved.
+    pub(super) reserved: [Option<usize>; WORKERS],
+    /// Until when each worker counts as there.
+    pub(super) there: [i64; WORKERS],
     /// The last claim of each worker that got something: its answer, and until when it can be repeated.
     pub(super) last: [Option<(Given, i64)>; WORKERS],
 }
@@ -32,16 +37,32 @@ pub(super) struct Turns {
 impl Model {
     /// What a claim gives. It ends jobs that are too old on its way, which cost nobody anything.
     pub(super) fn claim(&mut self, worker: usize, says_idle: bool) -> Option<Given> {
+        self.turns.there[worker] = self.now + super::millis(super::super::virtual_world::LEASE);
         let held: Vec<_> = self.jobs.iter().filter(|job| job.is_held_by(worker)).collect();
         if held.iter().any(|job| job.isolated) {
             return None;
         }
         let idle = says_idle && held.is_empty();
-        if idle {
-            self.turns.kept.take_if(|(kept, _)| *kept == worker);
+        let reserved = self.turns.reserved[worker];
+        if let Some(class) = reserved {
+            if !idle && self.could_begin(class) >= self.reserved_for(class) {
+                return None;
+            }
+            self.turns.reserved[worker] = None;
         }
         for _ in 0..MOST_TOO_OLD {
-            let (job, tier) = self.next(worker, idle)?;
+            let for_it = |model: &Self, at: usize| {
+                idle && model.jobs[at].isolated && Some(model.jobs[at].class) == reserved
+            };
+            let any = |model: &Self, at: usize| {
+                let job = &model.jobs[at];
+                can(worker, job.class) && (idle || !job.isolated || model.may_be_reserved(job.class))
+            };
+            let (job, tier) = self.next(for_it).or_else(|| self.next(any))?;
+            if self.jobs[job].isolated && !idle {
+                self.turns.reserved[worker] = Some(self.jobs[job].class);
+                return None;
+            }
             if !self.end_if_old(job) {
                 let given = self.serve(job, tier, worker);
                 self.turns.last[worker] = Some((given.clone(), self.now + super::REPEATABLE));
@@ -51,46 +72,44 @@ impl Model {
         None
     }
 
-    /// The job that is next, and the tier whose turn it is; `None` for one that is served whatever its tier.
-    fn next(&mut self, worker: usize, idle: bool) -> Option<(usize, Option<usize>)> {
-        match self.overdue() {
-            Some(job) if idle => Some((job, None)),
-            Some(_) if self.keeps(worker) => None,
-            _ => self.next_by_turns(idle),
-        }
+    /// Jobs that can be claimed as far as the caps of their tenants go.
+    fn queued(&self) -> impl Iterator<Item = usize> {
+        (0..self.jobs.len())
+            .filter(|at| self.jobs[*at].is(JobState::Queued) && self.may_run_more(self.jobs[*at].tenant))
     }
 
-    fn queued(&self, isolated: bool) -> impl Iterator<Item = usize> {
-        (0..self.jobs.len()).filter(move |at| {
-            let job = &self.jobs[*at];
-            job.is(JobState::Queued) && job.isolated == isolated && self.may_run_more(job.tenant)
-        })
+    /// Workers there that are reserved for isolated jobs of the class.
+    fn reserved_for(&self, class: usize) -> usize {
+        let there = |worker: &usize| self.turns.there[*worker] > self.now;
+        (0..WORKERS).filter(there).filter(|worker| self.turns.reserved[*worker] == Some(class)).count()
     }
 
-    /// The suspect that has waited longest, if that is too long.
-    fn overdue(&self) -> Option<usize> {
-        let patience = super::millis(self.policy.alone_patience);
-        self.queued(true)
-            .filter(|at| self.jobs[*at].since + patience < self.now)
-            .min_by_key(|at| (self.jobs[*at].since, *at))
-    }
-
-    /// Whether this busy worker is kept for a suspect, from now on if nobody is.
-    fn keeps(&mut self, worker: usize) -> bool {
-        let until = self.now + super::millis(self.policy.alone_patience);
-        let now = self.now;
-        let kept = self.turns.kept.take_if(|(_, until)| *until > now).unwrap_or((worker, until));
-        self.turns.kept = Some(kept);
-        kept.0 == worker
-    }
-
-    fn next_by_turns(&self, idle: bool) -> Option<(usize, Option<usize>)> {
-        let candidate = |tier: usize| {
-            let suspects = self.queued(true).filter(|at| idle && self.jobs[*at].tier == tier);
-            suspects.min_by_key(|at| self.jobs[*at].position).or_else(|| self.next_in_turn(tier))
+    /// Isolated jobs of the class that could begin now.
+    fn could_begin(&self, class: usize) -> usize {
+        let waiting = |tenant: usize, tier: usize| {
+            let jobs = self.queued().filter(|at| {
+                let job = &self.jobs[*at];
+                job.isolated && (job.class, job.tenant, job.tier) == (class, tenant, tier)
+            });
+            jobs.count().min(self.room(tenant))
         };
-        let candidates = (0..3).filter_map(|tier| candidate(tier).map(|job| (job, Some(tier))));
-        candidates.min_by_key(|(_, tier)| tier.map(|tier| self.due(tier)))
+        (0..TENANTS.len())
+            .flat_map(|tenant| (0..3).map(move |tier| (tenant, tier)))
+            .map(|(a, b)| waiting(a, b))
+            .sum()
+    }
+
+    /// Whether one more worker may be reserved for isolated jobs of the class: one is always, and so few workers allow no
+    /// more.
+    fn may_be_reserved(&self, class: usize) -> bool {
+        let reserved: usize = (0..CLASSES.len()).map(|class| self.reserved_for(class)).sum();
+        reserved == 0 && self.could_begin(class) > 0
+    }
+
+    /// The job that is next among these, and its tier: that of the tier that is due, the stronger one where two are.
+    fn next(&self, among: impl Fn(&Self, usize) -> bool) -> Option<(usize, usize)> {
+        let candidates = (0..3).filter_map(|tier| self.next_in_turn(tier, &among).map(|job| (job, tier)));
+        candidates.min_by_key(|(_, tier)| self.due(*tier))
     }
 
     /// When the tier's next job begins, in the virtual time of all tiers.
@@ -99,31 +118,26 @@ impl Model {
     }
 
     /// The first job of the tenant that has had least.
-    fn next_in_turn(&self, tier: usize) -> Option<usize> {
+    fn next_in_turn(&self, tier: usize, among: impl Fn(&Self, usize) -> bool) -> Option<usize> {
         let tag = |tenant: usize| self.turns.tags[tenant][tier];
-        self.queued(false).filter(|at| self.jobs[*at].tier == tier).min_by_key(|at| {
+        self.queued().filter(|at| self.jobs[*at].tier == tier && among(self, *at)).min_by_key(|at| {
             let job = &self.jobs[*at];
             (tag(job.tenant), job.tenant, job.position)
         })
     }
 
-    /// Tenant and tier pay. Virtual time moves on to the start of a job that is served in turn, not to that of a suspect.
-    fn serve(&mut self, at: usize, tier: Option<usize>, worker: usize) -> Given {
-        if let Some(tier) = tier {
-            let start = self.due(tier);
-            self.turns.tiers_time = start;
-            self.turns.tier_finish[tier] = start + UNIT / i64::from(Priority::ALL[tier].weight());
-        }
+    /// Tenant and tier pay. Virtual time moves on to the start of the job, and never back.
+    fn serve(&mut self, at: usize, tier: usize, worker: usize) -> Given {
+        let start = self.due(tier);
+        self.turns.tiers_time = start;
+        self.turns.tier_finish[tier] = start + UNIT / i64::from(Priority::ALL[tier].weight());
         let job = &mut self.jobs[at];
-        let (tenant, tier) = (job.tenant, job.tier);
         let secs = i64::try_from(job.secs.max(1)).unwrap_or(i64::MAX);
         job.charge = (tier, secs);
-        let (tag, virtual_time) = (&mut self.turns.tags[tenant][tier], &mut self.turns.virtual_time[tier]);
-        *tag = (*tag).max(*virtual_time);
-        if !job.isolated {
-            *virtual_time = *tag;
-        }
-        *tag += secs;
+        let (tag, virtual_time) =
+            (&mut self.turns.tags[job.tenant][tier], &mut self.turns.virtual_time[tier]);
+        *virtual_time = (*virtual_time).max(*tag);
+        *tag = *virtual_time + secs;
         self.lease(at, worker)
     }
 
@@ -136,12 +150,18 @@ impl Model {
         }
     }
 
-    /// Whoever can be served from now on has saved up nothing. Follows every change.
+    /// Tenants that can be served from now on have saved up nothing. Follows every change.
     pub(super) fn refresh(&mut self) {
-        for at in self.queued(false).collect::<Vec<_>>() {
-            let (tenant, tier) = (self.jobs[at].tenant, self.jobs[at].tier);
-            let tag = &mut self.turns.tags[tenant][tier];
-            *tag = (*tag).max(self.turns.virtual_time[tier]);
+        let mut active = [[false; 3]; TENANTS.len()];
+        for at in self.queued() {
+            active[self.jobs[at].tenant][self.jobs[at].tier] = true;
         }
+        for (tenant, tier) in (0..TENANTS.len()).flat_map(|tenant| (0..3).map(move |tier| (tenant, tier))) {
+            if active[tenant][tier] && !self.turns.active[tenant][tier] {
+                let tag = &mut self.turns.tags[tenant][tier];
+                *tag = (*tag).max(self.turns.virtual_time[tier]);
+            }
+        }
+        self.turns.active = active;
     }
 }

@@ -1,12 +1,14 @@
--- Gives a worker one job: the first of the tenant whose turn it is in the tier whose turn it is. A job that must run alone
--- goes to an idle worker, out of its tenant's turn, and its worker gets nothing beside it.
+-- Gives a worker one job: the first of the tenant whose turn it is in the tier whose turn it is, among the lanes that the
+-- worker can serve. An isolated job goes to an idle worker, which then gets nothing beside it. A busy worker to which one
+-- would go is reserved instead: it gets nothing until it is idle, and then an isolated job.
 --
--- ARGV: 2 worker, 3 nonce, 4 idle (1 or 0), 5 lease, 6 patience for what must run alone, 7 retention, 8 failure of a job
--- that is too old, 9 how many of those one claim ends at most. Answers the lease, or nothing.
-local worker, nonce = ARGV[2], ARGV[3]
-local expires, patience, retention = now + tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+-- ARGV: 2 worker, 3 nonce, 4 idle (1 or 0), 5 lease, 6 digest of what the worker can do (`*`: everything), 7 one in so many
+-- workers may be reserved, 8 retention, 9 failure of a job that is too old, 10 how many of those one claim ends at most.
+-- Answers the lease; nothing; or `abilities` where the digest is not known.
+local worker, nonce, digest = ARGV[2], ARGV[3], ARGV[6]
+local expires, retention = now + tonumber(ARGV[5]), tonumber(ARGV[8])
 -- Fields that a lease reads, or that it changes in a way that depends on what they were.
-local FIELDS = { 't', 'p', 's', 'z', 'f', 'a', 'S', 'pr', 'ps', 'ns', 'e', 'ls', 'u', 'c', 'dm', 'cp' }
+local FIELDS = { 't', 'p', 's', 'z', 'f', 'a', 'S', 'pr', 'ps', 'ns', 'e', 'ls', 'u', 'c', 'dm', 'cp', 'K' }
 
 local function lease_of(job)
   local f = job.f
@@ -15,64 +17,111 @@ local function lease_of(job)
 end
 
 -- A repetition of the worker's last claim gets the same lease, if it is still held.
-local last = call('HMGET', P .. 'k:' .. worker, 'n', 'j')
+local last = call('HMGET', P .. 'k:' .. worker, 'n', 'j', 'd')
 if last[1] == nonce then
   local job = load(last[2])
   return job and job.f.s == 'r' and job.f.n == nonce and lease_of(job)
 end
 
+if digest ~= '*' and call('EXISTS', P .. 'abilities:' .. digest) == 0 then return 'abilities' end
+if last[3] ~= digest then call('HSET', P .. 'k:' .. worker, 'd', digest) end
 call('ZADD', P .. 'workers', expires, worker)
+call('ZADD', P .. 'abilities', 'GT', expires, digest)
 local holding = call('SCARD', P .. 'r:' .. worker)
 if holding == 1 and call('HGET', P .. 'j:' .. call('SMEMBERS', P .. 'r:' .. worker)[1], 'u') then return nil end
 local idle = ARGV[4] == '1' and holding == 0
 
--- The first of these whose tenant may have one more running.
-local function eligible(ids)
-  for _, id in ipairs(ids) do
-    if not at_cap(tenant(call('HGET', P .. 'j:' .. id, 't'))) then return id end
+local function is_isolated(lane)
+  return string.sub(lane, 1, 1) == '!'
+end
+
+-- Lanes that the worker can serve, of those in which a tenant of the tier can be served.
+local function lanes_for_worker(tier)
+  local lanes = call('SMEMBERS', P .. 'lanes:' .. tier)
+  if digest == '*' or #lanes == 0 then return lanes end
+  local classes, able = {}, {}
+  for i, lane in ipairs(lanes) do classes[i] = is_isolated(lane) and string.sub(lane, 2) or lane end
+  for i, yes in ipairs(call('SMISMEMBER', P .. 'abilities:' .. digest, unpack(classes))) do
+    if yes == 1 then able[#able + 1] = lanes[i] end
   end
+  return able
 end
 
--- Which job of a tier is next, for this worker.
-local function candidate(tier)
-  local alone = idle and eligible(call('ZRANGE', P .. 'u:' .. tier, 0, 63))
-  if alone then return alone end
-  local name = call('ZRANGE', P .. 'a:' .. tier, 0, 0)[1]
-  return name and call('ZRANGE', P .. 'q:' .. tier .. ':' .. name, 0, 0)[1]
-end
-
--- Tiers share by weight, every job costing the same; of two that are due, the stronger one is served. Answers the job that
--- is next, its tier, and when in the virtual time of the tiers it begins.
-local function next_by_turns()
-  local virtual, id, tier, start = clock('tn'), nil, nil, nil
-  for each = 2, 0, -1 do
-    local due = math.max(virtual, clock('t' .. each))
-    if not start or due < start then
-      local found = candidate(each)
-      if found then id, tier, start = found, each, due end
+-- Workers that are reserved, by lane, and how many there are. Those that died are so no longer.
+local function reservations()
+  local by_lane, all = {}, 0
+  local kept = call('HGETALL', P .. 'reservations')
+  for i = 1, #kept, 2 do
+    if tonumber(call('ZSCORE', P .. 'workers', kept[i]) or 0) > now then
+      by_lane[kept[i + 1]], all = (by_lane[kept[i + 1]] or 0) + 1, all + 1
+    else
+      call('HDEL', P .. 'reservations', kept[i])
     end
   end
-  return id, tier, start
+  return by_lane, all
+end
+
+-- Whether so many jobs of the lane could begin now, as far as the caps of their tenants go.
+local function could_begin(lane, wanted)
+  local can = 0
+  for tier = 0, 2 do
+    for _, name in ipairs(call('ZRANGE', P .. 'turns:' .. tier .. ':' .. lane, 0, wanted - 1)) do
+      local whose, jobs = tenant(name), call('ZCARD', queue_of(tier, name, lane))
+      can = can + (whose.mr and math.min(jobs, whose.mr - whose.r) or jobs)
+    end
+  end
+  return can >= wanted
+end
+
+-- Whether this busy worker may be reserved for the lane: it has a job for which no worker is, and not too many workers are.
+local function may_be_reserved(lane)
+  local by_lane, all = reservations()
+  local there = call('ZCOUNT', P .. 'workers', string.format('(%.0f', now), '+inf')
+  return all < math.max(1, math.floor(there / tonumber(ARGV[7]))) and could_begin(lane, (by_lane[lane] or 0) + 1)
+end
+
+-- The job of a tier that is next, among lanes that `allowed` lets pass: of the tenant with the smallest tag the first.
+local function next_of_tier(tier, allowed)
+  local name, tag, lanes
+  for _, lane in ipairs(lanes_for_worker(tier)) do
+    local head = call('ZRANGE', P .. 'turns:' .. tier .. ':' .. lane, 0, 0, 'WITHSCORES')
+    local before = not tag or tonumber(head[2]) < tag or tonumber(head[2]) == tag and head[1] < name
+    if (before or head[1] == name) and allowed(lane) then
+      if before then name, tag, lanes = head[1], tonumber(head[2]), {} end
+      lanes[#lanes + 1] = lane
+    end
+  end
+  if not name then return nil end
+  local found
+  for _, lane in ipairs(lanes) do
+    local first = call('ZRANGE', queue_of(tier, name, lane), 0, 0, 'WITHSCORES')
+    local place = tonumber(first[2])
+    if not found or place < found.place then
+      found = { id = first[1], place = place, lane = lane, name = name, tier = tier }
+    end
+  end
+  return found
+end
+
+-- Tiers share by weight, every job costing the same; of two that are due, the stronger one is served.
+local function next_by_turns(allowed)
+  local best
+  for tier = 2, 0, -1 do
+    local start = math.max(clock('tn'), clock('t' .. tier))
+    if not best or start < best.start then
+      local found = next_of_tier(tier, allowed)
+      if found then
+        best = found
+        best.start = start
+      end
+    end
+  end
+  return best
 end
 
 local function charge_tier(tier, start)
   set_clock('tn', start)
   set_clock('t' .. tier, start + ({ [0] = 64, 8, 1 })[tier])
-end
-
--- The tenant pays for the job. Served in turn, virtual time moves on to the job's start; out of turn it does not.
-local function charge_tenant(job)
-  local tier, name, cost = job.f.p, job.f.t, math.max(1, tonumber(job.f.e))
-  put(job, 'ct', tier)
-  put(job, 'cc', cost)
-  local start = tonumber(call('ZSCORE', P .. 'a:' .. tier, name))
-  if not job.f.u then set_clock('v' .. tier, start) end
-  if start then
-    call('ZADD', P .. 'a:' .. tier, start + cost, name)
-  else
-    local finish = tonumber(call('ZSCORE', P .. 'f:' .. tier, name) or 0)
-    call('ZADD', P .. 'f:' .. tier, math.max(clock('v' .. tier), finish) + cost, name)
-  end
 end
 
 -- Takes the job out of its queue and gives it to the worker.
@@ -105,42 +154,46 @@ local function lease(job)
   if at_cap(whose) then review(job.f.t) end
 end
 
--- The job that has waited too long for a worker of its own; and whether this worker, which is busy, is the one that is
--- kept for such a job: it gets nothing until it is idle.
-local function overdue()
-  local since = string.format('(%.0f', now - patience)
-  return eligible(call('ZRANGEBYSCORE', P .. 'uq', '-inf', since, 'LIMIT', 0, 64))
-end
-
-local function is_kept()
-  local reserved = call('HMGET', P .. 'v', 'rw', 'ru')
-  if reserved[1] and tonumber(reserved[2]) > now then return reserved[1] == worker end
-  call('HSET', P .. 'v', 'rw', worker, 'ru', now + patience)
-  return true
-end
-
-if idle and call('HGET', P .. 'v', 'rw') == worker then call('HDEL', P .. 'v', 'rw', 'ru') end
-local given
-for _ = 1, tonumber(ARGV[9]) do
-  local id, tier, start = overdue(), nil, nil
-  if id and not idle then
-    if is_kept() then break end
-    id = nil
+-- What is next for this worker.
+local reserved = call('HGET', P .. 'reservations', worker)
+local function next_for_worker()
+  if idle and reserved then
+    local kept = next_by_turns(function(lane) return lane == reserved end)
+    if kept then return kept end
   end
-  if not id then id, tier, start = next_by_turns() end
-  if not id then break end
-  local job = load_some(id, FIELDS)
-  if tonumber(job.f.z) > now then
-    if tier then charge_tier(tier, start) end
-    charge_tenant(job)
+  return next_by_turns(function(lane) return idle or not is_isolated(lane) or may_be_reserved(lane) end)
+end
+
+if reserved then
+  -- It stays so while it is busy and can do what it is reserved for, unless idle workers took that.
+  local able = digest == '*' or call('SISMEMBER', P .. 'abilities:' .. digest, string.sub(reserved, 2)) == 1
+  if not idle and able and could_begin(reserved, reservations()[reserved]) then return nil end
+  call('HDEL', P .. 'reservations', worker)
+end
+local given
+for _ = 1, tonumber(ARGV[10]) do
+  local turn = next_for_worker()
+  if not turn then break end
+  if is_isolated(turn.lane) and not idle then
+    call('HSET', P .. 'reservations', worker, turn.lane)
+    break
+  end
+  local job = load_some(turn.id, FIELDS)
+  if not job or job.f.s ~= 'q' then
+    -- A node of an earlier version ended it, and knows nothing of this queue.
+    unqueue(turn.tier, turn.name, turn.lane, turn.id)
+  elseif tonumber(job.f.z) > now then
+    charge_tier(turn.tier, turn.start)
+    charge(job)
     lease(job)
     given = lease_of(job)
     break
+  else
+    -- Its time was up before upkeep saw it. Nobody is charged for it.
+    job = load(turn.id)
+    fail_job(job, ARGV[9], retention)
+    save(job)
   end
-  -- Its time was up before upkeep saw it. Nobody is charged for it.
-  job = load(id)
-  fail_job(job, ARGV[8], retention)
-  save(job)
 end
 flush()
 return given

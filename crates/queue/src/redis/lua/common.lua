@@ -18,18 +18,27 @@
 --   l:<tenant>         zset   submissions of a tenant by id
 --   y                  zset   submissions by deadline
 --   w                  hash   dedupe key -> job: the live one, else the completed one that may answer
---   q:<tier>:<tenant>  zset   claimable jobs by position
---   a:<tier>           zset   tenants that can be served, by start tag
+--   queue:<tier>:<tenant>:<lane>  zset  queued jobs by position; a lane is a class, or `!` and a class for isolated jobs
+--   lanes:<tier>:<tenant>  set  lanes in which the tenant has queued jobs
+--   turns:<tier>       zset   tenants that can be served, by start tag
+--   turns:<tier>:<lane>  zset  those of them that have jobs in the lane, by the same
+--   lanes:<tier>       set    lanes in which a tenant can be served
+--   lanes              hash   queued jobs by lane
 --   f:<tier>           zset   finish tags of the other tenants
---   u:<tier>, uq       zset   jobs that must run alone, by position; all of them by the time since when they wait
+--   abilities          zset   what workers can do: digests, by the time until which a worker that can do it counts as there;
+--                             `*` for everything
+--   abilities:<digest> set    the classes that are meant
+--   reservations       hash   worker -> lane: busy workers that get nothing until they are idle and take a job from the lane
+--   q:<tier>:<tenant>, a:<tier>, u:<tier>, uq  zset  the queues of earlier versions, which every worker shared; upkeep adopts
+--                             what is in them
 --   run, delayed, dlq  zset   by end of lease, by due time, by time of failure
 --   c:<submission>     string the call that deleted it last, for a minute: `call|what was done`
 --   z                  zset   jobs by the time at which they end or are forgotten
 --   r:<worker>         set    what a worker holds
---   k:<worker>         hash   its last claim that got a job: nonce (n), job (j)
+--   k:<worker>         hash   its last claim that got a job: nonce (n), job (j); digest of its abilities (d)
 --   workers            zset   by the time until which they count as there
 --   t:<tenant>         hash   running (r), waiting (w), caps (mr, mq)
---   v                  hash   virtual times, shares of the tiers, ends of the queue, reservation
+--   v                  hash   virtual times, shares of the tiers, ends of the queue
 --   n                  hash   counters
 --   garbage            zset   blobs to delete, by the time since when no job needs them (0: the client deleted it), or, once
 --                             they were taken, by that plus how long they are held
@@ -39,6 +48,7 @@
 -- The fields of a job, `j:`. Times are milliseconds since the epoch, flags are 1 or absent.
 --   t    tenant                                  k    dedupe key
 --   s    state: q queued, d delayed, r running, c completed, f failed, x cancelled
+--   K    class: what its worker must be able to do; absent: `*`, every worker is asked
 --   p    tier                                    o    place in its queue; less is sooner
 --   e    seconds of audio: estimated, in the end what there were
 --   c    time of submission                      z    time at which it is too old
@@ -275,43 +285,8 @@ local function keep_result(job, result)
   put(job, 'r', result)
 end
 
--- Start-time fair queueing (Goyal, Vin and Cheng, 1996), charged in audio seconds. A tenant with claimable jobs that is
--- below its cap stands in `a` under its start tag; every other one keeps its finish tag in `f`.
-local function activate(tier, name)
-  if at_cap(tenant(name)) or call('EXISTS', P .. 'q:' .. tier .. ':' .. name) == 0 then return end
-  if call('ZSCORE', P .. 'a:' .. tier, name) then return end
-  local finish = tonumber(call('ZSCORE', P .. 'f:' .. tier, name) or 0)
-  call('ZREM', P .. 'f:' .. tier, name)
-  call('ZADD', P .. 'a:' .. tier, math.max(clock('v' .. tier), finish), name)
-end
-
-local function deactivate(tier, name)
-  local start = call('ZSCORE', P .. 'a:' .. tier, name)
-  if not start then return end
-  call('ZREM', P .. 'a:' .. tier, name)
-  call('ZADD', P .. 'f:' .. tier, start, name)
-end
-
--- After the running jobs or the caps of a tenant have changed.
-local function review(name)
-  for tier = 0, 2 do
-    if at_cap(tenant(name)) then deactivate(tier, name) else activate(tier, name) end
-  end
-end
-
--- Adds to what the tenant was charged for a claim: less than nothing gives back.
-local function settle(job, actual)
-  local tier, difference = job.f.ct, actual - tonumber(job.f.cc)
-  if difference == 0 then return end
-  local virtual = clock('v' .. tier)
-  local start = call('ZSCORE', P .. 'a:' .. tier, job.f.t)
-  if start then
-    call('ZADD', P .. 'a:' .. tier, math.max(virtual, start + difference), job.f.t)
-  else
-    local finish = tonumber(call('ZSCORE', P .. 'f:' .. tier, job.f.t) or virtual)
-    call('ZADD', P .. 'f:' .. tier, math.max(virtual, finish + difference), job.f.t)
-  end
-end
+-- In `turns.lua`.
+local review, queue_up, unqueue, leave_queue, charge, settle, position, is_served
 
 -- Takes the job out of the index of its state.
 local function leave(job)
@@ -321,13 +296,7 @@ local function leave(job)
   if f.s == 'q' then
     count('q' .. f.p, -1)
     known.w = known.w - 1
-    if f.u then
-      call('ZREM', P .. 'u:' .. f.p, job.id)
-      call('ZREM', P .. 'uq', job.id)
-    else
-      call('ZREM', P .. 'q:' .. f.p .. ':' .. f.t, job.id)
-      if call('EXISTS', P .. 'q:' .. f.p .. ':' .. f.t) == 0 then deactivate(f.p, f.t) end
-    end
+    leave_queue(job)
   elseif f.s == 'd' then
     count('d', -1)
     known.w = known.w - 1
@@ -352,13 +321,7 @@ local function enqueue(job)
   count('q' .. f.p, 1)
   local known = tenant(f.t)
   known.w, known.changed = known.w + 1, true
-  if f.u then
-    call('ZADD', P .. 'u:' .. f.p, f.o, job.id)
-    call('ZADD', P .. 'uq', f.Q, job.id)
-  else
-    call('ZADD', P .. 'q:' .. f.p .. ':' .. f.t, f.o, job.id)
-    activate(f.p, f.t)
-  end
+  queue_up(job)
   woken = true
 end
 
@@ -507,24 +470,9 @@ local function end_apart(sub, job, how, retention, missed)
   save(job)
 end
 
--- Jobs ahead of a queued one: those of stronger tiers, those before it of its own tenant, and as many of the other
--- tenants' as they will be served in turn. Exact for one tenant.
-local function position(job)
-  if job.f.s ~= 'q' then return -1 end
-  local tier, name = tonumber(job.f.p), job.f.t
-  local depth = call('HMGET', P .. 'n', 'q0', 'q1', 'q2')
-  local ahead = 0
-  for stronger = tier + 1, 2 do ahead = ahead + (tonumber(depth[stronger + 1]) or 0) end
-  if job.f.u then return ahead + (call('ZRANK', P .. 'u:' .. tier, job.id) or 0) end
-  local own = P .. 'q:' .. tier .. ':' .. name
-  local rank = call('ZRANK', own, job.id) or 0
-  local others = math.max(0, (tonumber(depth[tier + 1]) or 0) - call('ZCARD', own))
-  local active = call('ZCARD', P .. 'a:' .. tier)
-  if call('ZSCORE', P .. 'a:' .. tier, name) then active = active - 1 end
-  return ahead + rank + math.min(others, (rank + 1) * active)
-end
-
--- What Rust makes a submission's view of: its fields, its job's, what does not move, the place in the queue.
+-- What Rust makes a submission's view of: its fields, its job's, what does not move, the place in the queue, and whether
+-- no worker that is there can do it.
 local function view(sub, job, place)
-  return { flat_of(sub), flat_of(job.f), call('GET', P .. 'd:' .. job.id), place or -1, job.id }
+  local waits = (job.f.s == 'q' or job.f.s == 'd') and not is_served(job.f.K or '*')
+  return { flat_of(sub), flat_of(job.f), call('GET', P .. 'd:' .. job.id), place or -1, job.id, waits and 1 or 0 }
 end

@@ -4,7 +4,7 @@
 --   l release:  -
 -- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer.
 local retention = tonumber(ARGV[2])
-local FIELDS = { 's', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u', 'ls', 'ct', 'cc', 'cp', 'pr', 'P', 'nl' }
+local FIELDS = { 's', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u', 'ls', 'ct', 'cc', 'cp', 'pr', 'P', 'nl', 'K' }
 
 local act = {}
 

@@ -11,5 +11,9 @@ for i = 3, #ARGV, 3 do
     answers[#answers + 1] = -2
   end
 end
-for worker in pairs(workers) do call('ZADD', P .. 'workers', expires, worker) end
+for worker in pairs(workers) do
+  call('ZADD', P .. 'workers', expires, worker)
+  local abilities = call('HGET', P .. 'k:' .. worker, 'd')
+  if abilities then call('ZADD', P .. 'abilities', 'GT', expires, abilities) end
+end
 return answers

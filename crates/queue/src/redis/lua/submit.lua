@@ -1,6 +1,7 @@
 -- ARGV: 2 submission, 3 job, 4 tenant, 5 dedupe key, 6 unmoving JSON, 7 tier, 8 deadline, 9 estimated seconds,
 -- 10 most running, 11 most waiting of the tenant, 12 metadata JSON, 13 idempotency key, 14 digest of the body, 15 blob,
--- 16 engine, 17 dedupe ttl, 18 retention, 19 idempotency ttl, 20 greatest age, 21 most waiting of all. Empty: absent.
+-- 16 engine, 17 dedupe ttl, 18 retention, 19 idempotency ttl, 20 greatest age, 21 most waiting of all, 22 class.
+-- Empty: absent.
 local A = function(i) return ARGV[i] ~= '' and ARGV[i] or nil end
 local id, job_id, name, work = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local retention = tonumber(ARGV[18])
@@ -89,6 +90,7 @@ else
   put(job, 't', name)
   put(job, 'k', work)
   put(job, 'p', ARGV[7])
+  put(job, 'K', ARGV[22])
   put(job, 'o', tail)
   put(job, 'e', ARGV[9])
   put(job, 'c', now_text)
