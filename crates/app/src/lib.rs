@@ -33,7 +33,7 @@ const USAGE: u8 = 2;
 pub async fn run(whisper: Option<LoadLocalEngine>) -> ExitCode {
     let cli = Cli::parse();
     match config::load(cli.config.as_deref(), &overrides(&cli.command)) {
-        Ok(config) => exit_code(dispatch(cli.command, config, whisper).await),
+        Ok(config) => exit_code(dispatch(cli.command, config, whisper).boxed_local().await),
         Err(error) => misused(&error),
     }
 }
@@ -53,7 +53,7 @@ async fn run_node(role: Role, whisper: Option<LoadLocalEngine>) -> ExitCode {
     if let Some(command) = cli.command {
         let command = Command::from(command);
         return match config::load(cli.config.as_deref(), &Overrides { role, ..overrides(&command) }) {
-            Ok(config) => exit_code(dispatch(command, config, whisper).await),
+            Ok(config) => exit_code(dispatch(command, config, whisper).boxed_local().await),
             Err(error) => misused(&error),
         };
     }

@@ -102,7 +102,9 @@ impl Stores {
             policy,
             ids: ids.clone(),
         });
-        let store = Arc::new(store.await.with_context(|| format!("cannot work with {}", url.redacted()))?);
+        // Boxed: its futures are nested too deeply to lie within ours.
+        let store =
+            Arc::new(Box::pin(store).await.with_context(|| format!("cannot work with {}", url.redacted()))?);
         Ok(Self {
             jobs: store.clone(),
             leases: store.clone(),
