@@ -92,8 +92,14 @@ impl JobUpkeep for RedisStore {
 
     async fn stats(&self) -> Result<QueueStats, PortError> {
         let call = self.0.wire.call(&scripts::STATS);
-        let (counts, workers, oldest, now, garbage, unserved): (Fields, u64, Vec<i64>, i64, u64, Vec<(String, u64)>) =
-            self.0.wire.link.run(&call).await?;
+        let (counts, workers, oldest, now, garbage, unserved): (
+            Fields,
+            u64,
+            Vec<i64>,
+            i64,
+            u64,
+            Vec<(String, u64)>,
+        ) = self.0.wire.link.run(&call).await?;
         let mut by_class: BTreeMap<JobClass, u64> = BTreeMap::new();
         for (class, jobs) in unserved {
             *by_class.entry(JobClass::from_stored(class)).or_default() += jobs;
