@@ -12,9 +12,11 @@ pub mod engines;
 pub mod files;
 pub mod gate;
 pub mod ledger;
+pub mod process;
 pub mod progress;
 pub mod service;
 pub mod shutdown;
+pub mod signals;
 pub mod system;
 
 use std::process::ExitCode;
@@ -25,42 +27,59 @@ use verbatim_core::ports::local_engine::LoadLocalEngine;
 
 use crate::cli::{Cli, Command, ConfigCommand, NodeCli};
 use crate::config::{Config, Overrides, Role};
+use crate::process::Process;
 
 /// Exit code for what was asked in the wrong way.
 const USAGE: u8 = 2;
 
-/// Runs the command line of this process. `whisper` loads the local engine, where the binary has one.
-pub async fn run(whisper: Option<LoadLocalEngine>) -> ExitCode {
-    let cli = Cli::parse();
-    match config::load(cli.config.as_deref(), &overrides(&cli.command)) {
-        Ok(config) => exit_code(dispatch(cli.command, config, whisper).boxed_local().await),
-        Err(error) => misused(&error),
-    }
-}
-
-/// Runs a process that only takes jobs in.
-pub async fn run_api() -> ExitCode {
-    run_node(Role::Api, None).await
-}
-
-/// Runs a process that only works on jobs.
-pub async fn run_worker(whisper: Option<LoadLocalEngine>) -> ExitCode {
-    run_node(Role::Worker, whisper).await
-}
-
-async fn run_node(role: Role, whisper: Option<LoadLocalEngine>) -> ExitCode {
-    let cli = NodeCli::parse();
-    if let Some(command) = cli.command {
-        let command = Command::from(command);
-        return match config::load(cli.config.as_deref(), &Overrides { role, ..overrides(&command) }) {
-            Ok(config) => exit_code(dispatch(command, config, whisper).boxed_local().await),
+/// Runs the command line of this process. `whisper` loads the local engine, where the binary has one. To be called first
+/// thing in `main`, outside of any runtime: a service may replace the process by a fresh image of its program.
+pub fn run(whisper: Option<LoadLocalEngine>) -> ExitCode {
+    from_the_start(|process| {
+        let cli = Cli::parse();
+        match config::load(cli.config.as_deref(), &overrides(&cli.command)) {
+            Ok(config) => dispatch(process, cli.command, config, whisper),
             Err(error) => misused(&error),
+        }
+    })
+}
+
+/// Runs a process that only takes jobs in; to be called as [`run`] is.
+pub fn run_api() -> ExitCode {
+    run_node(Role::Api, None)
+}
+
+/// Runs a process that only works on jobs; to be called as [`run`] is.
+pub fn run_worker(whisper: Option<LoadLocalEngine>) -> ExitCode {
+    run_node(Role::Worker, whisper)
+}
+
+fn run_node(role: Role, whisper: Option<LoadLocalEngine>) -> ExitCode {
+    from_the_start(|process| {
+        let cli = NodeCli::parse();
+        let command = cli.command.map(Command::from);
+        let overrides = match &command {
+            Some(command) => Overrides { role, ..overrides(command) },
+            None => cli.service.overrides(role),
         };
+        match (config::load(cli.config.as_deref(), &overrides), command) {
+            (Ok(config), Some(command)) => dispatch(process, command, config, whisper),
+            (Ok(config), None) => serve(process, role, config, whisper),
+            (Err(error), _) => misused(&error),
+        }
+    })
+}
+
+/// Holds signals before anything else is done.
+fn from_the_start(rest: impl FnOnce(Process) -> ExitCode) -> ExitCode {
+    match Process::begin() {
+        Ok(process) => rest(process),
+        Err(error) => exit_code(Err(error.into())),
     }
-    match config::load(cli.config.as_deref(), &cli.service.overrides(role)) {
-        Ok(config) => exit_code(service::run(role, config, whisper).boxed_local().await),
-        Err(error) => misused(&error),
-    }
+}
+
+fn serve(process: Process, role: Role, config: Config, whisper: Option<LoadLocalEngine>) -> ExitCode {
+    process.service(|control| service::run(role, config, whisper, control).boxed_local())
 }
 
 fn exit_code(outcome: anyhow::Result<()>) -> ExitCode {
@@ -105,11 +124,29 @@ fn overrides(command: &Command) -> Overrides {
     }
 }
 
-async fn dispatch(command: Command, config: Config, whisper: Option<LoadLocalEngine>) -> anyhow::Result<()> {
+fn dispatch(
+    process: Process,
+    command: Command,
+    config: Config,
+    whisper: Option<LoadLocalEngine>,
+) -> ExitCode {
     match command {
-        Command::Serve(_) => service::run(Role::Serve, config, whisper).boxed_local().await,
-        Command::Api(_) => service::run(Role::Api, config, None).boxed_local().await,
-        Command::Worker(_) => service::run(Role::Worker, config, whisper).boxed_local().await,
+        Command::Serve(_) => serve(process, Role::Serve, config, whisper),
+        Command::Api(_) => serve(process, Role::Api, config, None),
+        Command::Worker(_) => serve(process, Role::Worker, config, whisper),
+        other => process.command(run_command(other, config, whisper).boxed_local()),
+    }
+}
+
+async fn run_command(
+    command: Command,
+    config: Config,
+    whisper: Option<LoadLocalEngine>,
+) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(_) | Command::Api(_) | Command::Worker(_) => {
+            anyhow::bail!("a service is no command that ends")
+        }
         Command::Transcribe(arguments) => commands::transcribe::run(&arguments, &config, whisper).await,
         Command::Submit(arguments) => commands::submit::run(&arguments).await,
         Command::Jobs(arguments) => commands::jobs::run(&arguments).await,

@@ -34,12 +34,11 @@ enum Size {
     Long,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     match std::env::var(ROLE).as_deref() {
-        Ok("api") => verbatim_app::run_api().await,
-        Ok("worker") => verbatim_app::run_worker(Some(engine::load)).await,
-        _ => match harness(&Cli::parse()).await {
+        Ok("api") => verbatim_app::run_api(),
+        Ok("worker") => verbatim_app::run_worker(Some(engine::load)),
+        _ => match harness(&Cli::parse()) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
@@ -51,6 +50,7 @@ async fn main() -> ExitCode {
 }
 
 /// Whether all is well.
+#[tokio::main]
 async fn harness(cli: &Cli) -> Result<bool> {
     let (jobs, dose) = match cli.profile {
         Size::Short => (400, Dose::SHORT),

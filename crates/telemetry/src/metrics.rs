@@ -77,6 +77,28 @@ impl JobOutcome {
     }
 }
 
+/// Why a worker restarts itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartReason {
+    /// It has worked on as many jobs as it may.
+    Jobs,
+    /// It has more memory than it may.
+    Memory,
+}
+
+impl RestartReason {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Jobs, Self::Memory];
+
+    /// As a label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Jobs => "jobs",
+            Self::Memory => "memory",
+        }
+    }
+}
+
 /// All metrics of one process. Make one, share it.
 #[derive(Debug)]
 pub struct Metrics {
@@ -106,6 +128,7 @@ pub struct Metrics {
     pub audio_seconds: prometheus::CounterVec,
     /// Leases held by this process.
     pub leases_held: IntGauge,
+    restarts: IntCounterVec,
     /// Errors of the job store met by this process, by `operation`.
     pub store_errors: IntCounterVec,
     blob_deletions: IntCounterVec,
@@ -214,6 +237,11 @@ impl Metrics {
                 r,
                 IntGauge::with_opts(opts("leases_held", "Leases held by this process.")),
             )?,
+            restarts: counters(
+                "worker_restarts_total",
+                "Restarts of this process by its worker, which passed a limit.",
+                &["reason"],
+            )?,
             store_errors: counters(
                 "store_errors_total",
                 "Errors of the job store met by this process.",
@@ -288,6 +316,11 @@ impl Metrics {
         for (outcome, blobs) in [("deleted", gone), ("failed", left)] {
             self.blob_deletions.with_label_values(&[outcome]).inc_by(blobs as u64);
         }
+    }
+
+    /// Counts restarts that happened before this image of the process began: a counter goes on where the last image left it.
+    pub fn count_restarts(&self, reason: RestartReason, count: u64) {
+        self.restarts.with_label_values(&[reason.label()]).inc_by(count);
     }
 
     /// Sets the gauges that speak of the whole cluster; called once per scrape.

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    verbatim_app::run_worker(Some(verbatim_whisper::load)).await
+fn main() -> ExitCode {
+    verbatim_app::run_worker(Some(verbatim_whisper::load))
 }

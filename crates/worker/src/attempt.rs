@@ -25,6 +25,7 @@ use crate::held::{Held, StopReason};
 use crate::patience::Patience;
 use crate::pipeline::{Pipeline, PipelineObserver, Work};
 use crate::report::{Clock, Gatherer, Reporter};
+use crate::session::Session;
 use crate::worker::WorkerPorts;
 
 /// Longer than any engine lets a job wait for it.
@@ -43,7 +44,7 @@ pub(crate) struct Attempts {
 impl Attempts {
     /// Works on the job to the end of the attempt, and gives back what it took: slot, scratch space, renewals. `None`
     /// when the end is unknown.
-    pub(crate) async fn run(&self, held: Held, hard: &CancellationToken) -> Option<JobOutcome> {
+    pub(crate) async fn run(&self, held: Held, session: &Session) -> Option<JobOutcome> {
         let lease = &held.lease;
         let traced = traces::attempt(lease);
         let span = tracing::info_span!(
@@ -59,7 +60,11 @@ impl Attempts {
             }
             tracing::info!(fence = lease.token.fence.get(), "job started");
             let begun = Instant::now();
-            let (ending, outcome) = self.work(&held, hard).await;
+            let (stop, ahead) = (Arc::clone(&held.stop), Some(held.slot.ahead()));
+            let gatherer = Arc::new(Gatherer::new(lease.checkpoint.as_ref(), stop, ahead));
+            let (ending, outcome) = self.work(&held, &gatherer, &session.hard).await;
+            // Before the slot is given back, so that nothing is claimed past a limit.
+            session.attempt_ended(gatherer.reach(), &self.config);
             self.record(ending.as_ref(), outcome, begun.elapsed());
             trace(&traced, lease, ending.as_ref(), outcome);
             outcome
@@ -69,12 +74,15 @@ impl Attempts {
         .await
     }
 
-    async fn work(&self, held: &Held, hard: &CancellationToken) -> (Option<Ending>, Option<JobOutcome>) {
-        let (stop, ahead) = (Arc::clone(&held.stop), Some(held.slot.ahead()));
-        let gatherer = Arc::new(Gatherer::new(held.lease.checkpoint.as_ref(), stop, ahead));
-        let reporter = Reporter::start(self.ports.clone(), held, Arc::clone(&gatherer));
+    async fn work(
+        &self,
+        held: &Held,
+        gatherer: &Arc<Gatherer>,
+        hard: &CancellationToken,
+    ) -> (Option<Ending>, Option<JobOutcome>) {
+        let reporter = Reporter::start(self.ports.clone(), held, Arc::clone(gatherer));
         let overtime = overtime(self.config.time_limit, gatherer.clock());
-        let mut producing = self.produce(held, gatherer);
+        let mut producing = self.produce(held, Arc::clone(gatherer));
         let reason = tokio::select! {
             biased;
             produced = &mut producing => match ending_of(produced) {

@@ -39,6 +39,10 @@ impl Claimer {
         let mut idle = Backoff::new(&self.ports.ids, AFTER_HINT, self.poll);
         loop {
             let slot = unless(&session.soft, self.slots.take()).await?;
+            // Nothing is held and nothing asked for: the moment at which a restart costs nobody anything.
+            if slot.is_only_one() && session.end_if_due() {
+                return None;
+            }
             let request = self.request(&slot).await;
             match self.ask(request, &session.hard).await? {
                 Some(lease) => return Some(self.hold(lease, slot).await),

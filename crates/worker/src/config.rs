@@ -28,9 +28,11 @@ pub struct WorkerConfig {
     pub time_limit: TimeLimit,
     /// How many jobs may be at each stage at once.
     pub stages: StageLimits,
-    /// Jobs after which the worker stops, to be started afresh; 0 for never.
+    /// Jobs that an engine worked on, after which the worker stops as soon as it holds nothing, to be started afresh; after
+    /// twice as many it claims no more. 0 for never.
     pub max_jobs: u64,
-    /// Resident memory in bytes beyond which the worker stops, to be started afresh; 0 for never.
+    /// Resident memory in bytes beyond which the worker claims no more, to be started afresh; 0 for never. Looked at when an
+    /// attempt ends.
     pub max_rss_bytes: u64,
 }
 

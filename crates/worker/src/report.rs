@@ -16,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::finish::{LAST_TRIES, may_pass};
 use crate::held::{Held, StopReason, StopSwitch};
 use crate::pipeline::PipelineObserver;
+use crate::session::Reach;
 use crate::slots::Ahead;
 use crate::worker::WorkerPorts;
 
@@ -37,6 +38,7 @@ pub(crate) struct Gatherer {
     earlier: Vec<Segment>,
     /// Knows why the work was stopped.
     stop: Arc<StopSwitch>,
+    reach: Mutex<Reach>,
 }
 
 /// What bounds the time of an attempt.
@@ -68,7 +70,18 @@ impl Gatherer {
             ahead,
             earlier: resume.map(|point| point.segments.clone()).unwrap_or_default(),
             stop,
+            reach: Mutex::default(),
         }
+    }
+
+    /// How far the attempt has got.
+    pub(crate) fn reach(&self) -> Reach {
+        *self.reach.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reached(&self, reach: Reach) {
+        let mut furthest = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        *furthest = reach.max(*furthest);
     }
 
     /// What bounds the time of the attempt; it changes whenever another part of the work begins.
@@ -78,6 +91,7 @@ impl Gatherer {
 
     /// Adds those of the transcript's segments that the engine did not report as it went.
     pub(crate) fn complete(&self, all: &[Segment]) {
+        self.reached(Reach::Engine);
         self.update(|pending| pending.add(all, &[]));
     }
 
@@ -134,6 +148,7 @@ impl Pending {
 
 impl EngineObserver for Gatherer {
     fn window_done(&self, position_ms: u64, segments: &[Segment]) {
+        self.reached(Reach::Engine);
         let done = match self.clock.borrow().duration_ms {
             Some(duration_ms) if duration_ms > 0 => position_ms as f32 / duration_ms as f32,
             _ => 0.0,
@@ -145,6 +160,7 @@ impl EngineObserver for Gatherer {
     }
 
     fn begun(&self, at_most: Duration) {
+        self.reached(Reach::Engine);
         if let Some(ahead) = &self.ahead {
             ahead.leave();
         }
@@ -169,6 +185,7 @@ impl EngineObserver for Gatherer {
 
 impl PipelineObserver for Gatherer {
     fn stage(&self, stage: Stage) {
+        self.reached(Reach::Audio);
         let done = if stage == Stage::Storing { NEARLY_DONE } else { 0.0 };
         self.update(|pending| pending.report.progress = Some((done, stage)));
     }

@@ -8,7 +8,7 @@ use verbatim_core::ids::{IdSource, WorkerId};
 use verbatim_core::ports::blobs::BlobStore;
 use verbatim_core::ports::jobs::JobLeases;
 use verbatim_core::time::Clock;
-use verbatim_core::{CancellationToken, PortError};
+use verbatim_core::PortError;
 use verbatim_telemetry::Metrics;
 use verbatim_telemetry::metrics::JobOutcome;
 
@@ -46,7 +46,7 @@ pub struct WorkerPorts {
 pub enum WorkerExit {
     /// It was told to.
     Shutdown,
-    /// It has done `max_jobs`.
+    /// An engine has worked on `max_jobs`, and nothing is held.
     JobLimit,
     /// It has grown beyond `max_rss_bytes`.
     MemoryLimit,
@@ -107,13 +107,14 @@ impl Worker {
     pub async fn run_once(&self) -> Result<Step, PortError> {
         let Some(held) = self.claimer.try_next().await? else { return Ok(Step::Idle) };
         let renewals = self.claimer.keeper.start();
-        let outcome = self.attempts.run(held, &CancellationToken::new()).await;
+        let outcome = self.attempts.run(held, &Session::default()).await;
         drop(renewals);
         Ok(outcome.map_or(Step::Unknown, Step::Ended))
     }
 
-    /// Works until `signals` say otherwise or a limit of the configuration is reached, and then drains: nothing more is
-    /// claimed, what is held is finished within the grace period, and the rest is given back.
+    /// Works until `signals` say otherwise or a limit of the configuration is passed. Nothing more is claimed then, and what
+    /// is held is finished: within the grace period once there was a signal, and what is left is given back; without a
+    /// deadline when only a limit was passed, since nobody waits for the worker's end.
     ///
     /// # Errors
     /// When it broke down: a bug.
@@ -125,13 +126,13 @@ impl Worker {
         let context = monitor.context();
         let drain = async {
             tokio::select! {
-                () = signals.drain.cancelled() => {}
-                () = signals.release.cancelled() => {}
+                () = signals.any() => {}
                 () = session.soft.cancelled() => {}
             }
             session.soft.cancel();
             // apalis is told second, so that it finds the claims already ending. It cannot fail: it sets a flag.
             let _ = context.shutdown();
+            signals.any().await;
             tokio::select! {
                 () = signals.release.cancelled() => {}
                 () = tokio::time::sleep(self.attempts.config.grace) => {}
@@ -144,7 +145,7 @@ impl Worker {
             never = drain => match never {},
         }
         drop(renewals);
-        let exit = session.exit();
+        let exit = session.exit(&signals);
         tracing::info!(worker.id = %self.id, ?exit, "worker stopped");
         Ok(exit)
     }
@@ -170,6 +171,5 @@ impl Worker {
 }
 
 async fn handle(attempts: Attempts, session: Arc<Session>, held: Held) {
-    attempts.run(held, &session.hard).await;
-    session.count_job(&attempts.config);
+    attempts.run(held, &session).await;
 }

@@ -10,7 +10,7 @@ use crate::backup::{self, Manifest};
 use crate::cli::{BackupArgs, BackupOptions, RestoreArgs};
 use crate::config::Config;
 use crate::progress::{Progress, Unit};
-use crate::shutdown::{Shutdown, listen_for_signals};
+use crate::shutdown::stop_on_signal;
 
 /// Backs the data folder up; a server may run on it.
 ///
@@ -61,11 +61,11 @@ async fn run(
     options: &BackupOptions,
     work: impl FnOnce(&Progress, &CancellationToken) -> anyhow::Result<Manifest> + Send + 'static,
 ) -> anyhow::Result<Manifest> {
-    let shutdown = Shutdown::default();
-    let listening = tokio::spawn(listen_for_signals(shutdown.clone()));
+    let stop = CancellationToken::new();
+    let listening = tokio::spawn(stop_on_signal(stop.clone()));
     let progress = Progress::new(label, 0, Unit::Bytes, options.quiet);
     let done = tokio::task::spawn_blocking(move || {
-        let outcome = work(&progress, &shutdown.soft);
+        let outcome = work(&progress, &stop);
         progress.finish();
         outcome
     });

@@ -250,9 +250,10 @@ pub struct WorkerConfig {
     pub time_limit_secs: u64,
     /// Times the length of the audio that an attempt may take on top of it.
     pub time_limit_per_audio: f64,
-    /// Jobs after which the worker stops to be started afresh; 0 for never. `verbatim worker` has 50.
+    /// Jobs that an engine worked on, after which the process restarts once it holds nothing; at twice as many it claims
+    /// nothing more until then. 0 for never; `verbatim worker` has 50.
     pub max_jobs_per_worker: u64,
-    /// Memory at which the worker stops to be started afresh; 0 for no limit.
+    /// Memory at which it claims nothing more, and restarts once it holds nothing; 0 for no limit.
     pub max_rss_mb: u64,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use verbatim_core::CancellationToken;
+use verbatim_core::{CancellationToken, PortError};
 use verbatim_core::ids::WorkerId;
 use verbatim_core::model::{ModelCatalog, ModelInfo};
 use verbatim_core::ports::EngineRegistry;
@@ -26,11 +26,22 @@ const SILENT: Duration = Duration::from_secs(180);
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// How long the end of a worker waits for the registry.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Who announces something.
+pub(super) struct Speaker {
+    /// The worker.
+    pub(super) id: WorkerId,
+    /// The one in whose place it is: the same process before its restart.
+    pub(super) before: Option<WorkerId>,
+}
+
 /// Announces what the worker's engines can do until `stop` fires.
 pub(super) async fn speak(
     registry: Arc<dyn EngineRegistry>,
     clock: Arc<dyn Clock>,
-    worker: WorkerId,
+    Speaker { id: worker, mut before }: Speaker,
     capabilities: Capabilities,
     stop: CancellationToken,
 ) {
@@ -42,8 +53,19 @@ pub(super) async fn speak(
                 models: capabilities.models.clone(),
                 announced_at: clock.now(),
             };
-            let pause = match registry.announce(offer).await {
-                Ok(()) => ANNOUNCE,
+            let announced = async {
+                registry.announce(offer).await?;
+                // Not sooner, so that the cluster always knows of one of them.
+                if let Some(before) = &before {
+                    registry.withdraw(before).await?;
+                }
+                Ok::<(), PortError>(())
+            };
+            let pause = match announced.await {
+                Ok(()) => {
+                    before = None;
+                    ANNOUNCE
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the worker could not announce what it can do; trying again");
                     ASK_AGAIN
@@ -55,6 +77,15 @@ pub(super) async fn speak(
     tokio::select! {
         () = speaking => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// Tells the cluster that a worker has ended. What it offered stands: another one is on its way, as a rule.
+pub(super) async fn leave(registry: &dyn EngineRegistry, worker: &WorkerId) {
+    match tokio::time::timeout(GOODBYE, registry.leave(worker)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a worker that has ended is counted until its lease is over"),
+        Err(_) => tracing::warn!("a worker that has ended is counted until its lease is over: no answer"),
     }
 }
 

@@ -6,7 +6,8 @@ mod stores;
 mod worker;
 
 use std::io::Write;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,21 +15,24 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use verbatim_api_lib::ServeOptions;
-use verbatim_core::ids::IdSource;
+use verbatim_core::ids::{IdSource, WorkerId};
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::ports::SpeechEngine;
 use verbatim_core::ports::local_engine::LoadLocalEngine;
 use verbatim_engines::ProviderPool;
 use verbatim_telemetry::logs;
+use verbatim_telemetry::metrics::RestartReason;
 use verbatim_telemetry::traces::{Collector, Traces};
 
 use crate::config::{Config, LogFormat, Role};
 use crate::engines;
 use crate::gate::Gate;
-use crate::shutdown::{Shutdown, listen_for_signals};
+use crate::process::{Control, Ending, Restart};
+use crate::shutdown::Shutdown;
 use crate::system::SystemIds;
 
 use stores::Stores;
+use worker::Life;
 
 /// The parts that run side by side; each ends by itself once the shutdown has begun.
 type Parts = JoinSet<anyhow::Result<()>>;
@@ -39,18 +43,23 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// What is on offer, as far as this process knows.
 type Offered = watch::Receiver<Option<Arc<ModelCatalog>>>;
 
-/// Runs the service until it is told to stop.
+/// Runs the service until it is told to stop, or until its worker has passed a limit.
 ///
 /// # Errors
 /// When it cannot start, with what to do about it; when a part of it breaks down.
-pub async fn run(role: Role, config: Config, whisper: Option<LoadLocalEngine>) -> anyhow::Result<()> {
+pub async fn run(
+    role: Role,
+    config: Config,
+    whisper: Option<LoadLocalEngine>,
+    control: Control,
+) -> anyhow::Result<Ending> {
     let format = match config.log.format {
         LogFormat::Pretty => logs::LogFormat::Pretty,
         LogFormat::Json => logs::LogFormat::Json,
     };
     let traces = traces(role, &config)?;
     logs::init(&config.log.filter, format, traces.as_ref())?;
-    let outcome = run_parts(role, config, whisper).await;
+    let outcome = run_parts(role, config, whisper, control).await;
     if let Some(traces) = traces {
         traces.end().await;
     }
@@ -69,20 +78,28 @@ fn traces(role: Role, config: &Config) -> anyhow::Result<Option<Traces>> {
     Ok(collector.map(Traces::to).transpose()?)
 }
 
-async fn run_parts(role: Role, config: Config, whisper: Option<LoadLocalEngine>) -> anyhow::Result<()> {
-    let stores = Stores::open(role, &config).await?;
+async fn run_parts(
+    role: Role,
+    config: Config,
+    whisper: Option<LoadLocalEngine>,
+    Control { shutdown, lineage }: Control,
+) -> anyhow::Result<Ending> {
+    let stores = tokio::select! {
+        () = shutdown.soft.cancelled() => return Ok(Ending::Done),
+        stores = Stores::open(role, &config) => stores?,
+    };
+    stores.metrics.start_seconds.set(Duration::from_millis(stores.clock.now().as_millis().cast_unsigned()).as_secs_f64());
+    for reason in RestartReason::ALL {
+        stores.metrics.count_restarts(reason, lineage.restarts.get(reason.label()).copied().unwrap_or(0));
+    }
     let listener = TcpListener::bind(config.server.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; is another server running? --listen takes another port",
             config.server.listen
         )
     })?;
-    println!("listening on http://{}", listener.local_addr()?);
-    std::io::stdout().flush()?;
-
-    let mut process = Process::default();
-    let shutdown = process.shutdown.clone();
-    let listening = tokio::spawn(listen_for_signals(shutdown.clone()));
+    say_where(listener.local_addr()?);
+    let mut process = Process::new(shutdown.clone(), lineage.worker);
     let (router, soft) = (process.gate.router(), shutdown.soft.clone());
     let serving = async move {
         verbatim_api_lib::serve(listener, router, soft, ServeOptions::default()).await;
@@ -113,20 +130,37 @@ async fn run_parts(role: Role, config: Config, whisper: Option<LoadLocalEngine>)
         tracing::warn!("places at providers that were not given back lapse by themselves");
     }
     stores.settle().await;
-    listening.abort();
-    outcome.and(ended)
+    outcome.and(ended)?;
+    Ok(process.restart.get().cloned().map_or(Ending::Done, Ending::Restart))
+}
+
+/// Prints the address for whoever started the process. Nobody may read it any more, after a restart for example.
+fn say_where(address: SocketAddr) {
+    let mut out = std::io::stdout();
+    let said = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
+    if let Err(error) = said {
+        tracing::info!(%address, %error, "listening; standard output is closed");
+    }
 }
 
 /// A process on its way: closed until everything in it runs.
-#[derive(Default)]
 struct Process {
     gate: Gate,
     shutdown: Shutdown,
     parts: Parts,
     pool: Option<Arc<ProviderPool>>,
+    /// The worker of the image before this one.
+    before: Option<WorkerId>,
+    /// Set by the worker when it has passed a limit.
+    restart: Arc<OnceLock<Restart>>,
 }
 
 impl Process {
+    fn new(shutdown: Shutdown, before: Option<WorkerId>) -> Self {
+        let (gate, parts) = (Gate::default(), Parts::default());
+        Self { gate, shutdown, parts, pool: None, before, restart: Arc::default() }
+    }
+
     /// Starts what the role has, and lets requests in.
     async fn start(
         &mut self,
@@ -135,7 +169,7 @@ impl Process {
         config: &Config,
         whisper: Option<LoadLocalEngine>,
     ) -> anyhow::Result<()> {
-        let Self { gate, shutdown, parts, pool } = self;
+        let Self { gate, shutdown, parts, pool, before, restart } = self;
         if role != Role::Api {
             *pool = Some(Arc::new(engines::load(config, whisper, stores.engine_ports()).await?));
         }
@@ -149,7 +183,8 @@ impl Process {
         };
         worker::start_maintenance(role, stores, config, shutdown, parts);
         if let Some(engine) = engine.filter(|_| config.worker.enabled) {
-            worker::start(stores, config, engine, shutdown, parts)?;
+            let life = Life { before: before.take(), restart: Arc::clone(restart) };
+            worker::start(stores, config, engine, life, shutdown, parts)?;
         }
         gate.open(router);
         tracing::info!("ready");

@@ -1,6 +1,6 @@
 //! The half that works on jobs, and the maintenance.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,28 +11,41 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 use verbatim_blobs::s3::{S3Store, STALE_UPLOAD_AGE};
+use verbatim_core::ids::WorkerId;
 use verbatim_core::ports::{Disk, JobUpkeep, SpeechEngine};
 use verbatim_core::time::Clock;
 use verbatim_telemetry::Metrics;
+use verbatim_telemetry::metrics::RestartReason;
 use verbatim_worker_lib::{
     Maintenance, MaintenanceConfig, Pipeline, ShutdownSignals, StageLimits, Sweep, TimeLimit, Worker,
     WorkerConfig, WorkerExit, WorkerPorts,
 };
 
 use super::stores::Stores;
+use super::announce::Speaker;
 use super::{Parts, announce};
 use crate::commands::transcribe::pipeline_config;
 use crate::config::{Config, Role};
+use crate::process::Restart;
 use crate::shutdown::Shutdown;
 
 /// How long a scrape waits for a disk.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Starts a worker with this engine. When it stops to be started afresh, the process ends with it.
+/// What lies before and after a worker of this process.
+pub(super) struct Life {
+    /// The worker of the image before this one.
+    pub(super) before: Option<WorkerId>,
+    /// Set when the process is to go on as a fresh image.
+    pub(super) restart: Arc<OnceLock<Restart>>,
+}
+
+/// Starts a worker with this engine. When it stops to be started afresh, everything else ends with it.
 pub(super) fn start(
     stores: &Stores,
     config: &Config,
     engine: Arc<dyn SpeechEngine>,
+    life: Life,
     shutdown: &Shutdown,
     parts: &mut Parts,
 ) -> anyhow::Result<()> {
@@ -41,16 +54,24 @@ pub(super) fn start(
     if let Some(registry) = stores.registry.clone() {
         let (clock, id, stop) = (stores.clock.clone(), worker.id().clone(), shutdown.soft.clone());
         parts.spawn(async move {
-            announce::speak(registry, clock, id, capabilities, stop).await;
+            announce::speak(registry, clock, Speaker { id, before: life.before }, capabilities, stop).await;
             Ok(())
         });
     }
+    let registry = stores.registry.clone();
     let signals = ShutdownSignals { drain: shutdown.soft.clone(), release: shutdown.hard.clone() };
     parts.spawn(async move {
         let exit = worker.run(signals).await?;
-        if exit != WorkerExit::Shutdown {
-            tracing::info!(?exit, "stopping to be started afresh");
+        if let Some(registry) = registry {
+            announce::leave(registry.as_ref(), worker.id()).await;
         }
+        let reason = match exit {
+            WorkerExit::Shutdown => return Ok(()),
+            WorkerExit::JobLimit => RestartReason::Jobs,
+            WorkerExit::MemoryLimit => RestartReason::Memory,
+        };
+        // There is one worker, which ends once.
+        let _ = life.restart.set(Restart { reason, worker: worker.id().clone() });
         Ok(())
     });
     Ok(())

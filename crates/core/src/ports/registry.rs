@@ -30,6 +30,18 @@ pub trait EngineRegistry: Send + Sync {
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.
     async fn announce(&self, offer: EngineOffer) -> Result<(), PortError>;
 
+    /// The worker has ended and holds nothing: it counts no longer among those that are there. Its offer stands.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn leave(&self, worker: &WorkerId) -> Result<(), PortError>;
+
+    /// Takes the offer of a worker back, because another one has announced itself in its place.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn withdraw(&self, worker: &WorkerId) -> Result<(), PortError>;
+
     /// The offers of the last day, the newest first: also of workers that have gone, so that a cluster whose workers are
     /// all starting afresh goes on taking work in.
     ///

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::cmd;
+use verbatim_core::ids::WorkerId;
 use verbatim_core::ports::registry::{EngineOffer, EngineRegistry};
 use verbatim_core::time::Timestamp;
 use verbatim_core::{BadJson, PortError};
@@ -27,6 +28,25 @@ impl EngineRegistry for RedisStore {
             }
         }
         let _: redis::Value = self.0.wire.link.run(&call).await?;
+        Ok(())
+    }
+
+    async fn leave(&self, worker: &WorkerId) -> Result<(), PortError> {
+        let (wire, worker) = (&self.0.wire, worker.ulid());
+        let mut command = cmd("ZREM");
+        command.arg(wire.key("workers")).arg(worker);
+        let _: redis::Value = wire.link.command(&command).await?;
+        // Its last claim: nobody repeats it any more.
+        let mut command = cmd("DEL");
+        command.arg(wire.key(&format!("k:{worker}")));
+        let _: redis::Value = wire.link.command(&command).await?;
+        Ok(())
+    }
+
+    async fn withdraw(&self, worker: &WorkerId) -> Result<(), PortError> {
+        let mut command = cmd("HDEL");
+        command.arg(self.0.wire.key("offers")).arg(worker.ulid());
+        let _: redis::Value = self.0.wire.link.command(&command).await?;
         Ok(())
     }
 

@@ -16,6 +16,7 @@ mod intake;
 mod keys;
 mod openai_sdk;
 mod providers;
+mod recycle;
 mod redis_tls;
 mod subscription;
 #[path = "../support/mod.rs"]

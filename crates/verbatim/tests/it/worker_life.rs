@@ -1,5 +1,5 @@
-//! How workers of a cluster come and go: recycled after some jobs or at some size, told to stop once or twice, over a shared
-//! folder or a bucket.
+//! How workers of a cluster come and go: told to stop once or twice, over a shared folder or a bucket. How they restart
+//! themselves is in `recycle`.
 
 use std::path::Path;
 
@@ -53,66 +53,6 @@ fn numbered(number: usize) -> Vec<u8> {
     let mut samples = hello();
     samples.push(i16::try_from(number).expect("a small number"));
     wav(16_000, &samples)
-}
-
-/// Starts workers one after the other, as a supervisor does, until `ids` have ended. Returns how many there were.
-async fn supervise(cluster: &Cluster, client: &Client, ids: &[String], limit: (&str, &str)) -> Result<usize> {
-    let mut workers = 0;
-    let watch = async {
-        for id in ids {
-            let job = client.ended(id).await?;
-            ensure!(job["status"] == "completed" && job["attempt"] == 1, "an attempt was burnt: {job}");
-        }
-        anyhow::Ok(())
-    };
-    tokio::pin!(watch);
-    loop {
-        let mut worker =
-            cluster.start("worker", &[FAST, limit, ("VERBATIM__WORKER__CONCURRENCY", "1")]).await?;
-        workers += 1;
-        tokio::select! {
-            ended = &mut watch => {
-                ended?;
-                return Ok(workers);
-            }
-            status = worker.ended() => {
-                let status = status?;
-                ensure!(status.success(), "a recycled worker ends orderly: {status}");
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_worker_is_started_afresh_after_some_jobs_and_no_attempt_is_burnt() -> Result<()> {
-    let cluster = Cluster::new()?;
-    let limit = ("VERBATIM__WORKER__MAX_JOBS_PER_WORKER", "2");
-    let first = cluster.start("worker", &[FAST, limit, ("VERBATIM__WORKER__CONCURRENCY", "1")]).await?;
-    let api = cluster.start("api", &[]).await?;
-    let client = Client::new(api.url());
-    let mut ids = Vec::new();
-    for number in 0..7 {
-        ids.push(client.accepted(numbered(number), &[]).await?);
-    }
-    let workers = 1 + supervise(&cluster, &client, &ids, limit).await?;
-    drop(first);
-    ensure!(workers >= 4, "7 jobs by {workers} workers of 2 jobs each");
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_worker_that_has_grown_too_large_is_started_afresh() -> Result<()> {
-    let cluster = Cluster::new()?;
-    let limit = ("VERBATIM__WORKER__MAX_RSS_MB", "1");
-    let mut worker = cluster.start("worker", &[FAST, limit]).await?;
-    let api = cluster.start("api", &[]).await?;
-    let client = Client::new(api.url());
-    let id = client.accepted(hello_times(1), &[]).await?;
-    let job = client.ended(&id).await?;
-    ensure!(job["status"] == "completed", "what it holds it finishes: {job}");
-    let status = worker.ended().await?;
-    ensure!(status.success(), "it ends orderly: {status}");
-    Ok(())
 }
 
 #[tokio::test]

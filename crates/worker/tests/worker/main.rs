@@ -4,6 +4,7 @@
 mod attempts;
 mod maintenance;
 mod pipeline;
+mod recycling;
 mod running;
 mod sqlite;
 mod support;

@@ -17,7 +17,7 @@ fn waiting(lease: &mut Lease) {
 }
 
 /// Runs the worker; the signals stop it.
-fn start(worker: &Arc<Worker>) -> (ShutdownSignals, JoinHandle<Result<WorkerExit, WorkerError>>) {
+pub(crate) fn start(worker: &Arc<Worker>) -> (ShutdownSignals, JoinHandle<Result<WorkerExit, WorkerError>>) {
     let (worker, signals) = (Arc::clone(worker), ShutdownSignals::default());
     let given = signals.clone();
     (signals, tokio::spawn(async move { worker.run(given).await }))

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use verbatim_core::ids::{JobId, TenantId};
+use verbatim_core::ids::{JobId, TenantId, WorkerId};
 use verbatim_core::ports::ledger::{Charge, Day, DayTotal, EntryId, Reservation, Reserved};
 use verbatim_core::ports::limiter::{Admission, LimitUse, RequestLimits};
 use verbatim_core::ports::registry::EngineOffer;
@@ -120,6 +120,13 @@ pub(crate) struct Offers(pub(crate) Mutex<Vec<EngineOffer>>);
 impl EngineRegistry for Offers {
     async fn announce(&self, offer: EngineOffer) -> Result<(), PortError> {
         self.0.lock().unwrap().push(offer);
+        Ok(())
+    }
+    async fn leave(&self, _: &WorkerId) -> Result<(), PortError> {
+        Ok(())
+    }
+    async fn withdraw(&self, worker: &WorkerId) -> Result<(), PortError> {
+        self.0.lock().unwrap().retain(|offer| offer.worker != *worker);
         Ok(())
     }
     async fn offers(&self) -> Result<Vec<EngineOffer>, PortError> {

@@ -30,6 +30,8 @@ pub(crate) struct Gate {
     pub(crate) arrived: u32,
     /// Jobs that were told to stop there.
     pub(crate) cancelled: u32,
+    /// Jobs of which it was said that their work begins.
+    pub(crate) begun: u32,
 }
 
 /// Panics.
@@ -118,6 +120,7 @@ impl SpeechEngine for OddEngine {
                 _ = async {
                     if how == BEGIN {
                         observer.begun(Duration::ZERO);
+                        self.gate.send_modify(|gate| gate.begun += 1);
                     }
                     self.until(|gate| gate.open).await
                 } => {}
