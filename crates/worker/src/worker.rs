@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
+use verbatim_core::PortError;
 use verbatim_core::ids::{IdSource, WorkerId};
 use verbatim_core::ports::blobs::BlobStore;
 use verbatim_core::ports::jobs::JobLeases;
 use verbatim_core::time::Clock;
-use verbatim_core::PortError;
 use verbatim_telemetry::Metrics;
 use verbatim_telemetry::metrics::JobOutcome;
 

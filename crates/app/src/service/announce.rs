@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use verbatim_core::{CancellationToken, PortError};
 use verbatim_core::ids::WorkerId;
 use verbatim_core::model::{ModelCatalog, ModelInfo};
 use verbatim_core::ports::EngineRegistry;
 use verbatim_core::ports::engine::Capabilities;
 use verbatim_core::ports::registry::EngineOffer;
 use verbatim_core::time::Clock;
+use verbatim_core::{CancellationToken, PortError};
 
 use super::{Offered, Parts};
 
@@ -84,7 +84,9 @@ pub(super) async fn speak(
 pub(super) async fn leave(registry: &dyn EngineRegistry, worker: &WorkerId) {
     match tokio::time::timeout(GOODBYE, registry.leave(worker)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "a worker that has ended is counted until its lease is over"),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a worker that has ended is counted until its lease is over")
+        }
         Err(_) => tracing::warn!("a worker that has ended is counted until its lease is over: no answer"),
     }
 }

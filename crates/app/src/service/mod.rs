@@ -88,7 +88,10 @@ async fn run_parts(
         () = shutdown.soft.cancelled() => return Ok(Ending::Done),
         stores = Stores::open(role, &config) => stores?,
     };
-    stores.metrics.start_seconds.set(Duration::from_millis(stores.clock.now().as_millis().cast_unsigned()).as_secs_f64());
+    stores
+        .metrics
+        .start_seconds
+        .set(Duration::from_millis(stores.clock.now().as_millis().cast_unsigned()).as_secs_f64());
     for reason in RestartReason::ALL {
         stores.metrics.count_restarts(reason, lineage.restarts.get(reason.label()).copied().unwrap_or(0));
     }

@@ -21,8 +21,8 @@ use verbatim_worker_lib::{
     WorkerConfig, WorkerExit, WorkerPorts,
 };
 
-use super::stores::Stores;
 use super::announce::Speaker;
+use super::stores::Stores;
 use super::{Parts, announce};
 use crate::commands::transcribe::pipeline_config;
 use crate::config::{Config, Role};

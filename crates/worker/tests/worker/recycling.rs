@@ -69,8 +69,8 @@ async fn a_job_cancelled_before_an_engine_has_it_does_not_count_and_after_that_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_its_limit_a_worker_goes_on_until_it_holds_nothing_and_at_twice_that_it_claims_no_more() -> Result<()>
-{
+async fn past_its_limit_a_worker_goes_on_until_it_holds_nothing_and_at_twice_that_it_claims_no_more()
+-> Result<()> {
     let world = World::new()?;
     let stuck = world.submit_with(1, long).await?;
     let engine = OddEngine::default();
