@@ -12,6 +12,9 @@ use verbatim_core::job::{JobState, Lease};
 use verbatim_core::ports::blobs::BlobKey;
 use verbatim_worker_lib::{WorkerConfig, WorkerExit};
 
+/// Longer than a worker that was told to stop may go on, and less than the time of an attempt.
+const LONG: Duration = Duration::from_secs(1200);
+
 /// Stays with its engine until the gate is opened.
 fn long(lease: &mut Lease) {
     lease.options.prompt = Some(BEGIN.to_owned());
@@ -83,11 +86,11 @@ async fn past_its_limit_a_worker_goes_on_until_it_holds_nothing_and_at_twice_tha
     // Twice the limit, and the one that is held all the time.
     let state = world.leases.until(|state| done(state) >= 6 && state.running() == 1).await;
     let begun = Instant::now();
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(LONG).await;
     let later = world.leases.until(|_| true).await;
     assert_eq!((done(&later), later.running()), (done(&state), 1), "it claims no more");
-    assert!(later.renewals >= state.renewals + 1000, "and goes on renewing");
-    assert!(!running.is_finished() && begun.elapsed() >= Duration::from_secs(3600), "without a deadline");
+    assert!(later.renewals >= state.renewals + 500, "and goes on renewing");
+    assert!(!running.is_finished() && begun.elapsed() >= LONG, "without a deadline");
     engine.open();
     assert_eq!(running.await??, WorkerExit::JobLimit);
     let state = world.leases.until(|_| true).await;
@@ -124,7 +127,7 @@ async fn over_its_memory_a_worker_finishes_what_it_holds_without_a_deadline() ->
     world.submit(1).await?;
     world.leases.until(|state| done(state) == 1).await;
     let late = world.submit(1).await?;
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(LONG).await;
     assert!(!running.is_finished());
     assert_eq!(world.leases.job(&late).state, JobState::Queued);
     engine.open();
