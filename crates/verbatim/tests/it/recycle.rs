@@ -41,9 +41,13 @@ impl Ground {
         ]
     }
 
+    /// An API node. It is ready when a worker was there.
     async fn api(&self) -> Result<Server> {
         let url = self.redis.url();
-        Server::start_node("api", self.path(), &self.settings(&url)).await
+        let mut first = self.worker(verbatim(), &[])?;
+        let api = Server::start_node("api", self.path(), &self.settings(&url)).await?;
+        ensure!(first.terminate().await?.success());
+        Ok(api)
     }
 
     /// A worker by this program, with these settings besides.
@@ -179,14 +183,14 @@ async fn a_worker_goes_on_after_its_jobs_as_the_same_process() -> Result<()> {
     ensure!(restarts == Some(&4.0), "{restarts:?}");
     ensure!(std::fs::read_dir(ground.path().join("data/scratch"))?.count() == 0, "something is left");
     ensure!(open_files()? <= at_first + 2, "{at_first} open files have become {}", open_files()?);
-    // The images before it are gone for the others, too.
+    // The images before it are gone for the others, too. One offer is that of the worker with which the node began.
     let (offers, workers) = (ground.key("offers").await?, ground.key("workers").await?);
-    while ground.count("HLEN", &offers).await? != 1 || ground.count("ZCARD", &workers).await? != 1 {
+    while ground.count("HLEN", &offers).await? != 2 || ground.count("ZCARD", &workers).await? != 1 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     ensure!(worker.terminate().await?.success());
     ensure!(ground.count("ZCARD", &workers).await? == 0, "one that has ended is no live worker");
-    ensure!(ground.count("HLEN", &offers).await? == 1, "what it can do stays known");
+    ensure!(ground.count("HLEN", &offers).await? == 2, "what it can do stays known");
     Ok(())
 }
 
