@@ -19,6 +19,7 @@ use verbatim_core::ids::{IdSource, WorkerId};
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::ports::SpeechEngine;
 use verbatim_core::ports::local_engine::LoadLocalEngine;
+use verbatim_core::time::Clock;
 use verbatim_engines::ProviderPool;
 use verbatim_telemetry::logs;
 use verbatim_telemetry::metrics::RestartReason;
