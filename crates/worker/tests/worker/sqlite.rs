@@ -214,7 +214,9 @@ async fn two_kinds_of_workers_share_a_queue_and_each_job_begins_with_its_first_c
     };
     let [one, two] = &workers;
     let (one, two, ended) = tokio::join!(one.run(signals.clone()), two.run(signals.clone()), ending);
-    (one?, two?, ended?);
+    one?;
+    two?;
+    ended?;
     for ticket in &tickets {
         let done = here.get(ticket).await?;
         let result = done.result.context("it has a result")?;
