@@ -92,13 +92,9 @@ impl ApiError {
         )
     }
 
-    /// 503 because no worker that is there can do what was asked for; `needed` says what it takes.
-    pub(crate) fn unserved(needed: &str) -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no_workers",
-            format!("this takes {needed}, and there is none now; try again later"),
-        )
+    /// 503 because nobody can do now what was asked for, for this reason.
+    pub(crate) fn unserved(why: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_workers", why)
     }
 
     /// The same error, about this field, parameter or header.

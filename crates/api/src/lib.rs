@@ -15,6 +15,7 @@ mod result;
 mod router;
 mod routes;
 mod serve;
+mod served;
 mod stages;
 mod state;
 mod submit;

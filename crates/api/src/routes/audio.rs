@@ -23,7 +23,7 @@ use crate::routes::audio_stream;
 use crate::stages::Seat;
 use crate::state::ApiState;
 use crate::submit::submit;
-use crate::{result, watch};
+use crate::{result, served, watch};
 
 /// What these routes look at; everything else is accepted and ignored.
 const FIELDS: [&str; 8] = [
@@ -179,10 +179,10 @@ async fn answer(
         let (state, principal) = (state.clone(), caller.principal.clone());
         async move {
             let submission = submit(state.clone(), principal, job, form.audio, None).await?.submission;
-            if let Some(needed) = &submission.waiting_for {
+            if let Some(why) = served::hindrance(&state, &models, &submission).await? {
                 // Somebody waits for the answer, and nobody can give it. What others asked for goes on waiting.
                 state.jobs.cancel(&submission.tenant, &submission.id).await?;
-                return Err(ApiError::unserved(needed));
+                return Err(ApiError::unserved(why));
             }
             Ok(Ticket::new(state, submission))
         }

@@ -8,12 +8,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
-use verbatim_core::class::JobClass;
-use verbatim_core::options::TranscribeOptions;
-use verbatim_core::{ErrorKind, PortError};
+use verbatim_core::PortError;
 
 use crate::error::{ApiError, chain};
 use crate::problem::Problem;
+use crate::served;
 use crate::state::ApiState;
 
 /// A dependency that takes longer to answer counts as down.
@@ -68,7 +67,7 @@ pub(crate) async fn readyz(State(state): State<ApiState>) -> Response {
     let (store, blobs, engine) = tokio::join!(
         answers("store", state.upkeep.ping()),
         answers("blobs", state.blobs.ping()),
-        answers("engine", served(&state)),
+        answers("engine", served::anything(&state)),
     );
     let checks = vec![store, blobs, engine, Check { name: "process", ok: !state.shutdown.is_cancelled() }];
     if checks.iter().all(|check| check.ok) {
@@ -77,20 +76,6 @@ pub(crate) async fn readyz(State(state): State<ApiState>) -> Response {
         let retry = [(header::RETRY_AFTER, "1")];
         (StatusCode::SERVICE_UNAVAILABLE, retry, Json(Ready { status: "not_ready", checks })).into_response()
     }
-}
-
-/// Whether a worker that is there can do something of what is on offer.
-async fn served(state: &ApiState) -> Result<(), PortError> {
-    let missing = |why| Err(PortError::new(ErrorKind::Unavailable, why));
-    let Some(models) = state.offering.borrow().clone() else {
-        return missing("no worker has joined the service yet");
-    };
-    for model in models.models() {
-        if state.jobs.is_served(&JobClass::of(&TranscribeOptions::for_model(&model.name))).await? {
-            return Ok(());
-        }
-    }
-    missing("no worker that is there can do anything: it is gone, or its engines are paused")
 }
 
 /// Asks one dependency.

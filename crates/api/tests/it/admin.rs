@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::support::keys::{Locked, with};
 use crate::support::lines::Lines;
 use crate::support::shared::{Books, Values};
-use crate::support::{World, get};
+use crate::support::{World, bytes, form, get, post, wav};
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::{Value, json};
@@ -282,4 +282,31 @@ async fn only_operators_do_what_operators_do() {
         assert_eq!(api.world.json(with(request, &key)).await.0, 403, "{path}");
     }
     assert_eq!(api.keys.records.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn while_the_only_provider_is_paused_nobody_is_kept_waiting_for_it() {
+    let values = Arc::new(Values::default());
+    announce(values.as_ref(), "here", &ProviderFacts { kind: "whisper".into(), ..facts() }).await.unwrap();
+    let parts = ProviderParts {
+        shared: values.clone(),
+        ledger: Arc::new(Books::default()),
+        terms: CostTerms::default(),
+    };
+    let world = World::with(|all| all.providers = Some(parts));
+    let act = |act: &str| request("POST", &format!("/v1/admin/providers/here/{act}"));
+    assert_eq!(world.json(get("/readyz")).await.0, 200);
+    assert_eq!(world.json(act("pause")).await.0, 200);
+    // Its workers may be too busy to have noticed.
+    let ask = || post("/v1/audio/transcriptions", form(&[("file", &wav())]));
+    let refused = world.call(ask()).await;
+    assert_eq!((refused.status().as_u16(), refused.headers().contains_key("retry-after")), (503, true));
+    let problem = String::from_utf8(bytes(refused).await.to_vec()).unwrap();
+    assert!(problem.contains("paused"), "{problem}");
+    assert_eq!(world.jobs.cancelled.load(Ordering::Relaxed), 1, "the work that nobody waits for any more");
+    let ready = world.call(get("/readyz")).await;
+    assert_eq!((ready.status().as_u16(), ready.headers().contains_key("retry-after")), (503, true));
+    let other = ProviderFacts { kind: "whisper".into(), ..facts() };
+    announce(values.as_ref(), "there", &other).await.unwrap();
+    assert_eq!(world.json(get("/readyz")).await.0, 200, "there is another one");
 }
