@@ -36,6 +36,17 @@ impl Answer {
     }
 }
 
+/// For whom and with what a sound is to be heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Order {
+    /// The tenant's place among those of the cluster.
+    pub tenant: usize,
+    /// The tier; the service's own choice where none is named.
+    pub priority: Option<&'static str>,
+    /// The model; the service's own choice where none is named.
+    pub model: Option<&'static str>,
+}
+
 /// One submission and its client.
 pub struct Client<'c> {
     /// Where.
@@ -46,6 +57,8 @@ pub struct Client<'c> {
     pub number: u64,
     /// What is submitted.
     pub sound: Sound,
+    /// How it is submitted.
+    pub order: Order,
     /// When it counts as never.
     pub deadline: Instant,
 }
@@ -64,7 +77,11 @@ impl Client<'_> {
             turn += 1;
             let url = nodes.get(turn % nodes.len()).and_then(crate::node::Node::url);
             if let Some(url) = url {
-                let sent = request(&url).timeout(CALL).send().await;
+                let mut request = request(&url).timeout(CALL);
+                if let Some(key) = self.cluster.key(self.order.tenant) {
+                    request = request.bearer_auth(key);
+                }
+                let sent = request.send().await;
                 match sent {
                     Ok(answer) => {
                         let status = answer.status();
@@ -98,7 +115,13 @@ impl Client<'_> {
         let wav = self.sound.wav();
         let request = |url: &str| {
             let file = Part::bytes(wav.clone()).file_name("sound.wav");
-            let form = Form::new().text("vad", "false").part("file", file);
+            let mut form = Form::new().text("vad", "false").part("file", file);
+            for (name, value) in [("priority", self.order.priority), ("model", self.order.model)] {
+                form = match value {
+                    Some(value) => form.text(name, value),
+                    None => form,
+                };
+            }
             let key = format!("chaos-{}", self.number);
             self.http.post(format!("{url}/v1/jobs")).header("idempotency-key", key).multipart(form)
         };

@@ -1,19 +1,21 @@
 //! A cluster of the harness's own: Redis behind the proxy, API nodes and workers under supervision, blobs on a small disk.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::engine::NOTES;
+use crate::engine::{CHAOS, MODEL, NOTES};
 use crate::node::{Exit, MakeCommand, Node, Signal};
 use crate::proxy::Proxy;
 use crate::redis_server::{RedisServer, look};
 use crate::room::Room;
+use crate::sentinel::Sentinel;
 
 /// The variable that tells a process of the harness what it is: `api` or `worker`.
 pub const ROLE: &str = "CHAOS_ROLE";
@@ -37,13 +39,44 @@ pub struct Settings {
     pub blobs_mb: u64,
     /// Options of Redis.
     pub redis: Vec<String>,
+    /// Who may submit; everybody, without a key, where nobody is named.
+    pub tenants: Vec<Tenant>,
+    /// The models that the workers have, in turn: none does another's jobs.
+    pub models: Vec<&'static str>,
+    /// Jobs after which a worker restarts itself.
+    pub max_jobs: u32,
+    /// Whether Redis has a copy and a sentinel. Nodes talk to it past the proxy then.
+    pub sentinel: bool,
+}
+
+/// A tenant and its cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its name.
+    pub name: &'static str,
+    /// How many of its jobs may run at once.
+    pub max_running: Option<u64>,
 }
 
 impl Settings {
     /// Two API nodes and four workers.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let (apis, workers, concurrency, blobs_mb) = (2, 4, 4, 128);
-        Self { program: program.into(), apis, workers, concurrency, blobs_mb, redis: Vec::new() }
+        let (redis, tenants, models) = (Vec::new(), Vec::new(), vec![CHAOS]);
+        let program = program.into();
+        let (max_jobs, sentinel) = (500, false);
+        Self { program, apis, workers, concurrency, blobs_mb, redis, tenants, models, max_jobs, sentinel }
+    }
+
+    /// As [`Self::new`], as mixed as a cluster may be: tenants, one of them with a cap, workers that cannot do each other's
+    /// jobs, and restarts of workers all the time.
+    pub fn mixed(program: impl Into<PathBuf>) -> Self {
+        let tenants = vec![
+            Tenant { name: "free", max_running: None },
+            Tenant { name: "capped", max_running: Some(3) },
+            Tenant { name: "other", max_running: None },
+        ];
+        Self { tenants, models: vec![CHAOS, "chaos-b"], max_jobs: 12, ..Self::new(program) }
     }
 }
 
@@ -60,11 +93,20 @@ pub struct Cluster {
     pub proxy: Proxy,
     /// Redis itself.
     pub redis: Mutex<RedisServer>,
-    redis_port: u16,
+    /// The port of the master.
+    redis_port: AtomicU16,
+    sentinel: Option<Sentinel>,
     frozen: std::sync::Mutex<BTreeSet<usize>>,
     /// The disks.
     pub room: Room,
-    settings: Settings,
+    /// What it was made of.
+    pub settings: Settings,
+    /// A key for each tenant.
+    keys: Vec<String>,
+    /// How the processes of nodes that were stopped since have ended, by their log.
+    pub ends: BTreeMap<PathBuf, Exit>,
+    /// Logs of the processes that were frozen beyond their lease.
+    pub zombies: std::sync::Mutex<BTreeSet<PathBuf>>,
     folder: PathBuf,
 }
 
@@ -85,8 +127,12 @@ impl Cluster {
         }
         let room = Room::open(folder, settings.blobs_mb).await?;
         let redis = RedisServer::start(&room, &logs, &settings.redis).await?;
-        let redis_port = redis.port();
-        let proxy = Proxy::start(redis_port).await?;
+        let proxy = Proxy::start(redis.port()).await?;
+        let redis_port = AtomicU16::new(redis.port());
+        let sentinel = match settings.sentinel {
+            true => Some(Sentinel::start(redis.port(), folder).await?),
+            false => None,
+        };
         let (apis, workers) = (Vec::new(), Vec::new());
         let redis = Mutex::new(redis);
         let folder = folder.to_owned();
@@ -96,13 +142,23 @@ impl Cluster {
             proxy,
             redis,
             redis_port,
+            sentinel,
             frozen: Default::default(),
             room,
             settings,
+            keys: Vec::new(),
+            ends: BTreeMap::new(),
+            zombies: Default::default(),
             folder,
         };
+        for tenant in cluster.settings.tenants.clone() {
+            let key = cluster.make_key(tenant).await?;
+            cluster.keys.push(key);
+        }
         for number in 0..cluster.settings.workers {
-            let node = cluster.node("worker", number, &[]);
+            let models = &cluster.settings.models;
+            let model = models.get(number % models.len().max(1)).copied().unwrap_or(CHAOS);
+            let node = cluster.node("worker", number, &[(MODEL, model)]);
             cluster.workers.push(node);
         }
         for number in 0..cluster.settings.apis {
@@ -111,6 +167,23 @@ impl Cluster {
         }
         cluster.until_ready().await?;
         Ok(cluster)
+    }
+
+    /// Makes a key, as an operator does.
+    async fn make_key(&self, tenant: Tenant) -> Result<String> {
+        let mut command = self.room.inside().command(&self.settings.program);
+        command.envs(self.environment("api", &[])).args(["keys", "create", "--tenant", tenant.name]);
+        if let Some(most) = tenant.max_running {
+            command.args(["--max-running", &most.to_string()]);
+        }
+        let made = command.output().await?;
+        ensure!(made.status.success(), "no key: {}", String::from_utf8_lossy(&made.stderr));
+        Ok(String::from_utf8(made.stdout)?.trim().to_owned())
+    }
+
+    /// The key of this tenant, where callers need one.
+    pub fn key(&self, tenant: usize) -> Option<&str> {
+        self.keys.get(tenant).map(String::as_str)
     }
 
     fn node(&self, role: &'static str, number: usize, more: &[(&'static str, &'static str)]) -> Node {
@@ -126,8 +199,13 @@ impl Cluster {
 
     fn environment(&self, role: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
         let path = |name: &str| self.folder.join(name).display().to_string();
-        let redis = format!("redis://127.0.0.1:{}", self.proxy.port());
-        let concurrency = self.settings.concurrency.to_string();
+        let redis = match &self.sentinel {
+            Some(sentinel) => sentinel.url(),
+            None => format!("redis://127.0.0.1:{}", self.proxy.port()),
+        };
+        let (concurrency, max_jobs) =
+            (self.settings.concurrency.to_string(), self.settings.max_jobs.to_string());
+        let keys = (!self.settings.tenants.is_empty()).to_string();
         let (data, model, notes, lease) =
             (path("data"), path("chaos"), path("notes"), LEASE.as_secs().to_string());
         let mut all = vec![
@@ -139,7 +217,7 @@ impl Cluster {
             // The disk is to be full at times, and not only nearly.
             ("VERBATIM__STORAGE__MIN_FREE_DISK_MB", "0"),
             ("VERBATIM__SERVER__LISTEN", "127.0.0.1:0"),
-            ("VERBATIM__AUTH__REQUIRED", "false"),
+            ("VERBATIM__AUTH__REQUIRED", &keys),
             ("VERBATIM__LOG__FORMAT", "json"),
             ("VERBATIM__LOG__FILTER", "info"),
             // The harness's engine comes in where a local one would.
@@ -151,7 +229,7 @@ impl Cluster {
             ("VERBATIM__WORKER__POLL_MS", "200"),
             ("VERBATIM__WORKER__DRAIN_SECS", "5"),
             ("VERBATIM__WORKER__STORAGE_PATIENCE_SECS", "1"),
-            ("VERBATIM__WORKER__MAX_JOBS_PER_WORKER", "500"),
+            ("VERBATIM__WORKER__MAX_JOBS_PER_WORKER", &max_jobs),
         ];
         all.extend(more);
         all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
@@ -170,7 +248,18 @@ impl Cluster {
         &self,
         ask: impl FnOnce(&mut redis::Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        look(self.redis_port, ask).await
+        look(self.redis_port.load(Ordering::Relaxed), ask).await
+    }
+
+    /// Waits until Redis's copy is the master.
+    ///
+    /// # Errors
+    /// When there is no sentinel, or it does not see to that in time.
+    pub async fn until_replaced(&self) -> Result<()> {
+        let sentinel = self.sentinel.as_ref().context("there is a sentinel")?;
+        sentinel.until_replaced().await?;
+        self.redis_port.store(sentinel.replica_port(), Ordering::Relaxed);
+        Ok(())
     }
 
     async fn until_ready(&self) -> Result<()> {
@@ -206,12 +295,44 @@ impl Cluster {
         redis.launch(&self.room).await
     }
 
+    /// Lets Redis keep what it has written until now.
+    ///
+    /// # Errors
+    /// As [`RedisServer::remember`].
+    pub async fn remember_redis(&self) -> Result<()> {
+        self.redis.lock().await.remember(&self.room).await
+    }
+
+    /// SIGKILL of Redis, and its start without what it has written since it was told to remember: as after a power failure,
+    /// or on a copy that was behind.
+    ///
+    /// # Errors
+    /// When it does not start again.
+    pub async fn turn_redis_back(&self) -> Result<()> {
+        let mut redis = self.redis.lock().await;
+        redis.kill().await?;
+        redis.turn_back(&self.room).await?;
+        redis.launch(&self.room).await
+    }
+
+    /// SIGSTOP of Redis for this time.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub async fn freeze_redis(&self, time: Duration) -> Result<()> {
+        let redis = self.redis.lock().await;
+        redis.signal(Signal::Stop).await?;
+        tokio::time::sleep(time).await;
+        redis.signal(Signal::Cont).await
+    }
+
     /// The id of the worker in this node, once its log tells.
     pub fn worker_id(&self, number: usize) -> Option<String> {
         let log = std::fs::read_to_string(self.workers.get(number)?.log()).ok()?;
         let line = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let mut started = line.filter(|line| line["message"] == "worker started");
-        let id = started.next()?["worker.id"].as_str()?.to_owned();
+        // It restarts itself in the same process, and each image has an id of its own.
+        let started = line.filter(|line| line["message"] == "worker started");
+        let id = started.last()?["worker.id"].as_str()?.to_owned();
         id.strip_prefix("worker_").map(str::to_owned)
     }
 
@@ -230,6 +351,9 @@ impl Cluster {
     /// # Errors
     /// When one could not be supervised.
     pub async fn stop_nodes(&mut self) -> Result<Vec<(String, Option<Exit>)>> {
+        for node in self.workers.iter().chain(&self.apis) {
+            self.ends.extend(node.ends());
+        }
         let nodes = self.workers.drain(..).chain(self.apis.drain(..));
         let stops = nodes.map(|node| async move {
             let name = node.name().to_owned();

@@ -17,12 +17,18 @@ use verbatim_core::ports::local_engine::{LoadError, LocalEngineSettings};
 use verbatim_core::transcript::{Segment, Transcript};
 use verbatim_engines::FakeEngine;
 
-use crate::sound::{Mark, Sound};
+use crate::sound::{LENGTH_MS, Mark, Sound};
 
 /// The variable that names the folder where engines note what they have done, across processes.
 pub const NOTES: &str = "CHAOS_NOTES";
-/// Name of the engine and of its model.
-const CHAOS: &str = "chaos";
+/// The variable that names the engine and its model, where it is not [`CHAOS`].
+pub const MODEL: &str = "CHAOS_MODEL";
+/// Name of the engine and of its model, unless [`MODEL`] says otherwise.
+pub const CHAOS: &str = "chaos";
+/// Of all checkpoints.
+const REVISION: &str = "chaos-1";
+/// How long a window of a long job takes.
+const WINDOW_MS: u16 = 300;
 
 /// Loads it. What is configured of a local engine does not matter.
 ///
@@ -30,7 +36,8 @@ const CHAOS: &str = "chaos";
 /// When [`NOTES`] names no folder.
 pub fn load(_: LocalEngineSettings) -> Result<Arc<dyn SpeechEngine>, LoadError> {
     let notes = std::env::var_os(NOTES).ok_or("CHAOS_NOTES is not set")?;
-    Ok(Arc::new(ChaosEngine { notes: notes.into() }))
+    let name = std::env::var(MODEL).unwrap_or_else(|_| CHAOS.to_owned());
+    Ok(Arc::new(ChaosEngine { notes: notes.into(), name }))
 }
 
 /// What the service must answer for this sound.
@@ -47,6 +54,7 @@ pub async fn known_answer(sound: Sound) -> Result<String, EngineError> {
 
 struct ChaosEngine {
     notes: PathBuf,
+    name: String,
 }
 
 impl ChaosEngine {
@@ -63,8 +71,15 @@ impl ChaosEngine {
         Ok(false)
     }
 
-    async fn obey(&self, sound: Sound, cancel: &CancellationToken) -> Result<(), EngineError> {
+    async fn obey(
+        &self,
+        sound: Sound,
+        resume: Option<&Checkpoint>,
+        observer: &dyn EngineObserver,
+        cancel: &CancellationToken,
+    ) -> Result<(), EngineError> {
         match sound.mark {
+            Mark::Long { windows } => long(windows, resume, observer, cancel).await,
             Mark::Plain { millis } => pause(millis, cancel).await,
             Mark::FailTimes { times } => match self.has_to_fail(sound.serial, times) {
                 Ok(false) => Ok(()),
@@ -81,6 +96,25 @@ impl ChaosEngine {
     }
 }
 
+/// Works window by window, from where an earlier worker got to.
+async fn long(
+    windows: u16,
+    resume: Option<&Checkpoint>,
+    observer: &dyn EngineObserver,
+    cancel: &CancellationToken,
+) -> Result<(), EngineError> {
+    let done = resume.filter(|point| point.revision == REVISION).and_then(|point| point.state.as_u64());
+    for window in done.unwrap_or(0)..u64::from(windows) {
+        pause(WINDOW_MS, cancel).await?;
+        let position_ms = LENGTH_MS * (window + 1) / u64::from(windows);
+        observer.window_done(position_ms, &[]);
+        let state = serde_json::Value::from(window + 1);
+        let (revision, segments) = (REVISION.to_owned(), Vec::new());
+        observer.checkpoint(Checkpoint { revision, position_ms, segments, state });
+    }
+    Ok(())
+}
+
 async fn pause(millis: u16, cancel: &CancellationToken) -> Result<(), EngineError> {
     tokio::select! {
         () = cancel.cancelled() => Err(EngineError::new(FailureKind::Cancelled, "cancelled")),
@@ -91,17 +125,17 @@ async fn pause(millis: u16, cancel: &CancellationToken) -> Result<(), EngineErro
 #[async_trait]
 impl SpeechEngine for ChaosEngine {
     fn name(&self) -> &str {
-        CHAOS
+        &self.name
     }
 
     fn capabilities(&self) -> Capabilities {
         let model = ModelInfo {
-            name: CHAOS.to_owned(),
-            engine: CHAOS.to_owned(),
+            name: self.name.clone(),
+            engine: self.name.clone(),
             multilingual: true,
             translates: true,
             diarizes: false,
-            revision: "chaos-1".to_owned(),
+            revision: REVISION.to_owned(),
         };
         Capabilities { models: vec![model], concurrency: 4, max_duration: None }
     }
@@ -116,8 +150,10 @@ impl SpeechEngine for ChaosEngine {
         let Some(sound) = Sound::of(&samples) else {
             return Err(EngineError::new(FailureKind::BadAudio, "this is no sound of the harness"));
         };
-        self.obey(sound, &cancel).await?;
-        let transcript = say(request.audio, request.options, cancel).await?;
+        self.obey(sound, request.resume.as_ref(), observer.as_ref(), &cancel).await?;
+        let mut transcript = say(request.audio, request.options, cancel).await?;
+        self.name.clone_into(&mut transcript.engine);
+        self.name.clone_into(&mut transcript.model);
         observer.window_done(transcript.duration_ms, &transcript.segments);
         Ok(transcript)
     }
@@ -135,8 +171,6 @@ async fn say(
     if let Some(last) = transcript.segments.last_mut() {
         last.text = format!("{} {digest:016x}", last.text);
     }
-    CHAOS.clone_into(&mut transcript.engine);
-    CHAOS.clone_into(&mut transcript.model);
     Ok(transcript)
 }
 
@@ -186,10 +220,33 @@ mod tests {
         let sound = Sound { mark: Mark::FailTimes { times: 2 }, serial: 9 };
         let mut failures = Vec::new();
         for _ in 0..4 {
-            let engine = ChaosEngine { notes: folder.path().to_owned() };
-            failures.push(engine.obey(sound, &CancellationToken::new()).await.is_err());
+            let engine = ChaosEngine { notes: folder.path().to_owned(), name: CHAOS.to_owned() };
+            failures.push(engine.obey(sound, None, &Nobody, &CancellationToken::new()).await.is_err());
         }
         assert_eq!(failures, [true, true, false, false]);
         Ok(())
+    }
+
+    /// What an engine leaves behind.
+    #[derive(Default)]
+    struct Left(std::sync::Mutex<Vec<Checkpoint>>);
+
+    impl EngineObserver for Left {
+        fn window_done(&self, _: u64, _: &[Segment]) {}
+
+        fn checkpoint(&self, checkpoint: Checkpoint) {
+            self.0.lock().unwrap().push(checkpoint);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_sound_goes_on_where_it_was_left() {
+        let (first, second) = (Left::default(), Left::default());
+        let cancel = CancellationToken::new();
+        long(5, None, &first, &cancel).await.unwrap();
+        let points = first.0.into_inner().unwrap();
+        assert_eq!(points.len(), 5);
+        long(5, points.get(2), &second, &cancel).await.unwrap();
+        assert_eq!(second.0.into_inner().unwrap(), points[3..]);
     }
 }

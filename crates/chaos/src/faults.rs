@@ -15,6 +15,10 @@ pub enum Fault {
     FreezeWorker(usize, Duration),
     /// SIGKILL of Redis, which stays down for so long.
     KillRedis(Duration),
+    /// SIGKILL of Redis, which stays down for so long beyond the lease: every lease runs out while its worker lives.
+    Outage(Duration),
+    /// SIGSTOP of Redis for so long beyond the lease, likewise; connections stay open.
+    FreezeRedis(Duration),
     /// Every connection to Redis breaks.
     Cut,
     /// Everything to and from Redis is late by the first, for the second.
@@ -46,6 +50,10 @@ pub struct Dose {
     pub freeze: usize,
     /// SIGKILLs of Redis.
     pub kill_redis: usize,
+    /// Times that Redis is down for longer than a lease.
+    pub outage: usize,
+    /// Times that Redis is frozen for longer than a lease.
+    pub freeze_redis: usize,
     /// Cut connections.
     pub cut: usize,
     /// Slow lines.
@@ -71,6 +79,8 @@ impl Dose {
         kill_api: 1,
         freeze: 1,
         kill_redis: 1,
+        outage: 1,
+        freeze_redis: 1,
         cut: 1,
         slow: 0,
         stall: 0,
@@ -86,6 +96,8 @@ impl Dose {
         kill_api: 6,
         freeze: 6,
         kill_redis: 4,
+        outage: 4,
+        freeze_redis: 3,
         cut: 6,
         slow: 3,
         stall: 3,
@@ -104,13 +116,15 @@ type Draw = fn(&mut Random, &Dose) -> Fault;
 pub fn schedule(seed: u64, dose: &Dose) -> Vec<Fault> {
     let mut random = Random::new(seed);
     let mut faults = Vec::new();
-    let draws: [(usize, Draw); 11] = [
+    let draws: [(usize, Draw); 13] = [
         (dose.kill_worker, |random, dose| Fault::KillWorker(random.place(dose.workers))),
         (dose.kill_api, |random, dose| Fault::KillApi(random.place(dose.apis))),
         (dose.freeze, |random, dose| {
             Fault::FreezeWorker(random.place(dose.workers), millis(random, 1000, 3000))
         }),
         (dose.kill_redis, |random, _| Fault::KillRedis(millis(random, 0, 2000))),
+        (dose.outage, |random, _| Fault::Outage(millis(random, 500, 6000))),
+        (dose.freeze_redis, |random, _| Fault::FreezeRedis(millis(random, 500, 4000))),
         (dose.cut, |_, _| Fault::Cut),
         (dose.slow, |random, _| Fault::Slow(millis(random, 20, 150), millis(random, 1000, 3000))),
         (dose.stall, |random, _| Fault::Stall(millis(random, 1000, 4000))),

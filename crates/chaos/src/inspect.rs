@@ -1,12 +1,13 @@
 //! What the stores hold and what workers began: read from Redis, from the blob folder and from the logs.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use redis::{Commands, Connection};
 use serde_json::Value;
 
+use crate::blame::{Account, Hands};
 use crate::check::{Begun, StoredJob, Stores};
 use crate::cluster::PREFIX;
 use crate::history::Status;
@@ -77,6 +78,82 @@ pub fn blobs(root: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
+/// What the store holds against each job.
+///
+/// # Errors
+/// When Redis does not answer.
+pub fn accounts(redis: &mut Connection) -> Result<BTreeMap<String, Account>> {
+    let prefix = format!("{{{PREFIX}}}:j:");
+    let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query(redis)?;
+    let mut accounts = BTreeMap::new();
+    for key in keys {
+        let (crashes, deaths, isolated): (Option<u64>, Option<u64>, Option<String>) =
+            redis::cmd("HMGET").arg(&key).arg(&["C", "D", "u"]).query(redis)?;
+        let (crashes, deaths) = (crashes.unwrap_or(0), deaths.unwrap_or(0));
+        let account = Account { crashes, deaths, isolated: isolated.is_some() };
+        accounts.insert(key.strip_prefix(&prefix).unwrap_or(&key).to_owned(), account);
+    }
+    Ok(accounts)
+}
+
+/// What each process of a worker had in hand, by its log.
+///
+/// # Errors
+/// When the logs cannot be read.
+pub fn hands(folder: &Path) -> Result<BTreeMap<PathBuf, Hands>> {
+    let mut all = BTreeMap::new();
+    for path in logs_of_workers(folder)? {
+        let mut hands = Hands::default();
+        for line in lines(&path)? {
+            let id = line["span"]["job.id"].as_str().or(line["job.id"].as_str());
+            let Some(id) = id.and_then(|id| id.strip_prefix("work_")).map(str::to_owned) else { continue };
+            match line["message"].as_str() {
+                Some("job started") => {
+                    hands.held.insert(id);
+                }
+                // Also the one whose end nobody knows: its lease lapses although its worker lives.
+                Some(message) if message.starts_with("job ended") => {
+                    hands.held.remove(&id);
+                    if line["outcome"] == "Stale" {
+                        hands.lost.insert(id);
+                    }
+                }
+                Some("the lease is lost") => {
+                    hands.lost.insert(id);
+                }
+                _ => {}
+            }
+        }
+        all.insert(path, hands);
+    }
+    Ok(all)
+}
+
+/// How often workers have restarted themselves.
+///
+/// # Errors
+/// When the logs cannot be read.
+pub fn restarts(folder: &Path) -> Result<u64> {
+    let mut restarts = 0;
+    for path in logs_of_workers(folder)? {
+        restarts += lines(&path)?.iter().filter(|line| line["message"] == "restarting").count() as u64;
+    }
+    Ok(restarts)
+}
+
+fn logs_of_workers(folder: &Path) -> Result<Vec<PathBuf>> {
+    let paths = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let of_worker =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("worker-"));
+    Ok(paths.into_iter().filter(of_worker).collect())
+}
+
+/// The whole lines of a log: a killed process may leave half of one.
+fn lines(log: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read(log)?;
+    Ok(String::from_utf8_lossy(&text).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
 /// What the workers' logs tell: the leases that they began on, and how often a worker was told that one was lost.
 ///
 /// # Errors
@@ -84,14 +161,8 @@ pub fn blobs(root: &Path) -> Result<BTreeSet<String>> {
 pub fn logs(folder: &Path) -> Result<(Begun, u64)> {
     let mut begun = Begun::new();
     let mut stale = 0;
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("worker-")) {
-            continue;
-        }
-        // A killed process may leave half a line.
-        for line in String::from_utf8_lossy(&std::fs::read(&path)?).lines() {
-            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+    for path in logs_of_workers(folder)? {
+        for line in lines(&path)? {
             let id = line["span"]["job.id"].as_str().and_then(|id| id.strip_prefix("work_"));
             match (line["message"].as_str(), id, line["fence"].as_u64()) {
                 (Some("job started"), Some(id), Some(fence)) => {

@@ -2,6 +2,8 @@
 //! and a checker that tells from what clients saw and from what the stores hold whether anything was lost, is wrong, or
 //! was published by a worker that had lost its lease.
 
+pub mod blame;
+pub mod caps;
 pub mod check;
 pub mod client;
 pub mod cluster;
@@ -9,10 +11,12 @@ pub mod engine;
 pub mod faults;
 pub mod history;
 pub mod inspect;
+pub mod load;
 pub mod node;
 pub mod proxy;
 pub mod random;
 pub mod redis_server;
 pub mod room;
 pub mod run;
+pub mod sentinel;
 pub mod sound;

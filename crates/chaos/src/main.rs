@@ -62,7 +62,7 @@ async fn harness(cli: &Cli) -> Result<bool> {
     // Kept until all is known to be well.
     folder.disable_cleanup(true);
     let profile = Profile { jobs: cli.jobs.unwrap_or(jobs), dose, seed };
-    let outcome = run(folder.path(), Settings::new(std::env::current_exe()?), &profile).await;
+    let outcome = run(folder.path(), Settings::mixed(std::env::current_exe()?), &profile).await;
     if outcome.as_ref().map_or(true, |outcome| !outcome.violations.is_empty()) {
         println!("the logs are in {}", folder.path().display());
     } else {

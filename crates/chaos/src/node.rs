@@ -72,6 +72,7 @@ type Orders = mpsc::Receiver<(Signal, oneshot::Sender<bool>)>;
 /// A supervised process.
 pub struct Node {
     name: String,
+    logs: PathBuf,
     orders: mpsc::Sender<(Signal, oneshot::Sender<bool>)>,
     running: watch::Receiver<Running>,
     exits: Arc<Mutex<Vec<Exit>>>,
@@ -110,7 +111,8 @@ impl Node {
             keep: kept,
         };
         let supervisor = tokio::spawn(supervisor.run());
-        Self { name: name.to_owned(), orders, running, exits, keep, supervisor }
+        let (name, logs) = (name.to_owned(), logs.to_owned());
+        Self { name, logs, orders, running, exits, keep, supervisor }
     }
 
     /// Its name.
@@ -150,6 +152,12 @@ impl Node {
         locked(&self.exits).clone()
     }
 
+    /// The same, by the log of each.
+    pub fn ends(&self) -> Vec<(PathBuf, Exit)> {
+        let logs = (0..).map(|number| log_of(&self.logs, &self.name, number));
+        logs.zip(self.exits()).collect()
+    }
+
     /// Asks the process to end, waits until it has, and starts it no more. How it ended; `None` when none was running.
     ///
     /// # Errors
@@ -166,9 +174,9 @@ impl Node {
 
 impl Supervisor {
     async fn run(mut self) -> Result<()> {
-        let mut number = 0;
+        let mut number = 0_usize;
         while *self.keep.borrow() {
-            let log = self.logs.join(format!("{}.{number}.log", self.name));
+            let log = log_of(&self.logs, &self.name, number);
             let (mut child, mut lines) = self.spawn(&log)?;
             self.running.send_replace(Running { url: None, log });
             let exit = self.watch(&mut child, &mut lines).await?;
@@ -223,6 +231,11 @@ impl Supervisor {
             self.running.send_modify(|running| running.url = Some(url.trim().to_owned()));
         }
     }
+}
+
+/// Where the process that was started after so many others writes.
+fn log_of(logs: &Path, name: &str, number: usize) -> PathBuf {
+    logs.join(format!("{name}.{number}.log"))
 }
 
 /// Sends a signal to a process of ours.

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use redis::Connection;
 use tokio::process::Child;
 use tokio::time::Instant;
 
+use crate::node::{Signal, send};
 use crate::room::Room;
 
 /// How long it may take to start.
@@ -26,7 +27,10 @@ pub struct RedisServer {
 }
 
 /// A port that is free now.
-fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
@@ -62,6 +66,39 @@ impl RedisServer {
             Some(mut child) => Ok(child.kill().await?),
             None => Ok(()),
         }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn signal(&self, signal: Signal) -> Result<()> {
+        send(self.child.as_ref().and_then(Child::id).context("Redis runs")?, signal).await
+    }
+
+    /// Keeps what it has written until now. What it had answered by then is in it.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub async fn remember(&self, room: &Room) -> Result<()> {
+        let script = "rm -rf \"$0/older\" && cp -r \"$0/appendonlydir\" \"$0/older\"";
+        self.in_folder(room, script).await
+    }
+
+    /// Forgets, while it does not run, all that it has written since it was told to remember.
+    ///
+    /// # Errors
+    /// When it was never told to.
+    pub async fn turn_back(&self, room: &Room) -> Result<()> {
+        let script =
+            "test -d \"$0/older\" && rm -rf \"$0/appendonlydir\" && cp -r \"$0/older\" \"$0/appendonlydir\"";
+        self.in_folder(room, script).await
+    }
+
+    async fn in_folder(&self, room: &Room, script: &str) -> Result<()> {
+        let done = room.command("sh").args(["-c", script]).arg(&self.folder).status().await?;
+        ensure!(done.success(), "Redis's folder: {done}");
+        Ok(())
     }
 
     /// Starts it on its port and data.

@@ -2,27 +2,28 @@
 //! wait for order, and the verdict.
 
 use std::fmt::Write;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use crate::blame::{Deaths, Fate, check_blame};
+use crate::caps;
 use crate::check::{Kind, Tally, Violation, check_clients, check_stores};
 use crate::client::Client;
 use crate::cluster::{Cluster, LEASE, Settings};
-use crate::engine::known_answer;
 use crate::faults::{Dose, Fault, schedule};
-use crate::history::{Expected, History, Manner};
+use crate::history::History;
 use crate::inspect;
-use crate::node::Signal;
+use crate::load::{Load, Plan};
+use crate::node::{Node, Signal};
 use crate::proxy::Line;
-use crate::random::Random;
-use crate::sound::{Mark, Sound};
 
 #[path = "../../queue/tests/redis/audit.rs"]
 mod audit;
@@ -56,6 +57,8 @@ pub struct Outcome {
     pub tally: Tally,
     /// Attempts that ended because their lease was lost.
     pub stale_attempts: u64,
+    /// Restarts of workers by themselves.
+    pub restarts: u64,
     /// What is wrong.
     pub violations: Vec<Violation>,
 }
@@ -68,20 +71,47 @@ pub async fn run(folder: &Path, settings: Settings, profile: &Profile) -> Result
     let begun = Instant::now();
     let mut cluster = Arc::new(Cluster::start(folder, settings).await?);
     let faults = schedule(profile.seed, &profile.dose);
-    let histories = load(&cluster, profile, &faults).await?;
+    let over = CancellationToken::new();
+    let loading = async {
+        let histories = load(&cluster, profile, &faults).await;
+        over.cancel();
+        histories
+    };
+    let (histories, beyond_caps) = tokio::join!(loading, caps::watch(&cluster, over.clone()));
+    let histories = histories?;
     let (tally, mut violations) = check_clients(&histories);
+    violations.extend(beyond_caps);
     let alone = Arc::get_mut(&mut cluster).context("somebody still holds the cluster")?;
     violations.extend(at_rest(alone, &histories).await?);
+    let restarts = inspect::restarts(&alone.logs())?;
+    if restarts == 0 {
+        let what = "no worker restarted itself: the run proves nothing about that".to_owned();
+        violations.push(Violation { kind: Kind::Unaccounted, what });
+    }
     let (begun_leases, stale_attempts) = inspect::logs(&alone.logs())?;
     let mut stores = alone.look(inspect::stores).await?;
     stores.blobs = inspect::blobs(&alone.room.blobs())?;
     violations.extend(check_stores(&histories, &stores, &begun_leases));
+    let accounts = alone.look(inspect::accounts).await?;
+    violations.extend(check_blame(&accounts, &stores, &begun_leases, &deaths(alone)?));
     // One freeze may catch an idle worker; of several, none can be without a job by chance.
     if profile.dose.freeze > 1 && stale_attempts == 0 {
         let what = "no zombie held a job: the run proves nothing about them".to_owned();
         violations.push(Violation { kind: Kind::Unaccounted, what });
     }
-    Ok(Outcome { took: begun.elapsed(), faults, tally, stale_attempts, violations })
+    Ok(Outcome { took: begun.elapsed(), faults, tally, stale_attempts, restarts, violations })
+}
+
+/// The deaths of workers, from how their processes ended and what these had in hand.
+fn deaths(cluster: &Cluster) -> Result<Deaths> {
+    let zombies = cluster.zombies.lock().unwrap_or_else(PoisonError::into_inner);
+    let hands = inspect::hands(&cluster.logs())?;
+    let fate = |log: &PathBuf| match cluster.ends.get(log) {
+        Some(exit) if exit.code.is_none() => Fate::Died,
+        _ if zombies.contains(log) => Fate::Frozen,
+        _ => Fate::Lived,
+    };
+    Ok(Deaths::of(hands.iter().map(|(log, hands)| (fate(log), hands))))
 }
 
 /// Stops the nodes, sweeps, and looks whether the stores came to rest in order.
@@ -122,35 +152,6 @@ async fn rests<F: Future<Output = Result<bool>>>(mut at_rest: impl FnMut() -> F)
     false
 }
 
-/// One submission of the load. One in ten repeats the sound of an earlier one.
-async fn plan(random: &mut Random, number: u64, past: &mut Vec<Sound>) -> Result<(Sound, Manner, Expected)> {
-    let mark = match random.between(0, 99) {
-        0..=2 => Mark::Refuse,
-        3..=7 => Mark::FailTimes { times: random.between(1, 2) as u16 },
-        _ => Mark::Plain { millis: random.between(20, 200) as u16 },
-    };
-    let manner = match random.between(0, 99) {
-        0..=59 => Manner::Poll,
-        60..=74 => Manner::Watch,
-        75..=84 => Manner::Repeat,
-        85..=92 => Manner::Cancel,
-        _ => Manner::Remove,
-    };
-    let fresh = Sound { mark, serial: random.number() ^ number };
-    let sound =
-        if !past.is_empty() && random.in_hundred(10) { past[random.place(past.len())] } else { fresh };
-    past.push(sound);
-    let expected = match sound.mark {
-        Mark::Refuse => Expected::Failure("bad_audio"),
-        Mark::Abort { .. } => Expected::Failure("worker_lost"),
-        Mark::FailTimes { times } => {
-            Expected::Text { text: known_answer(sound).await?, attempts: u32::from(times) + 1 }
-        }
-        Mark::Plain { .. } => Expected::Text { text: known_answer(sound).await?, attempts: 1 },
-    };
-    Ok((sound, manner, expected))
-}
-
 /// The load in as many parts as there are faults, and one more: a part begins when the fault before it has, and a fault
 /// befalls the cluster when half of its part is acknowledged.
 async fn load(cluster: &Arc<Cluster>, profile: &Profile, faults: &[Fault]) -> Result<Vec<History>> {
@@ -166,18 +167,18 @@ async fn load(cluster: &Arc<Cluster>, profile: &Profile, faults: &[Fault]) -> Re
     ));
     let http = reqwest::Client::new();
     let under_way = Arc::new(Semaphore::new(UNDER_WAY));
-    let mut random = Random::new(profile.seed.wrapping_add(1));
-    let (mut past, mut clients) = (Vec::new(), JoinSet::new());
+    let mut load = Load::new(profile.seed.wrapping_add(1), &cluster.settings);
+    let mut clients = JoinSet::new();
     for number in 0..profile.jobs {
         let part = number * parts / profile.jobs;
         // Everything is released when the faults are over.
         let _ = released.wait_for(|struck| *struck >= part).await;
-        let (sound, manner, expected) = plan(&mut random, number, &mut past).await?;
+        let Plan { sound, order, manner, expected } = load.next(number).await?;
         let place = Arc::clone(&under_way).acquire_owned().await?;
         let (cluster, http, acknowledged) = (Arc::clone(cluster), http.clone(), Arc::clone(&acknowledged));
         clients.spawn(async move {
             let deadline = Instant::now() + PATIENCE;
-            let client = Client { cluster: &cluster, http: &http, number, sound, deadline };
+            let client = Client { cluster: &cluster, http: &http, number, sound, order, deadline };
             let counted = || {
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             };
@@ -230,6 +231,8 @@ async fn befall(cluster: &Cluster, fault: Fault) -> Result<()> {
         }
         Fault::FreezeWorker(node, beyond) => freeze(cluster, node, LEASE + beyond).await,
         Fault::KillRedis(down) => cluster.restart_redis(down).await?,
+        Fault::Outage(beyond) => cluster.restart_redis(LEASE + beyond).await?,
+        Fault::FreezeRedis(beyond) => cluster.freeze_redis(LEASE + beyond).await?,
         Fault::Cut => cluster.proxy.cut(),
         Fault::Slow(delay, time) => through(cluster, Line::Slow(delay), time).await,
         Fault::Stall(time) => through(cluster, Line::Stalled, time).await,
@@ -264,6 +267,8 @@ async fn freeze(cluster: &Cluster, first: usize, time: Duration) {
         cluster.frozen(|frozen| frozen.insert(node));
         if Cluster::signal(&cluster.workers, node, Signal::Stop).await {
             if cluster.held_by(node).await.unwrap_or(0) > 0 {
+                let log = cluster.workers.get(node).map(Node::log);
+                cluster.zombies.lock().unwrap_or_else(PoisonError::into_inner).extend(log);
                 tokio::time::sleep(time).await;
                 Cluster::signal(&cluster.workers, node, Signal::Cont).await;
                 cluster.frozen(|frozen| frozen.remove(&node));
@@ -295,6 +300,8 @@ impl Outcome {
             ("SIGKILL of an API node", count(|fault| matches!(fault, Fault::KillApi(_)))),
             ("zombies (SIGSTOP, SIGCONT)", count(|fault| matches!(fault, Fault::FreezeWorker(..)))),
             ("Redis killed and restarted", count(|fault| matches!(fault, Fault::KillRedis(_)))),
+            ("Redis down for longer than a lease", count(|fault| matches!(fault, Fault::Outage(_)))),
+            ("Redis frozen for longer than one", count(|fault| matches!(fault, Fault::FreezeRedis(_)))),
             ("connections cut", count(|fault| matches!(fault, Fault::Cut))),
             ("line slow", count(|fault| matches!(fault, Fault::Slow(..)))),
             ("line stalled", count(|fault| matches!(fault, Fault::Stall(_)))),
@@ -302,6 +309,7 @@ impl Outcome {
             ("blob store full", count(|fault| matches!(fault, Fault::FillBlobs(_)))),
             ("SIGTERM", count(|fault| matches!(fault, Fault::RollWorker(_) | Fault::RollApi(_)))),
             ("told that a lease was lost", self.stale_attempts),
+            ("restarts of workers by themselves", self.restarts),
             ("lost", wrong(Kind::Lost)),
             ("wrong", wrong(Kind::Wrong)),
             ("published by a stale fence", wrong(Kind::Stale)),

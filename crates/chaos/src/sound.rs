@@ -3,8 +3,10 @@
 
 use crate::random::Random;
 
-/// Samples of every sound: 300 ms.
+/// Samples of every sound.
 const LENGTH: usize = 4_800;
+/// How long every sound is.
+pub const LENGTH_MS: u64 = 300;
 /// What the sounds of this harness begin with.
 const MAGIC: [u16; 2] = [0x5643, 0x4853];
 /// Samples of the order: magic, mark, number, serial.
@@ -30,6 +32,11 @@ pub enum Mark {
         /// How long it takes.
         millis: u16,
     },
+    /// Takes so many windows of work, with a checkpoint after each, then says what it heard.
+    Long {
+        /// How many.
+        windows: u16,
+    },
 }
 
 /// One sound. Equal sounds are equal bytes.
@@ -49,6 +56,7 @@ impl Sound {
             Mark::FailTimes { times } => (1, times),
             Mark::Refuse => (2, 0),
             Mark::Abort { millis } => (3, millis),
+            Mark::Long { windows } => (4, windows),
         };
         let mut samples: Vec<i16> = [MAGIC[0], MAGIC[1], mark, number].map(u16::cast_signed).to_vec();
         samples.extend((0..4).map(|part| ((self.serial >> (16 * part)) as u16).cast_signed()));
@@ -92,6 +100,7 @@ impl Sound {
             1 => Mark::FailTimes { times: number },
             2 => Mark::Refuse,
             3 => Mark::Abort { millis: number },
+            4 => Mark::Long { windows: number },
             _ => return None,
         };
         let serial = serial.iter().rev().fold(0, |serial, part| (serial << 16) | u64::from(*part));
@@ -110,6 +119,7 @@ mod tests {
             Mark::FailTimes { times: 2 },
             Mark::Refuse,
             Mark::Abort { millis: 5 },
+            Mark::Long { windows: 30 },
         ] {
             let sound = Sound { mark, serial: 0x0123_4567_89ab_cdef };
             assert_eq!(Sound::of(&sound.samples()), Some(sound));

@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use verbatim_chaos::check::{Begun, Kind, StoredJob, Stores, check_clients, check_stores};
 use verbatim_chaos::history::{Expected, History, Manner, Seen, Status};
 
+use verbatim_chaos::blame::{Account, Deaths, Fate, Hands, check_blame};
+
 const ID: &str = "job_1";
 
 fn accepted() -> Seen {
@@ -199,4 +201,51 @@ fn what_is_left_over_is_found() {
         stores.submissions.insert("job_2".to_owned(), "W".to_owned());
     };
     assert_eq!(found_in_stores(invented), [Kind::Unaccounted].into());
+}
+
+/// What is found when job `W`, with this account, was held by processes with these fates.
+fn blamed(account: Account, fates: &[Fate]) -> bool {
+    let hands = Hands { held: ["W".to_owned()].into(), lost: BTreeSet::new() };
+    let deaths = Deaths::of(fates.iter().map(|fate| (*fate, &hands)));
+    let (stores, begun) = stores();
+    let accounts = [("W".to_owned(), account)].into();
+    let found = check_blame(&accounts, &stores, &begun, &deaths);
+    assert!(found.iter().all(|violation| violation.kind == Kind::Blamed));
+    !found.is_empty()
+}
+
+#[test]
+fn a_crash_is_explained_by_the_death_of_a_worker_that_held_the_job_and_by_nothing_else() {
+    let crashes = |crashes| Account { crashes, ..Account::default() };
+    assert!(!blamed(crashes(0), &[]));
+    assert!(blamed(crashes(1), &[]), "nobody died");
+    assert!(blamed(crashes(1), &[Fate::Lived]), "its worker lives: the store was away");
+    assert!(!blamed(crashes(1), &[Fate::Died]));
+    assert!(!blamed(crashes(1), &[Fate::Frozen]));
+    assert!(blamed(crashes(2), &[Fate::Died, Fate::Lived]));
+    assert!(!blamed(crashes(2), &[Fate::Died, Fate::Frozen]));
+}
+
+#[test]
+fn a_job_is_isolated_after_two_deaths() {
+    let isolated = Account { isolated: true, ..Account::default() };
+    assert!(blamed(isolated, &[]));
+    assert!(blamed(isolated, &[Fate::Died, Fate::Lived]));
+    assert!(!blamed(isolated, &[Fate::Died, Fate::Died]));
+}
+
+#[test]
+fn a_zombie_explains_what_it_lost_and_a_lease_that_no_log_tells_of_is_a_death_only_where_somebody_died() {
+    let hands = Hands { held: BTreeSet::new(), lost: ["W".to_owned()].into() };
+    let found = |fate, fence| {
+        let (mut stores, begun) = stores();
+        stores.jobs.get_mut("W").unwrap().fence = fence;
+        let accounts = [("W".to_owned(), Account { deaths: 1, ..Account::default() })].into();
+        !check_blame(&accounts, &stores, &begun, &Deaths::of([(fate, &hands)])).is_empty()
+    };
+    let fence = stores().0.jobs["W"].fence;
+    assert!(!found(Fate::Frozen, fence));
+    assert!(found(Fate::Died, fence), "it held nothing when it died");
+    assert!(!found(Fate::Died, fence + 1));
+    assert!(found(Fate::Lived, fence + 1));
 }

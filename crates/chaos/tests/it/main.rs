@@ -5,4 +5,6 @@ mod frozen;
 mod full;
 mod poison;
 mod profile;
+mod sentinel;
 mod support;
+mod tail;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tokio::time::Instant;
-use verbatim_chaos::client::Client;
+use verbatim_chaos::client::{Client, Order};
 use verbatim_chaos::cluster::{Cluster, Settings};
 use verbatim_chaos::engine::known_answer;
 use verbatim_chaos::history::{Expected, History, Manner};
@@ -42,7 +42,8 @@ impl World {
             _ => Expected::Text { text: known_answer(sound).await?, attempts: 1 },
         };
         let deadline = Instant::now() + Duration::from_secs(100);
-        let client = Client { cluster: &self.cluster, http: &self.http, number, sound, deadline };
+        let order = Order::default();
+        let client = Client { cluster: &self.cluster, http: &self.http, number, sound, order, deadline };
         Ok(client.run(Manner::Poll, expected, || {}).await)
     }
 

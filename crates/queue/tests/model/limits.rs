@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::{TestCaseError, TestRunner};
 use verbatim_core::ports::limiter::{ProjectLimit, RequestLimits};
 use verbatim_queue::conformance::Harness;
 use verbatim_queue::conformance::limiter::{Request, replay};
@@ -32,6 +32,9 @@ fn limits() -> impl Strategy<Value = RequestLimits> {
 }
 
 /// Bursts, trickles, and long silences.
+/// As for histories.
+const REQUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/failed_requests.txt");
+
 fn request() -> impl Strategy<Value = Request> {
     let after = prop_oneof![4 => Just(0), 4 => 0_u64..50, 3 => 0_u64..3000, 2 => 0_u64..30_000, 1 => 59_990_u64..60_010];
     (after, 0_usize..3).prop_map(|(after, tenant)| Request { after, tenant })
@@ -41,7 +44,7 @@ fn request() -> impl Strategy<Value = Request> {
 pub(crate) fn agree<H: Harness>(cases: u32, fresh: impl Fn() -> H) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let config = super::remembering(cases, REQUESTS);
     let drawn = TestRunner::new(config).run(
         &(limits(), prop::collection::vec(request(), 1..150)),
         |(limits, requests)| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, FailurePersistence, FileFailurePersistence, TestCaseError, TestRunner};
 use proptest_state_machine::ReferenceStateMachine;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::TenantCaps;
@@ -13,6 +13,16 @@ use verbatim_core::options::Priority;
 use verbatim_queue::conformance::Harness;
 use verbatim_queue::conformance::model::{Model, Op, TENANTS, WORKERS, Work, replay};
 use verbatim_queue::conformance::service::{Cluster, Load, Origin, keeps_to_it};
+
+/// Where the seeds of histories that failed are kept: they are drawn first from then on. To be committed with the cure.
+const HISTORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/failed_histories.txt");
+
+/// So many cases, after those that have failed before.
+fn remembering(cases: u32, failed: &'static str) -> Config {
+    let failure_persistence: Option<Box<dyn FailurePersistence>> =
+        Some(Box::new(FileFailurePersistence::Direct(failed)));
+    Config { cases, failure_persistence, ..Config::default() }
+}
 
 struct Histories;
 
@@ -135,7 +145,7 @@ pub(crate) fn serves_everybody<H: Harness>(cases: u32, fresh: impl Fn() -> H) {
 pub(crate) fn agrees<H: Harness>(cases: u32, fresh: impl Fn() -> H) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let config = remembering(cases, HISTORIES);
     let drawn =
         TestRunner::new(config).run(&Histories::sequential_strategy(1..120), |(model, steps, seen)| {
             let count = || {

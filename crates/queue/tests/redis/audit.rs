@@ -31,6 +31,10 @@ pub(crate) fn audit(redis: &mut Connection, prefix: &str) -> Result<()> {
     picture.submissions_and_jobs_agree()?;
     picture.work_points_somewhere()?;
     picture.tenants_stand_where_they_can_be_served()?;
+    picture.deadlines_are_looked_after()?;
+    picture.idempotency_keys_name_submissions()?;
+    picture.workers_are_known()?;
+    picture.money_put_aside_adds_up()?;
     picture.nothing_is_left_over()?;
     picture.no_blob_is_needed_and_listed()
 }
@@ -273,7 +277,82 @@ impl Picture<'_> {
         Ok(())
     }
 
+    fn deadlines_are_looked_after(&mut self) -> Result<()> {
+        let due = self.zset("y")?;
+        for (id, at) in &due {
+            let sub = self.submissions.get(id).with_context(|| format!("{id} has a deadline and is gone"))?;
+            let kept = field(sub, "d").parse() == Ok(*at) && !sub.contains_key("x");
+            ensure!(kept, "{id} is due at {at}: {sub:?}");
+        }
+        for (id, sub) in &self.submissions {
+            let job = self.jobs.get(field(sub, "j")).context("a job")?;
+            let waits = !sub.contains_key("x") && "qdr".contains(field(job, "s"));
+            let watched = !sub.contains_key("d") || due.contains_key(id);
+            ensure!(!waits || watched, "nobody looks after the deadline of {id}: {sub:?}");
+        }
+        Ok(())
+    }
+
+    fn idempotency_keys_name_submissions(&mut self) -> Result<()> {
+        let expiring = self.zset("ie")?;
+        let kept: BTreeSet<String> =
+            self.keys.iter().filter_map(|key| key.strip_prefix("i:")).map(str::to_owned).collect();
+        let listed: BTreeSet<String> = expiring.keys().cloned().collect();
+        ensure!(kept == listed, "idempotency keys {kept:?}, by their expiry {listed:?}");
+        for (member, at) in expiring {
+            let stored: String = self.redis.get(self.key(&format!("i:{member}")))?;
+            let parts: Vec<&str> = stored.splitn(3, '|').collect();
+            let [id, expires, _] = parts[..] else { anyhow::bail!("idempotency key {member} is {stored}") };
+            ensure!(expires.parse() == Ok(at), "idempotency key {member} ends at {at}: {stored}");
+            let sub =
+                self.submissions.get(id).with_context(|| format!("{member} names {id}, which is gone"))?;
+            let own = format!("{}:{}", field(sub, "t"), field(sub, "i"));
+            ensure!(own == member, "{member} names {id}, whose key is {own}");
+        }
+        Ok(())
+    }
+
+    fn workers_are_known(&mut self) -> Result<()> {
+        let known: BTreeSet<String> = self.zset("workers")?.into_keys().collect();
+        for kind in ["k:", "r:"] {
+            let unknown =
+                self.keys.iter().filter_map(|key| key.strip_prefix(kind)).find(|id| !known.contains(*id));
+            ensure!(unknown.is_none(), "{kind} of worker {unknown:?}, which is not among {known:?}");
+        }
+        Ok(())
+    }
+
+    fn money_put_aside_adds_up(&mut self) -> Result<()> {
+        let reserved = self.hash("reserved")?;
+        let entries: BTreeSet<String> = reserved.keys().cloned().collect();
+        let ends: BTreeSet<String> = self.zset("reserved:end")?.into_keys().collect();
+        ensure!(entries == ends, "entries {entries:?}, by their end {ends:?}");
+        let of_jobs = self.hash("reserved:jobs")?;
+        let lines: BTreeSet<String> =
+            of_jobs.values().flat_map(|lines| lines.lines()).map(str::to_owned).collect();
+        ensure!(entries == lines, "entries {entries:?}, by job {of_jobs:?}");
+        let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+        for (entry, kept) in &reserved {
+            let parts: Vec<&str> = kept.splitn(3, '|').collect();
+            let [cost, tenant, provider] = parts[..] else { anyhow::bail!("{entry} is {kept}") };
+            for name in [format!("p{provider}"), format!("t{tenant}")] {
+                *sums.entry(name).or_default() += cost.parse::<u64>()?;
+            }
+        }
+        sums.retain(|_, sum| *sum > 0);
+        let kept = self.hash("reserved:sums")?;
+        let told: BTreeMap<String, u64> =
+            kept.into_iter().map(|(name, sum)| Ok((name, sum.parse()?))).collect::<Result<_>>()?;
+        ensure!(told == sums, "put aside {told:?}, not {sums:?}");
+        Ok(())
+    }
+
     fn nothing_is_left_over(&mut self) -> Result<()> {
+        let calls: Vec<String> = self.keys.iter().filter(|key| key.starts_with("c:")).cloned().collect();
+        for call in calls {
+            let left: i64 = self.redis.pttl(self.key(&call))?;
+            ensure!(left <= 60_000 && left != -1, "{call} would stay for {left} ms");
+        }
         for key in &self.keys {
             let owner = ["d:", "e:", "m:", "h:"].iter().find_map(|kind| key.strip_prefix(kind));
             ensure!(owner.is_none_or(|id| self.jobs.contains_key(id)), "{key} belongs to no job");
@@ -290,7 +369,8 @@ impl Picture<'_> {
         let garbage = self.zset("garbage")?;
         for (id, job) in &self.jobs {
             if "qdrf".contains(field(job, "s")) {
-                ensure!(!garbage.contains_key(&format!("audio/{id}")), "the audio of {id} is to be deleted");
+let audio = job.get("b").cloned().unwrap_or_else(|| format!("audio/{id}"));
+                ensure!(!garbage.contains_key(&audio), "the audio of {id} is to be deleted");
             }
             let result = field(job, "r").replacen('~', &format!("results/work_{id}/"), 1);
             ensure!(!garbage.contains_key(&result), "the result of {id} is to be deleted");
