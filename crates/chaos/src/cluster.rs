@@ -45,6 +45,8 @@ pub struct Settings {
     pub models: Vec<&'static str>,
     /// Jobs after which a worker restarts itself.
     pub max_jobs: u32,
+    /// How long blobs stay that no job needs any more.
+    pub grace_secs: u32,
     /// Whether Redis has a copy and a sentinel. Nodes talk to it past the proxy then.
     pub sentinel: bool,
 }
@@ -64,8 +66,20 @@ impl Settings {
         let (apis, workers, concurrency, blobs_mb) = (2, 4, 4, 128);
         let (redis, tenants, models) = (Vec::new(), Vec::new(), vec![CHAOS]);
         let program = program.into();
-        let (max_jobs, sentinel) = (500, false);
-        Self { program, apis, workers, concurrency, blobs_mb, redis, tenants, models, max_jobs, sentinel }
+        Self {
+            program,
+            apis,
+            workers,
+            concurrency,
+            blobs_mb,
+            redis,
+            tenants,
+            models,
+            max_jobs: 500,
+            // A run looks at what is left when it is over.
+            grace_secs: 1,
+            sentinel: false,
+        }
     }
 
     /// As [`Self::new`], as mixed as a cluster may be: tenants, one of them with a cap, workers that cannot do each other's
@@ -205,6 +219,7 @@ impl Cluster {
         };
         let (concurrency, max_jobs) =
             (self.settings.concurrency.to_string(), self.settings.max_jobs.to_string());
+        let grace = self.settings.grace_secs.to_string();
         let keys = (!self.settings.tenants.is_empty()).to_string();
         let (data, model, notes, lease) =
             (path("data"), path("chaos"), path("notes"), LEASE.as_secs().to_string());
@@ -227,6 +242,7 @@ impl Cluster {
             ("VERBATIM__WORKER__LEASE_SECS", &lease),
             ("VERBATIM__WORKER__RENEW_SECS", "1"),
             ("VERBATIM__WORKER__POLL_MS", "200"),
+            ("VERBATIM__UPKEEP__DELETE_GRACE_SECS", &grace),
             ("VERBATIM__WORKER__DRAIN_SECS", "5"),
             ("VERBATIM__WORKER__STORAGE_PATIENCE_SECS", "1"),
             ("VERBATIM__WORKER__MAX_JOBS_PER_WORKER", &max_jobs),

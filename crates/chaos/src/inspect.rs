@@ -19,7 +19,7 @@ use crate::history::Status;
 pub fn unfinished(redis: &mut Connection) -> Result<u64> {
     let counters: HashMap<String, i64> = redis.hgetall(format!("{{{PREFIX}}}:n"))?;
     let live = ["q0", "q1", "q2", "d", "r"].iter().filter_map(|name| counters.get(*name)).sum::<i64>();
-    let garbage: u64 = redis.scard(format!("{{{PREFIX}}}:g"))?;
+    let garbage: u64 = redis.zcard(format!("{{{PREFIX}}}:garbage"))?;
     Ok(garbage + u64::try_from(live).context("a counter is below nothing")?)
 }
 

@@ -51,7 +51,8 @@ impl World {
 
 #[tokio::test]
 async fn a_redis_that_comes_back_older_loses_what_was_acknowledged_since_and_nothing_else() -> Result<()> {
-    let world = World::new(Settings { workers: 2, ..settings() }).await?;
+    // As by default: longer than what may be lost.
+    let world = World::new(Settings { workers: 2, grace_secs: 600, ..settings() }).await?;
     let sounds: Vec<Sound> = (0..32).map(|serial| plain(serial, 300)).collect();
     let older = try_join_all(sounds.iter().map(|sound| world.acknowledged(*sound))).await?;
     // Some have ended, some run, some wait.

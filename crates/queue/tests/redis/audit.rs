@@ -367,9 +367,12 @@ impl Picture<'_> {
 
     fn no_blob_is_needed_and_listed(&mut self) -> Result<()> {
         let garbage = self.zset("garbage")?;
+        let taken = self.hash("garbage:takes")?;
+        let unknown = taken.keys().find(|blob| !garbage.contains_key(*blob));
+        ensure!(unknown.is_none(), "{unknown:?} was taken to be deleted, and is not listed");
         for (id, job) in &self.jobs {
             if "qdrf".contains(field(job, "s")) {
-let audio = job.get("b").cloned().unwrap_or_else(|| format!("audio/{id}"));
+                let audio = job.get("b").cloned().unwrap_or_else(|| format!("audio/{id}"));
                 ensure!(!garbage.contains_key(&audio), "the audio of {id} is to be deleted");
             }
             let result = field(job, "r").replacen('~', &format!("results/work_{id}/"), 1);
