@@ -233,6 +233,10 @@ impl Cluster {
             ("VERBATIM__STORAGE__MIN_FREE_DISK_MB", "0"),
             ("VERBATIM__SERVER__LISTEN", "127.0.0.1:0"),
             ("VERBATIM__AUTH__REQUIRED", &keys),
+            // With keys there would be limits on requests, and a run would wait for them.
+            ("VERBATIM__LIMITS__PER_TENANT_PER_MINUTE", "0"),
+            ("VERBATIM__LIMITS__PROJECT_PER_MINUTE", "0"),
+            ("VERBATIM__LIMITS__PER_IP_PER_MINUTE", "0"),
             ("VERBATIM__LOG__FORMAT", "json"),
             ("VERBATIM__LOG__FILTER", "info"),
             // The harness's engine comes in where a local one would.
@@ -285,6 +289,7 @@ impl Cluster {
                 if let Some(url) = api.url()
                     && let Ok(answer) = reqwest::get(format!("{url}/readyz")).await
                     && answer.status().is_success()
+                    && self.knows_every_model(&url).await
                 {
                     break;
                 }
@@ -298,6 +303,17 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Whether this node has heard of the workers of each kind.
+    async fn knows_every_model(&self, url: &str) -> bool {
+        let mut request = reqwest::Client::new().get(format!("{url}/v1/models"));
+        if let Some(key) = self.key(0) {
+            request = request.bearer_auth(key);
+        }
+        let Ok(answer) = request.send().await else { return false };
+        let known = answer.text().await.unwrap_or_default();
+        self.settings.models.iter().all(|model| known.contains(&format!("\"{model}\"")))
     }
 
     /// SIGKILL of Redis, and its start after this time.

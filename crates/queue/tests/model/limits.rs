@@ -44,7 +44,7 @@ fn request() -> impl Strategy<Value = Request> {
 pub(crate) fn agree<H: Harness>(cases: u32, fresh: impl Fn() -> H) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    let config = super::remembering(cases, REQUESTS);
+    let config = super::model::remembering(cases, REQUESTS);
     let drawn = TestRunner::new(config).run(
         &(limits(), prop::collection::vec(request(), 1..150)),
         |(limits, requests)| {

@@ -18,7 +18,7 @@ use verbatim_queue::conformance::service::{Cluster, Load, Origin, keeps_to_it};
 const HISTORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/failed_histories.txt");
 
 /// So many cases, after those that have failed before.
-fn remembering(cases: u32, failed: &'static str) -> Config {
+pub(crate) fn remembering(cases: u32, failed: &'static str) -> Config {
     let failure_persistence: Option<Box<dyn FailurePersistence>> =
         Some(Box::new(FileFailurePersistence::Direct(failed)));
     Config { cases, failure_persistence, ..Config::default() }
