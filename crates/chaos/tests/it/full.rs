@@ -10,6 +10,7 @@ use reqwest::{Response, StatusCode};
 use verbatim_chaos::check::check_clients;
 use verbatim_chaos::cluster::Settings;
 use verbatim_chaos::engine::known_answer;
+use verbatim_chaos::inspect;
 
 use crate::support::{World, plain, settings};
 
@@ -44,7 +45,8 @@ impl World {
 #[tokio::test]
 async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<()> {
     let redis = ["--maxmemory", "6mb"].map(str::to_owned).to_vec();
-    let world = World::new(Settings { concurrency: 16, redis, ..settings() }).await?;
+    // Workers restart meanwhile, which a full Redis must not keep them from.
+    let world = World::new(Settings { concurrency: 16, redis, max_jobs: 20, ..settings() }).await?;
     let note = "x".repeat(500);
     let mut accepted = Vec::new();
     let refused = loop {
@@ -63,7 +65,10 @@ async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<(
     for (serial, id) in accepted {
         assert_eq!(world.text(&id).await?, known_answer(plain(serial, 300)).await?);
     }
-    Ok(())
+    ensure!(inspect::restarts(&world.cluster.logs())? > 0, "no worker has restarted");
+    // There is room again.
+    let taken = async || Ok(world.upload(10_000, 20, &note).await?.status().is_success());
+    world.until("a submission to be taken again", taken).await
 }
 
 #[tokio::test]
