@@ -15,6 +15,10 @@ test:
 try crate:
     cargo nextest run --package verbatim-{{crate}}
 
+# What takes more than a minute, gigabytes or a second build: just soak, or just soak chaos
+soak *parts:
+    scripts/soak {{parts}}
+
 # Break a cluster on purpose for some minutes, and check that nothing was lost
 chaos *arguments='--profile long':
     cargo run --quiet --package verbatim-chaos -- {{arguments}}
