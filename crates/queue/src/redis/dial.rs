@@ -77,7 +77,7 @@ impl ConnectionLike for Shared {
 /// Makes the connections of a pool. One server's are made by `deadpool-redis`; its managers for Sentinel and Cluster take
 /// neither time-outs nor settings of sockets.
 pub(super) enum Dialer {
-    Server(deadpool_redis::Manager),
+    Server(Box<deadpool_redis::Manager>),
     Sentinel(Sentinels),
     Cluster(Box<ClusterClient>),
 }
@@ -90,7 +90,8 @@ impl Dialer {
     pub(super) fn new(address: &Address) -> RedisResult<Self> {
         Ok(match address {
             Address::Server(info) => {
-                Self::Server(deadpool_redis::Manager::new_with_config(info.clone(), connection_config())?)
+                let manager = deadpool_redis::Manager::new_with_config(info.clone(), connection_config())?;
+                Self::Server(Box::new(manager))
             }
             Address::Sentinel(known) => Self::Sentinel(known.clone()),
             Address::Cluster(nodes) => {
