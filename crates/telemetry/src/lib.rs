@@ -2,6 +2,7 @@
 
 pub mod figures;
 pub mod limits;
+pub mod link;
 pub mod logs;
 pub mod metrics;
 pub mod providers;

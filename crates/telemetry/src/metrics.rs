@@ -9,6 +9,7 @@ use verbatim_core::ports::Room;
 use verbatim_core::ports::jobs::QueueStats;
 
 use crate::limits::LimitMetrics;
+use crate::link::LinkMetrics;
 use crate::providers::ProviderMetrics;
 
 /// Seconds from a millisecond to a minute: for requests.
@@ -107,6 +108,8 @@ pub struct Metrics {
     pub providers: ProviderMetrics,
     /// Of what protects it.
     pub limits: LimitMetrics,
+    /// Of the way to the job store of a cluster.
+    pub link: LinkMetrics,
     /// HTTP requests by `route` (the template, never the path), `method` and `status`.
     pub http_requests: IntCounterVec,
     /// HTTP latency by `route` and `method`, until the response's head.
@@ -180,6 +183,7 @@ impl Metrics {
         Ok(Self {
             providers: ProviderMetrics::new(r)?,
             limits: LimitMetrics::new(r)?,
+            link: LinkMetrics::new(r)?,
             http_requests: counters(
                 "http_requests_total",
                 "HTTP requests answered.",

@@ -63,6 +63,8 @@ pub struct ServerConfig {
     pub idle_timeout_secs: u64,
     /// Fewest bytes a second on average of a body that has kept the service waiting for longer than that.
     pub min_upload_bytes_per_sec: u64,
+    /// How long a start waits for a job store or a bucket that does not answer; 0 does not wait.
+    pub start_patience_secs: u64,
     /// Networks of the proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Origins whose pages may call the API from a browser.
@@ -75,6 +77,7 @@ impl Default for ServerConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             idle_timeout_secs: 30,
             min_upload_bytes_per_sec: 1024,
+            start_patience_secs: 60,
             trusted_proxies: Vec::new(),
             cors_allowed_origins: Vec::new(),
         }

@@ -12,6 +12,7 @@ use verbatim_core::ports::engine::Capabilities;
 use verbatim_core::ports::registry::EngineOffer;
 use verbatim_core::time::Clock;
 use verbatim_core::{CancellationToken, PortError};
+use verbatim_queue::StoreCondition;
 
 use super::{Offered, Parts};
 
@@ -43,6 +44,7 @@ pub(super) async fn speak(
     clock: Arc<dyn Clock>,
     Speaker { id: worker, mut before }: Speaker,
     capabilities: Capabilities,
+    mut condition: watch::Receiver<StoreCondition>,
     stop: CancellationToken,
 ) {
     let speaking = async {
@@ -53,6 +55,7 @@ pub(super) async fn speak(
                 models: capabilities.models.clone(),
                 announced_at: clock.now(),
             };
+            let known = condition.borrow().replaced;
             let announced = async {
                 registry.announce(offer).await?;
                 // Not sooner, so that the cluster always knows of one of them.
@@ -71,7 +74,11 @@ pub(super) async fn speak(
                     ASK_AGAIN
                 }
             };
-            tokio::time::sleep(pause).await;
+            // A store that came back empty knows nobody: it is told at once who there is.
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = is_replaced(&mut condition, known) => {}
+            }
         }
     };
     tokio::select! {
@@ -88,6 +95,14 @@ pub(super) async fn leave(registry: &dyn EngineRegistry, worker: &WorkerId) {
             tracing::warn!(%error, "a worker that has ended is counted until its lease is over")
         }
         Err(_) => tracing::warn!("a worker that has ended is counted until its lease is over: no answer"),
+    }
+}
+
+/// Waits until the store has been replaced more often than that.
+async fn is_replaced(condition: &mut watch::Receiver<StoreCondition>, known: u64) {
+    if condition.wait_for(|condition| condition.replaced > known).await.is_err() {
+        // The store is gone with the process.
+        std::future::pending().await
     }
 }
 

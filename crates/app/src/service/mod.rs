@@ -2,6 +2,8 @@
 
 mod announce;
 mod api;
+mod condition;
+mod patience;
 mod stores;
 mod worker;
 
@@ -15,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use verbatim_api_lib::ServeOptions;
+use verbatim_core::CancellationToken;
 use verbatim_core::ids::{IdSource, WorkerId};
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::ports::SpeechEngine;
@@ -40,6 +43,9 @@ type Parts = JoinSet<anyhow::Result<()>>;
 
 /// How long the end of the process waits for what calls to providers left behind.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// How long connections to an API node wait for its start without an answer.
+const QUICK_START: Duration = Duration::from_secs(1);
 
 /// What is on offer, as far as this process knows.
 type Offered = watch::Receiver<Option<Arc<ModelCatalog>>>;
@@ -85,17 +91,6 @@ async fn run_parts(
     whisper: Option<LoadLocalEngine>,
     Control { shutdown, lineage }: Control,
 ) -> anyhow::Result<Ending> {
-    let stores = tokio::select! {
-        () = shutdown.soft.cancelled() => return Ok(Ending::Done),
-        stores = Stores::open(role, &config) => stores?,
-    };
-    stores
-        .metrics
-        .start_seconds
-        .set(Duration::from_millis(stores.clock.now().as_millis().cast_unsigned()).as_secs_f64());
-    for reason in RestartReason::ALL {
-        stores.metrics.count_restarts(reason, lineage.restarts.get(reason.label()).copied().unwrap_or(0));
-    }
     let listener = TcpListener::bind(config.server.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; is another server running? --listen takes another port",
@@ -104,26 +99,29 @@ async fn run_parts(
     })?;
     say_where(listener.local_addr()?);
     let mut process = Process::new(shutdown.clone(), lineage.worker);
-    let (router, soft) = (process.gate.router(), shutdown.soft.clone());
-    let serving = async move {
-        verbatim_api_lib::serve(listener, router, soft, ServeOptions::default()).await;
-        Ok(())
+    process.parts.spawn(serve(role, listener, process.gate.clone(), shutdown.soft.clone()));
+    let opened = tokio::select! {
+        () = shutdown.soft.cancelled() => None,
+        opened = Stores::open(role, &config, &process.gate) => Some(opened),
     };
-    // Who loads models answers while it does, and says so. An API node is there at once: connections wait a moment instead
-    // of being told by a node that has just come back that it is starting.
-    let serving = if role == Role::Api {
-        Some(serving)
-    } else {
-        process.parts.spawn(serving);
-        None
+    let stores = match opened {
+        Some(Ok(stores)) => stores,
+        nothing => {
+            shutdown.soft.cancel();
+            let ended = join(process.parts, &shutdown).await;
+            nothing.map_or(Ok(()), |opened| opened.map(drop)).and(ended)?;
+            return Ok(Ending::Done);
+        }
     };
+    let started = Duration::from_millis(stores.clock.now().as_millis().cast_unsigned());
+    stores.metrics.start_seconds.set(started.as_secs_f64());
+    for reason in RestartReason::ALL {
+        stores.metrics.count_restarts(reason, lineage.restarts.get(reason.label()).copied().unwrap_or(0));
+    }
     let outcome = tokio::select! {
         () = shutdown.soft.cancelled() => Ok(()),
         started = process.start(role, &stores, &config, whisper) => started,
     };
-    if let Some(serving) = serving {
-        process.parts.spawn(serving);
-    }
     if outcome.is_err() {
         shutdown.soft.cancel();
     }
@@ -136,6 +134,16 @@ async fn run_parts(
     stores.settle().await;
     outcome.and(ended)?;
     Ok(process.restart.get().cloned().map_or(Ending::Done, Ending::Restart))
+}
+
+/// Answers requests, also those that come before the service is ready. An API node is there at once, as a rule: connections
+/// wait a moment instead of being told by a node that has just come back that it is starting.
+async fn serve(role: Role, listener: TcpListener, gate: Gate, stop: CancellationToken) -> anyhow::Result<()> {
+    if role == Role::Api {
+        let _ = tokio::time::timeout(QUICK_START, gate.opened()).await;
+    }
+    verbatim_api_lib::serve(listener, gate.router(), stop, ServeOptions::default()).await;
+    Ok(())
 }
 
 /// Prints the address for whoever started the process. Nobody may read it any more, after a restart for example.
@@ -185,6 +193,13 @@ impl Process {
                 api::start(stores, config, offered, shutdown, parts)
             }
         };
+        if let Some(redis) = stores.redis.clone() {
+            let (metrics, stop) = (stores.metrics.clone(), shutdown.soft.clone());
+            parts.spawn(async move {
+                condition::follow(redis, metrics, stop).await;
+                Ok(())
+            });
+        }
         worker::start_maintenance(role, stores, config, shutdown, parts);
         if let Some(engine) = engine.filter(|_| config.worker.enabled) {
             let life = Life { before: before.take(), restart: Arc::clone(restart) };

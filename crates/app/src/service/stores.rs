@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
+use tokio::time::Instant;
 use verbatim_blobs::{FolderDisk, FolderStore, S3Config, S3Store};
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::{
@@ -19,10 +20,17 @@ use verbatim_telemetry::Metrics;
 use crate::auth::keys_required;
 use crate::config::{Config, QueueConfig, Role};
 use crate::engines::EnginePorts;
+use crate::gate::Gate;
 use crate::system::{SystemClock, SystemIds};
+
+use super::patience::Patience;
 
 /// How long the end of the process waits for uploads that were given up to be out of the bucket.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// What clients are told while a store is waited for.
+const NO_JOB_STORE: &str = "the job store is waited for";
+const NO_BLOB_STORE: &str = "the store for audio and results is waited for";
 
 /// What the parts of the service share. Some of these are one and the same store.
 pub(super) struct Stores {
@@ -34,6 +42,8 @@ pub(super) struct Stores {
     pub(super) directory: Option<Arc<dyn Directory>>,
     /// Where workers announce themselves; only in a cluster.
     pub(super) registry: Option<Arc<dyn EngineRegistry>>,
+    /// The job store of a cluster once more.
+    pub(super) redis: Option<Arc<RedisStore>>,
     /// What nodes share about providers.
     pub(super) shared: Arc<dyn SharedState>,
     pub(super) ledger: Arc<dyn Ledger>,
@@ -49,16 +59,19 @@ pub(super) struct Stores {
 }
 
 impl Stores {
-    /// Opens what the configuration names.
+    /// Opens what the configuration names. What another machine keeps may be away when this process starts: it is waited
+    /// for, and `gate` says so.
     ///
     /// # Errors
     /// When something cannot be opened, with what to do about it.
-    pub(super) async fn open(role: Role, config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn open(role: Role, config: &Config, gate: &Gate) -> anyhow::Result<Self> {
         let (clock, ids) = (Arc::new(SystemClock), Arc::new(SystemIds::default()));
         let metrics = Arc::new(Metrics::new()?);
         let asks_for_keys = role != Role::Worker && keys_required(config)?;
         let policy = policy(&config.queue);
-        let (blobs, bucket) = open_blobs(config).await?;
+        let until = Instant::now() + Duration::from_secs(config.server.start_patience_secs);
+        let patience = Patience { until, gate };
+        let (blobs, bucket) = open_blobs(config, &patience).await?;
         let disk = watched_folder(config).map(|folder| Arc::new(FolderDisk::under(folder)) as Arc<dyn Disk>);
         let Some(url) = &config.redis.url else {
             anyhow::ensure!(
@@ -88,6 +101,7 @@ impl Stores {
                     None
                 },
                 registry: None,
+                redis: None,
                 blobs,
                 bucket,
                 disk,
@@ -96,15 +110,19 @@ impl Stores {
                 metrics,
             });
         };
-        let store = RedisStore::connect(RedisConfig {
-            url: url.expose().to_owned(),
-            prefix: config.redis.prefix.clone(),
-            policy,
-            ids: ids.clone(),
-        });
-        // Boxed: its futures are nested too deeply to lie within ours.
-        let store =
-            Arc::new(Box::pin(store).await.with_context(|| format!("cannot work with {}", url.redacted()))?);
+        let connect = async || {
+            let connecting = RedisStore::connect(RedisConfig {
+                url: url.expose().to_owned(),
+                prefix: config.redis.prefix.clone(),
+                policy,
+                ids: ids.clone(),
+            });
+            // Boxed: its futures are nested too deeply to lie within ours.
+            connecting.boxed().await
+        };
+        let store = patience.open(NO_JOB_STORE, connect).await;
+        let store = store.with_context(|| format!("cannot work with {}", url.redacted()))?;
+        let store = Arc::new(store);
         Ok(Self {
             jobs: store.clone(),
             leases: store.clone(),
@@ -112,6 +130,7 @@ impl Stores {
             admin: store.clone(),
             directory: asks_for_keys.then(|| store.clone() as _),
             registry: Some(store.clone()),
+            redis: Some(store.clone()),
             shared: store.clone(),
             ledger: store.clone(),
             limiter: store,
@@ -160,7 +179,10 @@ fn blob_folder(config: &Config) -> PathBuf {
     config.storage.data_dir.join("blobs")
 }
 
-async fn open_blobs(config: &Config) -> anyhow::Result<(Arc<dyn BlobStore>, Option<Arc<S3Store>>)> {
+async fn open_blobs(
+    config: &Config,
+    patience: &Patience<'_>,
+) -> anyhow::Result<(Arc<dyn BlobStore>, Option<Arc<S3Store>>)> {
     let Some(bucket) = config.s3.bucket.clone() else {
         let folder = blob_folder(config);
         if config.redis.url.is_some() {
@@ -169,16 +191,17 @@ async fn open_blobs(config: &Config) -> anyhow::Result<(Arc<dyn BlobStore>, Opti
         return Ok((Arc::new(FolderStore::open(folder)?), None));
     };
     let key = config.s3.access_key_id.as_ref().zip(config.s3.secret_access_key.as_ref());
-    let store = S3Store::open(S3Config {
+    let s3 = S3Config {
         bucket,
         endpoint: config.s3.endpoint.clone(),
         region: config.s3.region.clone(),
         path_style: config.s3.path_style,
         prefix: config.s3.prefix.clone(),
         credentials: key.map(|(id, secret)| (id.expose().to_owned(), secret.expose().into())),
-    });
+    };
     // Boxed: the SDK's futures are nested too deeply to lie within ours.
-    let store = Arc::new(store.boxed().await?);
+    let open = async || S3Store::open(s3.clone()).boxed().await;
+    let store = Arc::new(patience.open(NO_BLOB_STORE, open).await?);
     Ok((store.clone(), Some(store)))
 }
 

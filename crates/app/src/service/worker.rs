@@ -51,10 +51,11 @@ pub(super) fn start(
 ) -> anyhow::Result<()> {
     let capabilities = engine.capabilities();
     let worker = build(stores, config, engine)?;
-    if let Some(registry) = stores.registry.clone() {
+    if let Some(redis) = stores.redis.clone() {
         let (clock, id, stop) = (stores.clock.clone(), worker.id().clone(), shutdown.soft.clone());
+        let (condition, speaker) = (redis.condition(), Speaker { id, before: life.before });
         parts.spawn(async move {
-            announce::speak(registry, clock, Speaker { id, before: life.before }, capabilities, stop).await;
+            announce::speak(redis, clock, speaker, capabilities, condition, stop).await;
             Ok(())
         });
     }

@@ -32,6 +32,8 @@ pub(super) fn from_redis(failure: RedisError) -> PortError {
         }
         _ if is_login(&failure) => return login_refused(failure),
         _ if failure.is_connection_refusal() => return not_connected(failure),
+        // A cluster without slots, or none of whose nodes can be reached.
+        _ if failure.kind() == redis::ErrorKind::ClusterConnectionNotFound => return not_connected(failure),
         _ if failure.is_timeout() || failure.is_io_error() || failure.is_connection_dropped() => {
             return PortError::new(ErrorKind::Unavailable, "Redis did not answer")
                 .with_retry_after(AGAIN)
@@ -70,7 +72,11 @@ fn is_login(failure: &RedisError) -> bool {
         || match failure.code() {
             Some("NOAUTH" | "WRONGPASS" | "NOPERM") => true,
             Some("ERR") => failure.detail().is_some_and(|why| why.contains("unauthenticated")),
-            _ => false,
+            Some(_) => false,
+            // The client of a cluster only says in words what its nodes said.
+            None => failure.detail().is_some_and(|why| {
+                ["AuthenticationFailed", "NOAUTH", "WRONGPASS"].iter().any(|said| why.contains(said))
+            }),
         }
 }
 
@@ -83,8 +89,14 @@ fn login_refused(failure: RedisError) -> PortError {
         .with_source(failure)
 }
 
-/// The same error where a process starts: a login that never worked is no reason to wait.
+/// The same error where a process starts: a login that never worked, or a certificate that nobody vouches for, is no reason
+/// to wait.
 pub(super) fn at_start(error: PortError) -> PortError {
+    let untrusted = redis_error(&error).is_some_and(|failure| failure.to_string().contains("certificate"));
+    if untrusted {
+        let why = "Redis's certificate is not trusted here; SSL_CERT_FILE names an authority of your own";
+        return PortError::new(ErrorKind::Invalid, why).with_source(error);
+    }
     if redis_error(&error).is_some_and(is_login) {
         PortError::new(ErrorKind::Internal, "the login does not work, so there is nothing to wait for")
             .with_source(error)

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::cmd;
 use verbatim_core::PortError;
 use verbatim_core::class::JobClass;
 use verbatim_core::job::JobState;
@@ -19,7 +18,7 @@ use verbatim_core::retry::RetryPolicy;
 
 use super::leases::steps;
 use super::record::{Fields, class_of};
-use super::{RedisStore, json, millis, scripts};
+use super::{RedisStore, health, json, millis, scripts};
 use crate::{blobs, ticket};
 
 /// Jobs of each kind that one tick moves: a few milliseconds of Redis's time.
@@ -134,8 +133,8 @@ impl JobUpkeep for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), PortError> {
-        let _: redis::Value = self.0.wire.link.command(&cmd("PING")).await?;
-        Ok(())
+        // Not a PING, which every node of a cluster answers: whether the queue can be worked on is what counts.
+        health::look(&self.0.wire).await.map(drop)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod adoption;
 mod audit;
+mod away;
 mod conformance;
 mod directory;
 mod failover;

@@ -86,6 +86,21 @@ impl RedisServer {
         assert!(self.launch(), "redis-server does not start again");
     }
 
+    /// Starts the stopped server again on its snapshot, with these options, and does not wait until it has read it.
+    pub(crate) fn restart_loading(&mut self, options: &[&str]) {
+        let listens = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"])
+            .arg(self.folder.path())
+            .args(options)
+            .stdout(Stdio::null())
+            .spawn();
+        self.child = Some(child.expect("redis-server is installed"));
+        while !listens() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -18,6 +18,7 @@ mod openai_sdk;
 mod providers;
 mod recycle;
 mod redis_tls;
+mod start;
 mod subscription;
 #[path = "../support/mod.rs"]
 mod support;

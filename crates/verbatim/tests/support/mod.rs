@@ -62,6 +62,22 @@ impl Server {
         Self::spawn_as(command, folder, process).await
     }
 
+    /// The same, as soon as it listens: it may wait for something. Also says where it writes its log.
+    pub(crate) async fn start_to_listen(
+        command: &str,
+        folder: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<(Self, PathBuf)> {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_verbatim"));
+        process.envs(settings.iter().copied());
+        Self::spawn_to_listen(command, folder, process).await
+    }
+
+    /// Waits until it is ready.
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        until_ready(&self.url, &mut self.child).await
+    }
+
     /// Starts it with its data on a disk of its own of this size (as `mount` reads it), which only it can see.
     pub(crate) async fn start_on_small_disk(
         folder: &Path,
@@ -82,7 +98,13 @@ impl Server {
         Self::spawn_as("serve", folder, command).await
     }
 
-    async fn spawn_as(role: &str, folder: &Path, mut command: Command) -> Result<Self> {
+    async fn spawn_as(role: &str, folder: &Path, command: Command) -> Result<Self> {
+        let (mut server, log) = Self::spawn_to_listen(role, folder, command).await?;
+        server.ready().await.with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
+        Ok(server)
+    }
+
+    async fn spawn_to_listen(role: &str, folder: &Path, mut command: Command) -> Result<(Self, PathBuf)> {
         let log = (0..)
             .map(|number| if number == 0 { format!("{role}.log") } else { format!("{role}-{number}.log") })
             .map(|name| folder.join(name))
@@ -103,10 +125,7 @@ impl Server {
             Some(line) => line.strip_prefix("listening on ").map(str::to_owned).context(line)?,
             None => anyhow::bail!("the service did not start: {}", std::fs::read_to_string(&log)?),
         };
-        until_ready(&url, &mut child)
-            .await
-            .with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
-        Ok(Self { url, child, _own_folder: None })
+        Ok((Self { url, child, _own_folder: None }, log))
     }
 
     /// Where it listens: scheme, address and port.
