@@ -43,7 +43,8 @@ impl Claimer {
             if slot.is_only_one() && session.end_if_due() {
                 return None;
             }
-            let request = self.request(&slot).await;
+            // What the engine can do may depend on a store that hangs, and nothing was asked for yet.
+            let request = unless(&session.soft, self.request(&slot)).await?;
             match self.ask(request, &session.hard).await? {
                 Some(lease) => return Some(self.hold(lease, slot).await),
                 None => drop(slot),

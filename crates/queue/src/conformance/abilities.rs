@@ -148,6 +148,9 @@ pub async fn too_many_classes_are_told_apart_no_longer<H: Harness>(harness: &H) 
     let mut given = 0;
     while claim(&world, &world.worker(), &["none of these"]).await?.is_some() {
         given += 1;
+        let all = world.list().await?;
+        let waiting = all.iter().filter(|submission| submission.waiting_for.is_some()).count();
+        ensure_eq!(waiting, classes - 10, "jobs that no worker is offered, after {given} claims");
     }
     ensure_eq!(given, 10, "jobs that any worker is offered");
     let rest = world.claim(&world.worker(), classes).await?;

@@ -11,7 +11,7 @@ use verbatim_core::ports::JobLeases;
 use verbatim_core::ports::jobs::ClaimRequest;
 
 use super::virtual_world::LEASE;
-use super::{Harness, Verdict, Violation, World, ensure, ensure_eq};
+use super::{Harness, MOMENT, Verdict, Violation, World, ensure, ensure_eq};
 
 /// Claims one job under a lease that outlasts the check.
 async fn claim<H: Harness>(world: &World<'_, H>, worker: &WorkerId, idle: bool) -> Verdict<Option<Lease>> {
@@ -80,6 +80,56 @@ pub async fn a_reservation_ends_with_its_worker<H: Harness>(harness: &H) -> Verd
         None,
         "what it gets when the reserved one was not heard of"
     );
+    world.audit().await
+}
+
+/// A worker that only renews has stopped asking, as one does that is to be started afresh: it would hold its reservation for
+/// as long as its own job takes, and no other worker would be reserved.
+pub async fn a_reservation_ends_when_its_worker_asks_no_more<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let workers = busy_workers(&world, 2).await?;
+    let [(reserved, held), (other, others)] = &workers[..] else {
+        return Err(Violation::new("two workers are busy"));
+    };
+    isolated_before_others(&world).await?;
+    let refused = world.store.claim(world.request(reserved, false)).await?;
+    ensure_eq!(refused, None, "what the first busy worker gets");
+    world.clock.advance(LEASE - MOMENT);
+    world.renew(&held.token).await?;
+    let more = claim(&world, other, false).await?;
+    let more = more.ok_or_else(|| Violation::new("another busy worker goes on until the lease is over"))?;
+    world.clock.advance(MOMENT);
+    world.renew(&held.token).await?;
+    ensure_eq!(claim(&world, other, false).await?, None, "what it gets once the first asks no more");
+    ensure!(claim(&world, reserved, false).await?.is_some(), "the first one, back again, goes on");
+    for lease in [others, &more] {
+        world.complete(lease).await?;
+    }
+    let alone = claim(&world, other, true).await?;
+    ensure!(alone.is_some_and(|lease| lease.alone), "idle, the other one gets the isolated job");
+    world.audit().await
+}
+
+/// A worker whose abilities changed while it was reserved gets nothing that it cannot do.
+pub async fn a_reservation_gives_nothing_that_its_worker_can_do_no_longer<H: Harness>(
+    harness: &H,
+) -> Verdict {
+    let world = World::open(harness).await?;
+    let asking = |worker: &WorkerId, model: &str, idle| ClaimRequest {
+        abilities: Abilities::of([JobClass::of(&TranscribeOptions::for_model(model))]),
+        ..world.request(worker, idle)
+    };
+    let options = TranscribeOptions::for_model("base");
+    world.isolate(NewSubmission { options, ..world.upload("isolated") }).await?;
+    let worker = world.worker();
+    ensure_eq!(world.store.claim(asking(&worker, "base", false)).await?, None, "what a busy worker gets");
+    ensure_eq!(
+        world.store.claim(asking(&worker, "tiny.en", true)).await?,
+        None,
+        "what it gets, idle, when it cannot do it any more"
+    );
+    let alone = world.store.claim(asking(&worker, "base", true)).await?;
+    ensure!(alone.is_some_and(|lease| lease.alone), "it gets the isolated job when it can do it again");
     world.audit().await
 }
 

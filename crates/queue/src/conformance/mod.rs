@@ -212,7 +212,9 @@ macro_rules! conformance_suite {
             }
             invariant_9 {
                 alone: a_busy_worker_is_reserved_until_it_is_idle_and_the_others_go_on,
+                alone: a_reservation_ends_when_its_worker_asks_no_more,
                 alone: a_reservation_ends_with_its_worker,
+                alone: a_reservation_gives_nothing_that_its_worker_can_do_no_longer,
                 alone: an_idle_worker_takes_an_isolated_job_and_the_reserved_one_goes_on,
                 alone: one_worker_in_eight_is_reserved_at_most,
                 alone: only_a_worker_that_can_do_it_is_reserved,

@@ -18,8 +18,6 @@ use super::record::{self, Claimed};
 use super::{RedisStore, json, millis, scripts};
 use crate::{MOST_TOO_OLD, ticket};
 
-/// How long the store remembers what a digest of abilities stands for; workers say it again when it has not.
-const ABILITIES_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Segments kept of one job for those who watch: days of speech.
 const MOST_EVENTS: usize = 50_000;
 
@@ -117,7 +115,7 @@ impl RedisStore {
     async fn remember(&self, abilities: &Abilities) -> Result<(), PortError> {
         let (Some(digest), Some(classes)) = (abilities.digest(), abilities.classes()) else { return Ok(()) };
         let mut call = self.0.wire.call(&scripts::ABILITIES);
-        call.arg(digest).arg(millis(ABILITIES_KEPT));
+        call.arg(digest);
         for class in classes {
             call.arg(class.as_str());
         }

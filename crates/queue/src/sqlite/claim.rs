@@ -41,19 +41,20 @@ pub(super) fn claim(
         return Ok(None);
     }
     let mut asking = Asking { signals, request, idle: request.idle && !holding.any, reserved: None };
-    if let Some(lane) = lanes::reserved_for(step, &request.worker)? {
+    if let Some(lane) = lanes::reserved_for(step, signals, &request.worker)? {
         let able = request.abilities.include(&lane.class);
         if !asking.idle && able && lanes::is_needed(step, signals, &lane)? {
+            lanes::reserve(step, signals, request, &lane)?;
             return Ok(None);
         }
-        lanes::let_go(step, &request.worker)?;
-        asking.reserved = Some(lane);
+        lanes::let_go(step, request.worker.as_str())?;
+        asking.reserved = able.then_some(lane);
     }
     let mut shares = Shares::load(step.conn)?;
     for _ in 0..MOST_TOO_OLD {
         let Some((tier, turn)) = next(step, &shares, &asking)? else { break };
         if turn.lane.isolated && !asking.idle {
-            lanes::reserve(step, &request.worker, &turn.lane)?;
+            lanes::reserve(step, signals, request, &turn.lane)?;
             break;
         }
         let mut job = job::load_existing(step.conn, &turn.job)?;
@@ -77,7 +78,7 @@ struct Asking<'r> {
     request: &'r ClaimRequest,
     /// It holds nothing.
     idle: bool,
-    /// The lane for which it was reserved until now.
+    /// The lane for which it was reserved until now, if it can still do that.
     reserved: Option<Lane>,
 }
 

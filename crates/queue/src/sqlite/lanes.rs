@@ -5,6 +5,7 @@ use verbatim_core::class::{Abilities, JobClass, MOST_CLASSES};
 use verbatim_core::ids::{TenantId, WorkerId};
 use verbatim_core::options::Priority;
 use verbatim_core::policy::RESERVED_ONE_IN;
+use verbatim_core::ports::jobs::ClaimRequest;
 
 use super::error::StoreResult;
 use super::job::{self, signed, tier_number, unsigned};
@@ -129,16 +130,31 @@ pub(super) fn may_reserve(step: &Step<'_>, signals: &Signals, lane: &Lane) -> St
     Ok((reserved.len() as u64) < most && could_begin(step.conn, lane)? > for_it as u64)
 }
 
-/// Reserves the worker: it gets nothing until it is idle, and then a job of the lane.
-pub(super) fn reserve(step: &Step<'_>, worker: &WorkerId, lane: &Lane) -> StoreResult<()> {
+/// Reserves the worker that claims: it gets nothing until it is idle, and then a job of the lane. That lapses a lease after
+/// it has asked for the last time: a worker that only renews may be about to stop.
+pub(super) fn reserve(
+    step: &Step<'_>,
+    signals: &Signals,
+    request: &ClaimRequest,
+    lane: &Lane,
+) -> StoreResult<()> {
+    signals.reserved(&request.worker, step.now, step.now.plus(request.lease));
     step.conn
         .prepare_cached("INSERT OR REPLACE INTO reservations (worker, lane) VALUES (?1, ?2)")?
-        .execute(params![worker.as_str(), lane.name()])?;
+        .execute(params![request.worker.as_str(), lane.name()])?;
     Ok(())
 }
 
 /// For which lane the worker is reserved.
-pub(super) fn reserved_for(step: &Step<'_>, worker: &WorkerId) -> StoreResult<Option<Lane>> {
+pub(super) fn reserved_for(
+    step: &Step<'_>,
+    signals: &Signals,
+    worker: &WorkerId,
+) -> StoreResult<Option<Lane>> {
+    if !signals.is_reserved(worker.as_str(), step.now) {
+        let_go(step, worker.as_str())?;
+        return Ok(None);
+    }
     let lane: Option<String> = step
         .conn
         .prepare_cached("SELECT lane FROM reservations WHERE worker = ?1")?
@@ -154,22 +170,22 @@ pub(super) fn is_needed(step: &Step<'_>, signals: &Signals, lane: &Lane) -> Stor
 }
 
 /// The worker is reserved no longer.
-pub(super) fn let_go(step: &Step<'_>, worker: &WorkerId) -> StoreResult<()> {
-    step.conn.prepare_cached("DELETE FROM reservations WHERE worker = ?1")?.execute([worker.as_str()])?;
+pub(super) fn let_go(step: &Step<'_>, worker: &str) -> StoreResult<()> {
+    step.conn.prepare_cached("DELETE FROM reservations WHERE worker = ?1")?.execute([worker])?;
     Ok(())
 }
 
-/// Workers that are reserved. Those that died are so no longer.
+/// Workers that are reserved.
 fn reservations(step: &Step<'_>, signals: &Signals) -> StoreResult<Vec<(String, Lane)>> {
     let mut statement = step.conn.prepare_cached("SELECT worker, lane FROM reservations")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
     let rows: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
     let mut reserved = Vec::new();
     for (worker, lane) in rows {
-        if signals.is_there(&worker, step.now) {
+        if signals.is_reserved(&worker, step.now) {
             reserved.push((worker, Lane::from_name(&lane)));
         } else {
-            step.conn.prepare_cached("DELETE FROM reservations WHERE worker = ?1")?.execute([&worker])?;
+            let_go(step, &worker)?;
         }
     }
     Ok(reserved)

@@ -8,9 +8,7 @@ use verbatim_core::class::JobClass;
 use verbatim_core::event::EventSeq;
 use verbatim_core::failure::JobFailure;
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
-use verbatim_core::job::{
-    Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmissionStatus, SubmitOutcome,
-};
+use verbatim_core::job::{Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmitOutcome};
 use verbatim_core::ports::jobs::{
     BlobFate, ClaimRequest, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, Finish, GarbageRequest,
     ListQuery, MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
@@ -46,26 +44,25 @@ impl JobClient for SqliteStore {
         key: &str,
     ) -> Result<Option<(Submission, String)>, PortError> {
         let (tenant, key, now) = (tenant.clone(), key.to_owned(), self.clock.now());
-        let found = self
-            .readers
+        let serves = self.serves();
+        self.readers
             .run(move |conn| {
                 let found = submit::find_idempotent(conn, now, &tenant, &key)?;
-                Ok(found.map(|(ticket, job, digest)| (submission::view(ticket, job, None), digest)))
+                let view = |ticket, job| submission::view_beside(serves, ticket, job, None);
+                Ok(found.map(|(ticket, job, digest)| (view(ticket, job), digest)))
             })
-            .await?;
-        Ok(found.map(|(submission, digest)| (self.told(submission), digest)))
+            .await
     }
 
     async fn get(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError> {
         let (tenant, id) = (tenant.clone(), id.clone());
-        let found = self.readers.run(move |conn| views::get(conn, &tenant, id.as_str())).await?;
-        Ok(found.map(|submission| self.told(submission)))
+        let serves = self.serves();
+        self.readers.run(move |conn| views::get(conn, &tenant, id.as_str(), &serves)).await
     }
 
     async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
-        let tenant = tenant.clone();
-        let page = self.readers.run(move |conn| views::list(conn, &tenant, &query)).await?;
-        Ok(page.into_iter().map(|submission| self.told(submission)).collect())
+        let (tenant, serves) = (tenant.clone(), self.serves());
+        self.readers.run(move |conn| views::list(conn, &tenant, &query, &serves)).await
     }
 
     async fn delete(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError> {
@@ -195,15 +192,10 @@ impl JobAdmin for SqliteStore {
 }
 
 impl SqliteStore {
-    /// The submission, with what it waits for when no worker that is there can do it: only the process knows that.
-    fn told(&self, mut submission: Submission) -> Submission {
-        if submission.status == SubmissionStatus::Queued {
-            let class = JobClass::of(&submission.options);
-            if !self.signals.is_served(&class, self.clock.now()) {
-                submission.waiting_for = Some(class.waits_for());
-            }
-        }
-        submission
+    /// Whether a worker that is there now can do jobs of a class: only the process knows that.
+    fn serves(&self) -> impl Fn(&JobClass) -> bool + Send + use<> {
+        let (signals, now) = (Arc::clone(&self.signals), self.clock.now());
+        move |class| signals.is_served(class, now)
     }
 }
 

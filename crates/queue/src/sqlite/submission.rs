@@ -1,6 +1,7 @@
 //! One row of `submissions`, and the job behind it.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use verbatim_core::class::JobClass;
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
 use verbatim_core::job::{JobState, Submission};
 use verbatim_core::time::Timestamp;
@@ -11,8 +12,20 @@ use super::transitions::{self, End};
 use super::writer::Step;
 use crate::ticket::{Ended, EndedHow, JobFacts, Ticket, missed_deadline};
 
-/// What the client of this submission sees.
+/// What the client of this submission sees but for what it waits for: whether a worker can do it is known to the process,
+/// not to the database.
 pub(super) fn view(ticket: Ticket, job: Job, queue_position: Option<u64>) -> Submission {
+    view_beside(|_| true, ticket, job, queue_position)
+}
+
+/// The same with what it waits for, beside workers that serve these classes.
+pub(super) fn view_beside(
+    serves: impl Fn(&JobClass) -> bool,
+    ticket: Ticket,
+    job: Job,
+    queue_position: Option<u64>,
+) -> Submission {
+    let unserved = !serves(&job.class);
     let facts = JobFacts {
         id: job.id,
         state: job.state,
@@ -29,8 +42,7 @@ pub(super) fn view(ticket: Ticket, job: Job, queue_position: Option<u64>) -> Sub
         failure: job.failure,
         result: job.result,
     };
-    // Whether a worker can do it is known to the process, not to the database.
-    ticket.view(facts, queue_position, false)
+    ticket.view(facts, queue_position, unserved)
 }
 
 /// Reads the columns of `submissions`: the submission and the job that it points at.

@@ -15,15 +15,25 @@ use super::error::StoreResult;
 use super::job::{self, tier_number, unsigned};
 use super::{lanes, position, submission};
 
-/// The submission as its tenant sees it.
-pub(super) fn get(conn: &Connection, tenant: &TenantId, id: &str) -> StoreResult<Option<Submission>> {
+/// The submission as its tenant sees it, beside workers that serve these classes.
+pub(super) fn get(
+    conn: &Connection,
+    tenant: &TenantId,
+    id: &str,
+    serves: &impl Fn(&JobClass) -> bool,
+) -> StoreResult<Option<Submission>> {
     let Some((ticket, job)) = submission::load_own(conn, tenant, id)? else { return Ok(None) };
     let position = position::of(conn, &job)?;
-    Ok(Some(submission::view(ticket, job, position)))
+    Ok(Some(submission::view_beside(serves, ticket, job, position)))
 }
 
 /// A page of submissions, newest first: ids begin with the time of their making.
-pub(super) fn list(conn: &Connection, tenant: &TenantId, query: &ListQuery) -> StoreResult<Vec<Submission>> {
+pub(super) fn list(
+    conn: &Connection,
+    tenant: &TenantId,
+    query: &ListQuery,
+    serves: &impl Fn(&JobClass) -> bool,
+) -> StoreResult<Vec<Submission>> {
     let page = job::ids(
         conn,
         "SELECT s.id FROM submissions s JOIN jobs j ON j.id = s.job_id
@@ -42,7 +52,7 @@ pub(super) fn list(conn: &Connection, tenant: &TenantId, query: &ListQuery) -> S
             query.limit.min(MAX_JOBS_PER_CALL) as i64,
         ],
     )?;
-    page.iter().filter_map(|id| get(conn, tenant, id).transpose()).collect()
+    page.iter().filter_map(|id| get(conn, tenant, id, serves).transpose()).collect()
 }
 
 /// The queue in figures; `workers` are counted by the process, which also knows whom of `unserved` they serve.

@@ -14,6 +14,8 @@ pub(super) struct Signals {
     jobs: Mutex<HashMap<JobId, watch::Sender<()>>>,
     work: Notify,
     workers: Mutex<HashMap<WorkerId, Seen>>,
+    /// When the reservation of each reserved worker lapses.
+    reserved: Mutex<HashMap<WorkerId, Timestamp>>,
 }
 
 /// A worker that was heard of.
@@ -86,9 +88,16 @@ impl Signals {
         locked(&self.workers).values().filter(|seen| seen.until > now).count() as u64
     }
 
-    /// Whether this worker is there.
-    pub(super) fn is_there(&self, worker: &str, now: Timestamp) -> bool {
-        locked(&self.workers).iter().any(|(id, seen)| id.as_str() == worker && seen.until > now)
+    /// The reservation of this worker lasts until then, unless it asks again before.
+    pub(super) fn reserved(&self, worker: &WorkerId, now: Timestamp, until: Timestamp) {
+        let mut reserved = locked(&self.reserved);
+        reserved.retain(|_, end| *end > now);
+        reserved.insert(worker.clone(), until);
+    }
+
+    /// Whether the reservation of this worker has not lapsed.
+    pub(super) fn is_reserved(&self, worker: &str, now: Timestamp) -> bool {
+        locked(&self.reserved).iter().any(|(id, end)| id.as_str() == worker && *end > now)
     }
 
     /// Whether a worker that is there can do jobs of this class.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use redis::Commands;
 use verbatim_core::ErrorKind;
+use verbatim_core::class::{Abilities, JobClass};
 use verbatim_core::ids::TenantId;
 use verbatim_core::job::{JobState, SubmissionStatus};
+use verbatim_core::options::TranscribeOptions;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::jobs::Finish;
-use verbatim_core::ports::{JobClient, JobUpkeep};
+use verbatim_core::ports::jobs::{ClaimRequest, Finish};
+use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep};
 use verbatim_queue::RedisStore;
 use verbatim_queue::conformance::{SeededIds, World};
 
@@ -33,6 +35,31 @@ async fn refusal(harness: &RedisHarness) -> Result<(ErrorKind, String)> {
     let config = harness.config(StorePolicy::default(), Arc::new(SeededIds::starting_at(1)));
     let error = RedisStore::connect(config).await.err().context("this Redis was not refused")?;
     Ok((error.kind(), error.to_string()))
+}
+
+#[tokio::test]
+async fn abilities_are_remembered_as_long_as_their_worker_is_heard_of() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    world.ticket("talk").await?;
+    let abilities = Abilities::of([JobClass::of(&TranscribeOptions::for_model("tiny.en"))]);
+    let digest = abilities.digest().context("these are not all")?.to_owned();
+    let key = format!("{{{}}}:abilities:{digest}", harness.prefix());
+    let mut beside = harness.beside();
+    let request = |worker| ClaimRequest { abilities: abilities.clone(), ..world.request(worker, true) };
+    let worker = world.worker();
+    let lease = world.store.claim(request(&worker)).await?.context("there is a job")?;
+    let kept: i64 = beside.pttl(&key)?;
+    let nearly_over = |beside: &mut redis::Connection| beside.pexpire::<_, ()>(&key, kept / 2);
+    nearly_over(&mut beside)?;
+    world.renew(&lease.token).await?;
+    let renewed: i64 = beside.pttl(&key)?;
+    ensure!(renewed > kept * 3 / 4, "after a renewal they are remembered for {renewed} of {kept} ms");
+    nearly_over(&mut beside)?;
+    ensure!(world.store.claim(request(&worker)).await?.is_none(), "there is one job");
+    let claimed: i64 = beside.pttl(&key)?;
+    ensure!(claimed > kept * 3 / 4, "after a claim they are remembered for {claimed} of {kept} ms");
+    Ok(())
 }
 
 #[tokio::test]

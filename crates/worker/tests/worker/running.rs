@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::engines::{BEGIN, OddEngine, PANIC, WAIT};
-use crate::support::{World, config};
-use anyhow::Result;
+use crate::support::{PATIENCE, World, config};
+use anyhow::{Context, Result};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use verbatim_core::failure::FailureKind;
@@ -127,6 +127,21 @@ async fn draining_finishes_what_it_can_and_releases_the_rest() -> Result<()> {
     let late = world.leases.job(&late);
     assert_eq!((late.state, late.releases), (JobState::Queued, 0));
     assert_eq!(world.metric("verbatim_job_attempts_total{outcome=\"released\"}")?, 1.0);
+    Ok(())
+}
+
+/// What the engine can do may depend on a store that hangs.
+#[tokio::test(start_paused = true)]
+async fn draining_does_not_wait_for_what_the_engine_can_do() -> Result<()> {
+    let world = World::new()?;
+    let engine = OddEngine::mute();
+    let (signals, running) = start(&world.worker(engine.clone(), config(2))?);
+    engine.until(|gate| gate.asked > 0).await;
+    let begun = Instant::now();
+    signals.drain.cancel();
+    let exit = tokio::time::timeout(PATIENCE, running).await.context("the worker drains for ever")?;
+    assert_eq!(exit??, WorkerExit::Shutdown);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
     Ok(())
 }
 

@@ -293,7 +293,6 @@ impl Model {
         let job = &mut self.jobs[given.job];
         if let Some(held) = &mut job.held {
             held.until = until;
-            self.turns.there[held.worker] = until;
         }
         if job.unwanted {
             Renewal::CancelRequested

@@ -28,8 +28,8 @@ pub(super) struct Turns {
     tiers_time: i64,
     /// The class for whose isolated jobs each worker is reserved.
     pub(super) reserved: [Option<usize>; WORKERS],
-    /// Until when each worker counts as there.
-    pub(super) there: [i64; WORKERS],
+    /// When each worker's reservation lapses.
+    reserved_until: [i64; WORKERS],
     /// The last claim of each worker that got something: its answer, and until when it can be repeated.
     pub(super) last: [Option<(Given, i64)>; WORKERS],
 }
@@ -37,15 +37,15 @@ pub(super) struct Turns {
 impl Model {
     /// What a claim gives. It ends jobs that are too old on its way, which cost nobody anything.
     pub(super) fn claim(&mut self, worker: usize, says_idle: bool) -> Option<Given> {
-        self.turns.there[worker] = self.now + super::millis(super::super::virtual_world::LEASE);
         let held: Vec<_> = self.jobs.iter().filter(|job| job.is_held_by(worker)).collect();
         if held.iter().any(|job| job.isolated) {
             return None;
         }
         let idle = says_idle && held.is_empty();
-        let reserved = self.turns.reserved[worker];
+        let reserved = self.turns.reserved[worker].filter(|_| self.turns.reserved_until[worker] > self.now);
         if let Some(class) = reserved {
             if !idle && self.could_begin(class) >= self.reserved_for(class) {
+                self.reserve(worker, class);
                 return None;
             }
             self.turns.reserved[worker] = None;
@@ -60,7 +60,7 @@ impl Model {
             };
             let (job, tier) = self.next(for_it).or_else(|| self.next(any))?;
             if self.jobs[job].isolated && !idle {
-                self.turns.reserved[worker] = Some(self.jobs[job].class);
+                self.reserve(worker, self.jobs[job].class);
                 return None;
             }
             if !self.end_if_old(job) {
@@ -78,10 +78,16 @@ impl Model {
             .filter(|at| self.jobs[*at].is(JobState::Queued) && self.may_run_more(self.jobs[*at].tenant))
     }
 
-    /// Workers there that are reserved for isolated jobs of the class.
+    /// Until the worker is idle, or for a lease after it has asked for the last time.
+    fn reserve(&mut self, worker: usize, class: usize) {
+        self.turns.reserved[worker] = Some(class);
+        self.turns.reserved_until[worker] = self.now + super::millis(super::super::virtual_world::LEASE);
+    }
+
+    /// Workers that are reserved for isolated jobs of the class.
     fn reserved_for(&self, class: usize) -> usize {
-        let there = |worker: &usize| self.turns.there[*worker] > self.now;
-        (0..WORKERS).filter(there).filter(|worker| self.turns.reserved[*worker] == Some(class)).count()
+        let kept = |worker: &usize| self.turns.reserved_until[*worker] > self.now;
+        (0..WORKERS).filter(kept).filter(|worker| self.turns.reserved[*worker] == Some(class)).count()
     }
 
     /// Isolated jobs of the class that could begin now.

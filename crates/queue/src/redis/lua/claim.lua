@@ -26,7 +26,7 @@ end
 if digest ~= '*' and call('EXISTS', P .. 'abilities:' .. digest) == 0 then return 'abilities' end
 if last[3] ~= digest then call('HSET', P .. 'k:' .. worker, 'd', digest) end
 call('ZADD', P .. 'workers', expires, worker)
-call('ZADD', P .. 'abilities', 'GT', expires, digest)
+is_there(digest, expires)
 local holding = call('SCARD', P .. 'r:' .. worker)
 if holding == 1 and call('HGET', P .. 'j:' .. call('SMEMBERS', P .. 'r:' .. worker)[1], 'u') then return nil end
 local idle = ARGV[4] == '1' and holding == 0
@@ -47,16 +47,31 @@ local function lanes_for_worker(tier)
   return able
 end
 
--- Workers that are reserved, by lane, and how many there are. Those that died are so no longer.
+-- A reservation lapses a lease after its worker has asked for the last time: one that only renews may be about to stop.
+local function reserve(lane)
+  call('HSET', P .. 'reservations', worker, lane)
+  call('ZADD', P .. 'reservations:end', expires, worker)
+end
+
+local function let_go(whom)
+  call('HDEL', P .. 'reservations', whom)
+  call('ZREM', P .. 'reservations:end', whom)
+end
+
+-- The lane for which a worker is reserved.
+local function reserved_lane(whom)
+  local lane = call('HGET', P .. 'reservations', whom)
+  if not lane then return nil end
+  if tonumber(call('ZSCORE', P .. 'reservations:end', whom) or 0) > now then return lane end
+  let_go(whom)
+end
+
+-- Workers that are reserved, by lane, and how many there are.
 local function reservations()
   local by_lane, all = {}, 0
-  local kept = call('HGETALL', P .. 'reservations')
-  for i = 1, #kept, 2 do
-    if tonumber(call('ZSCORE', P .. 'workers', kept[i]) or 0) > now then
-      by_lane[kept[i + 1]], all = (by_lane[kept[i + 1]] or 0) + 1, all + 1
-    else
-      call('HDEL', P .. 'reservations', kept[i])
-    end
+  for _, whom in ipairs(call('HKEYS', P .. 'reservations')) do
+    local lane = reserved_lane(whom)
+    if lane then by_lane[lane], all = (by_lane[lane] or 0) + 1, all + 1 end
   end
   return by_lane, all
 end
@@ -155,7 +170,7 @@ local function lease(job)
 end
 
 -- What is next for this worker.
-local reserved = call('HGET', P .. 'reservations', worker)
+local reserved = reserved_lane(worker)
 local function next_for_worker()
   if idle and reserved then
     local kept = next_by_turns(function(lane) return lane == reserved end)
@@ -167,15 +182,18 @@ end
 if reserved then
   -- It stays so while it is busy and can do what it is reserved for, unless idle workers took that.
   local able = digest == '*' or call('SISMEMBER', P .. 'abilities:' .. digest, string.sub(reserved, 2)) == 1
-  if not idle and able and could_begin(reserved, reservations()[reserved]) then return nil end
-  call('HDEL', P .. 'reservations', worker)
+  if not idle and able and could_begin(reserved, reservations()[reserved]) then
+    reserve(reserved)
+    return nil
+  end
+  let_go(worker)
 end
 local given
 for _ = 1, tonumber(ARGV[10]) do
   local turn = next_for_worker()
   if not turn then break end
   if is_isolated(turn.lane) and not idle then
-    call('HSET', P .. 'reservations', worker, turn.lane)
+    reserve(turn.lane)
     break
   end
   local job = load_some(turn.id, FIELDS)

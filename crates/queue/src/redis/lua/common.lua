@@ -29,6 +29,7 @@
 --                             `*` for everything
 --   abilities:<digest> set    the classes that are meant
 --   reservations       hash   worker -> lane: busy workers that get nothing until they are idle and take a job from the lane
+--   reservations:end   zset   the same workers, by the time at which the reservation lapses
 --   q:<tier>:<tenant>, a:<tier>, u:<tier>, uq  zset  the queues of earlier versions, which every worker shared; upkeep adopts
 --                             what is in them
 --   run, delayed, dlq  zset   by end of lease, by due time, by time of failure
@@ -286,7 +287,7 @@ local function keep_result(job, result)
 end
 
 -- In `turns.lua`.
-local review, queue_up, unqueue, leave_queue, charge, settle, position, is_served
+local review, queue_up, unqueue, leave_queue, charge, settle, position, is_there, is_served
 
 -- Takes the job out of the index of its state.
 local function leave(job)

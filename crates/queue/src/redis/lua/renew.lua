@@ -14,6 +14,6 @@ end
 for worker in pairs(workers) do
   call('ZADD', P .. 'workers', expires, worker)
   local abilities = call('HGET', P .. 'k:' .. worker, 'd')
-  if abilities then call('ZADD', P .. 'abilities', 'GT', expires, abilities) end
+  if abilities then is_there(abilities, expires) end
 end
 return answers

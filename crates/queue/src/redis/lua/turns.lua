@@ -155,6 +155,14 @@ function position(job)
   return ahead + rank + math.min(others, (rank + 1) * active)
 end
 
+-- A worker that can do what the digest stands for is there until then. What it stands for is remembered longer than any
+-- worker is silent; workers say it again when it has been forgotten.
+local ABILITIES_KEPT = 24 * 3600 * 1000
+function is_there(digest, until_then)
+  call('ZADD', P .. 'abilities', 'GT', until_then, digest)
+  call('PEXPIRE', P .. 'abilities:' .. digest, ABILITIES_KEPT)
+end
+
 -- Whether a worker that is there may be given jobs of the class. Workers that can do the same share one entry.
 local served = {}
 function is_served(class)

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::PATIENCE;
 use verbatim_core::CancellationToken;
+use verbatim_core::class::Abilities;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::options::TranscribeOptions;
 use verbatim_core::ports::engine::{
@@ -32,6 +33,10 @@ pub(crate) struct Gate {
     pub(crate) cancelled: u32,
     /// Jobs of which it was said that their work begins.
     pub(crate) begun: u32,
+    /// Whether the engine never says what it can do.
+    pub(crate) mute: bool,
+    /// How often it was asked what it can do.
+    pub(crate) asked: u32,
 }
 
 /// Panics.
@@ -65,6 +70,12 @@ impl EngineObserver for Nobody {
 }
 
 impl OddEngine {
+    pub(crate) fn mute() -> Self {
+        let engine = Self::default();
+        engine.gate.send_modify(|gate| gate.mute = true);
+        engine
+    }
+
     pub(crate) fn open(&self) {
         self.gate.send_modify(|gate| gate.open = true);
     }
@@ -91,6 +102,14 @@ impl SpeechEngine for OddEngine {
             Some(ELSEWHERE) => Err(EngineError::new(FailureKind::EngineUnavailable, "not here")),
             _ => Ok(()),
         }
+    }
+
+    async fn abilities(&self) -> Abilities {
+        self.gate.send_modify(|gate| gate.asked += 1);
+        if self.gate.borrow().mute {
+            std::future::pending::<()>().await;
+        }
+        Abilities::all()
     }
 
     async fn transcribe(
