@@ -23,6 +23,10 @@ use crate::{blobs, ticket};
 
 /// Jobs of each kind that one tick moves: a few milliseconds of Redis's time.
 const MOST_PER_TICK: usize = 64;
+/// Jobs at which one step of the walk over all of them looks: about a millisecond of Redis's time.
+const PAGE: usize = 256;
+/// Steps of that walk after a tick, where jobs are known to be in no lane.
+const MOST_PAGES: usize = 16;
 /// Draws of jitter that come with a tick, so that jobs that lapsed together do not return together.
 const DRAWS: usize = 8;
 
@@ -43,9 +47,7 @@ impl JobUpkeep for RedisStore {
         }
         let (promoted, lapsed, failed, expired, old): (u64, u64, u64, u64, u8) =
             self.0.wire.link.run(&call).await?;
-        if old == 1 {
-            self.adopt().await?;
-        }
+        self.adopt(if old == 1 { MOST_PAGES } else { 1 }).await?;
         Ok(TickReport { promoted, lapsed, failed, expired })
     }
 
@@ -139,23 +141,30 @@ impl JobUpkeep for RedisStore {
 }
 
 impl RedisStore {
-    /// Takes over jobs that nodes of earlier versions queued, where every worker shared one queue.
-    async fn adopt(&self) -> Result<(), PortError> {
+    /// Puts right what nodes of earlier versions left behind, which queue every job for every worker: looks at a page of all
+    /// jobs, and at up to so many as long as there is something to do.
+    async fn adopt(&self, most_pages: usize) -> Result<(), PortError> {
         let call = || {
             let mut call = self.0.wire.call(&scripts::ADOPT);
-            call.arg(MOST_PER_TICK);
+            call.arg(PAGE);
             call
         };
-        let found: Vec<(String, String)> = self.0.wire.link.run(&call()).await?;
-        if found.is_empty() {
-            return Ok(());
+        let mut adopted = 0;
+        for _ in 0..most_pages {
+            let (righted, without_class): (usize, Vec<(String, String)>) =
+                self.0.wire.link.run(&call()).await?;
+            if !without_class.is_empty() {
+                let mut classing = call();
+                for (job, unmoving) in &without_class {
+                    classing.arg(job).arg(class_of(unmoving).as_str());
+                }
+                let _: redis::Value = self.0.wire.link.run(&classing).await?;
+            }
+            adopted += righted + without_class.len();
         }
-        let mut adopting = call();
-        for (job, unmoving) in &found {
-            adopting.arg(job).arg(class_of(unmoving).as_str());
+        if adopted > 0 {
+            tracing::info!(jobs = adopted, "jobs that an earlier version queued were taken over");
         }
-        let _: redis::Value = self.0.wire.link.run(&adopting).await?;
-        tracing::info!(jobs = found.len(), "jobs that an earlier version queued were taken over");
         Ok(())
     }
 }

@@ -17,3 +17,4 @@ mod server;
 mod silence;
 mod store;
 mod support;
+mod upgrade;

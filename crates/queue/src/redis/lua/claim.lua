@@ -82,7 +82,7 @@ local function could_begin(lane, wanted)
   for tier = 0, 2 do
     for _, name in ipairs(call('ZRANGE', P .. 'turns:' .. tier .. ':' .. lane, 0, wanted - 1)) do
       local whose, jobs = tenant(name), call('ZCARD', queue_of(tier, name, lane))
-      can = can + (whose.mr and math.min(jobs, whose.mr - whose.r) or jobs)
+      can = can + (whose.mr and math.min(jobs, math.max(0, whose.mr - whose.r)) or jobs)
     end
   end
   return can >= wanted
@@ -95,14 +95,24 @@ local function may_be_reserved(lane)
   return all < math.max(1, math.floor(there / tonumber(ARGV[7]))) and could_begin(lane, (by_lane[lane] or 0) + 1)
 end
 
+-- The tenant of a lane whose turn it is, with its tag. One that is at its cap is there only because a node of an earlier
+-- version began a job of it.
+local function head_of(tier, lane)
+  while true do
+    local head = call('ZRANGE', P .. 'turns:' .. tier .. ':' .. lane, 0, 0, 'WITHSCORES')
+    if not head[1] or not at_cap(tenant(head[1])) then return head[1], tonumber(head[2]) end
+    review(head[1])
+  end
+end
+
 -- The job of a tier that is next, among lanes that `allowed` lets pass: of the tenant with the smallest tag the first.
 local function next_of_tier(tier, allowed)
   local name, tag, lanes
   for _, lane in ipairs(lanes_for_worker(tier)) do
-    local head = call('ZRANGE', P .. 'turns:' .. tier .. ':' .. lane, 0, 0, 'WITHSCORES')
-    local before = not tag or tonumber(head[2]) < tag or tonumber(head[2]) == tag and head[1] < name
-    if (before or head[1] == name) and allowed(lane) then
-      if before then name, tag, lanes = head[1], tonumber(head[2]), {} end
+    local who, at = head_of(tier, lane)
+    local before = who and (not tag or at < tag or at == tag and who < name)
+    if who and (before or who == name) and allowed(lane) then
+      if before then name, tag, lanes = who, at, {} end
       lanes[#lanes + 1] = lane
     end
   end
@@ -197,8 +207,8 @@ for _ = 1, tonumber(ARGV[10]) do
     break
   end
   local job = load_some(turn.id, FIELDS)
-  if not job or job.f.s ~= 'q' then
-    -- A node of an earlier version ended it, and knows nothing of this queue.
+  if not stands_rightly(job, turn.tier, turn.lane) then
+    -- A node of an earlier version ended or moved it, and knows nothing of this queue.
     unqueue(turn.tier, turn.name, turn.lane, turn.id)
   elseif tonumber(job.f.z) > now then
     charge_tier(turn.tier, turn.start)

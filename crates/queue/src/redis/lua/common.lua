@@ -32,6 +32,7 @@
 --   reservations:end   zset   the same workers, by the time at which the reservation lapses
 --   q:<tier>:<tenant>, a:<tier>, u:<tier>, uq  zset  the queues of earlier versions, which every worker shared; upkeep adopts
 --                             what is in them
+--   walk               string how far upkeep has come on its walk over all jobs (cursor in `z`), see `lua/adopt.lua`
 --   run, delayed, dlq  zset   by end of lease, by due time, by time of failure
 --   c:<submission>     string the call that deleted it last, for a minute: `call|what was done`
 --   z                  zset   jobs by the time at which they end or are forgotten

@@ -1,7 +1,7 @@
 -- ARGV: 2 at most of each kind, 3 retention, 4 failure of a submission that was too late, 5 of a job that is too old, 6 of
 -- a job whose workers vanished, 7 deaths after which a job is isolated, 8 on: for each of several draws of jitter, what to
 -- do after each number of crashes.
--- Answers promoted, lapsed, failed, expired, and whether there are jobs to adopt.
+-- Answers promoted, lapsed, failed, expired, and whether fewer jobs are in lanes than are queued.
 local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
 local promoted, lapsed, failed, expired = 0, 0, 0, 0
 
@@ -129,7 +129,7 @@ for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now - 6000
 end
 call('ZREMRANGEBYSCORE', P .. 'abilities', '-inf', now - 600000)
 
--- Jobs that are queued as earlier versions did it are in no lane: the caller adopts them.
+-- Jobs that are queued as earlier versions did it are in no lane: the caller looks for them faster.
 local function sum(numbers)
   local all = 0
   for _, number in ipairs(numbers) do all = all + (tonumber(number) or 0) end

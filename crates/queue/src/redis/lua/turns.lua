@@ -77,9 +77,12 @@ function queue_up(job)
   local lane = lane_of(job)
   call('ZADD', queue_of(tier, name, lane), job.f.o, job.id)
   call('HINCRBY', P .. 'lanes', lane, 1)
-  if call('SADD', P .. 'lanes:' .. tier .. ':' .. name, lane) == 1 then
-    local tag, active = tag_of(tier, name)
-    if active then stand(tier, name, lane, tag) else activate(tier, name) end
+  local new = call('SADD', P .. 'lanes:' .. tier .. ':' .. name, lane) == 1
+  local tag, active = tag_of(tier, name)
+  if not active then
+    activate(tier, name)
+  elseif new then
+    stand(tier, name, lane, tag)
   end
 end
 
@@ -96,9 +99,15 @@ function unqueue(tier, name, lane, id)
   return true
 end
 
--- The same for a job that a node of an earlier version queued, where every worker got every job.
+-- Whether the job is queued in this lane: one that a node of an earlier version ended or moved still stands where it was.
+local function stands_rightly(job, tier, lane)
+  return job and job.f.s == 'q' and tonumber(job.f.p) == tier and lane_of(job) == lane
+end
+
+-- The same for a job that a node of an earlier version queued, where every worker got every job. It may be in both.
 local function unqueue_old(job)
   local tier, name = job.f.p, job.f.t
+  if call('EXISTS', P .. 'q:' .. tier .. ':' .. name, P .. 'u:' .. tier) == 0 then return end
   call('ZREM', P .. 'u:' .. tier, job.id)
   call('ZREM', P .. 'uq', job.id)
   local queue = P .. 'q:' .. tier .. ':' .. name
@@ -112,7 +121,8 @@ local function unqueue_old(job)
 end
 
 function leave_queue(job)
-  if not unqueue(job.f.p, job.f.t, lane_of(job), job.id) then unqueue_old(job) end
+  unqueue(job.f.p, job.f.t, lane_of(job), job.id)
+  unqueue_old(job)
 end
 
 -- The tenant pays for a job that is given. Virtual time moves on to the start of the job, and never back: a tenant that
