@@ -17,6 +17,11 @@ pub use sqlite::{SqliteBooks, SqliteConfig, SqliteDirectory, SqliteStore};
 
 /// Jobs that are too old, of which one claim ends at most so many on its way to one that it gives.
 const MOST_TOO_OLD: usize = 16;
+/// After how long without upkeep a store was away. Longer than it takes a cluster to find that the node which did it is dead.
+const AWAY: Duration = Duration::from_secs(4);
+/// How many leases in a row a holder is given because the store had been away, without having renewed one. Each is given
+/// after another gap between ticks, so that only a store that is hardly ever there can reach this.
+const MOST_GRACES: u32 = 10;
 /// What clients are told when too many jobs wait.
 const BACKLOG_RETRY: Duration = Duration::from_secs(10);
 

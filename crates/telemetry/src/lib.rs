@@ -5,6 +5,7 @@ pub mod limits;
 pub mod link;
 pub mod logs;
 pub mod metrics;
+mod outages;
 pub mod providers;
 pub mod traces;
 

@@ -10,6 +10,7 @@ use verbatim_core::ports::jobs::QueueStats;
 
 use crate::limits::LimitMetrics;
 use crate::link::LinkMetrics;
+use crate::outages::OutageMetrics;
 use crate::providers::ProviderMetrics;
 
 /// Seconds from a millisecond to a minute: for requests.
@@ -110,6 +111,8 @@ pub struct Metrics {
     pub limits: LimitMetrics,
     /// Of the way to the job store of a cluster.
     pub link: LinkMetrics,
+    /// Of the job store's outages.
+    pub outages: OutageMetrics,
     /// HTTP requests by `route` (the template, never the path), `method` and `status`.
     pub http_requests: IntCounterVec,
     /// HTTP latency by `route` and `method`, until the response's head.
@@ -184,6 +187,7 @@ impl Metrics {
             providers: ProviderMetrics::new(r)?,
             limits: LimitMetrics::new(r)?,
             link: LinkMetrics::new(r)?,
+            outages: OutageMetrics::new(r)?,
             http_requests: counters(
                 "http_requests_total",
                 "HTTP requests answered.",

@@ -91,8 +91,12 @@ impl Claimer {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Lease>, PortError> {
+        self.keeper.catch_up().await?;
         let claimed = self.ports.leases.claim(request).await;
-        claimed.inspect_err(|_| self.ports.metrics.store_errors.with_label_values(&["claim"]).inc())
+        claimed.inspect_err(|_| {
+            self.keeper.fell_behind();
+            self.ports.metrics.store_errors.with_label_values(&["claim"]).inc();
+        })
     }
 
     async fn hold(&self, lease: Lease, slot: Slot) -> Held {

@@ -2,6 +2,7 @@
 //! lets one lapse.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(crate) struct LeaseKeeper {
     lease: Duration,
     every: Duration,
     held: Arc<Renewed>,
+    /// Whether the store did not answer when it was last asked for something.
+    behind: Arc<AtomicBool>,
 }
 
 /// Keeps a lease among the renewals until it is dropped.
@@ -40,7 +43,7 @@ impl Drop for Registration {
 impl LeaseKeeper {
     /// Renews for `lease` each, as often as `every` says and at least at a third of the lease.
     pub(crate) fn new(ports: WorkerPorts, lease: Duration, every: Duration) -> Self {
-        Self { ports, lease, every: every.min(lease / 3), held: Arc::default() }
+        Self { ports, lease, every: every.min(lease / 3), held: Arc::default(), behind: Arc::default() }
     }
 
     /// Renews this lease from now on; `stop` is told when it is lost or the job is to be cancelled.
@@ -67,7 +70,27 @@ impl LeaseKeeper {
         }))
     }
 
+    /// The store did not answer: before anything else is claimed from it, what is held is renewed.
+    pub(crate) fn fell_behind(&self) {
+        self.behind.store(true, Ordering::Relaxed);
+    }
+
+    /// Renews what is held if the store did not answer before. A worker that was cut off longer than its leases last has
+    /// them back that way, as long as no other worker has its jobs; claimed first, they would be new jobs to itself.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub(crate) async fn catch_up(&self) -> Result<(), PortError> {
+        if self.behind.load(Ordering::Relaxed) { self.renew_all().await } else { Ok(()) }
+    }
+
     async fn renew_all(&self) -> Result<(), PortError> {
+        let renewed = self.try_to_renew().await;
+        self.behind.store(renewed.is_err(), Ordering::Relaxed);
+        renewed
+    }
+
+    async fn try_to_renew(&self) -> Result<(), PortError> {
         let all: Vec<(LeaseToken, Arc<StopSwitch>)> = {
             let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
             held.iter().map(|(token, stop)| (token.clone(), Arc::clone(stop))).collect()

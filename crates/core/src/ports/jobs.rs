@@ -213,6 +213,33 @@ pub struct TickReport {
     pub failed: u64,
     /// Ended jobs and submissions that were forgotten.
     pub expired: u64,
+    /// Lapsed leases that were given one more lease, because the store had been away.
+    pub extended: u64,
+    /// How long nobody had ticked, where that was longer than a few intervals: the store was out of reach (stopped, cut
+    /// off, its process frozen), or its clock was put forward.
+    pub away: Option<Duration>,
+    /// Whether another node ticks for the cluster, and this call did nothing.
+    pub elsewhere: bool,
+}
+
+impl TickReport {
+    /// Whether there may be more to do at once: a round that did something may have met its bound.
+    pub fn did_something(&self) -> bool {
+        let Self { promoted, lapsed, failed, expired, extended, away: _, elsewhere: _ } = *self;
+        promoted + lapsed + failed + expired + extended > 0
+    }
+
+    /// Adds what another round did.
+    pub fn add(&mut self, other: Self) {
+        let Self { promoted, lapsed, failed, expired, extended, away, elsewhere } = other;
+        self.promoted += promoted;
+        self.lapsed += lapsed;
+        self.failed += failed;
+        self.expired += expired;
+        self.extended += extended;
+        self.away = self.away.max(away);
+        self.elsewhere |= elsewhere;
+    }
 }
 
 /// Which blobs to take for deletion, and for how long.
@@ -336,7 +363,11 @@ pub trait JobAdmin: Send + Sync {
 #[async_trait]
 pub trait JobUpkeep: Send + Sync {
     /// One bounded round: promotes what is due, takes back lapsed leases, ends what is over its age, forgets what has
-    /// expired. Any node may call it at any time.
+    /// expired. Any node may call it at any time; one node at a time ticks for all of them, and the calls of the others do
+    /// nothing ([`TickReport::elsewhere`]) until it has been silent for a moment.
+    ///
+    /// After a gap between ticks no lease is taken back until its holder had a whole lease in which to renew it: while the
+    /// store is away nobody can, so a lease that lapsed then says nothing about its worker.
     ///
     /// # Errors
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.

@@ -12,7 +12,7 @@
 //! | 1 | each job in one index, counters true | [`upkeep`]: `counters_equal_what_there_is`; the audit of every check |
 //! | 2 | no submission lost or invented | [`upkeep`]: `every_submission_is_somewhere_until_it_expires`, `a_cached_answer_…`; [`expiry`]: all |
 //! | 3 | fences rise, stale ones change nothing, one completion at most | [`leases`]: `fences_only_rise_…`, `only_one_completion_…`, `renewed_leases_…`; [`dead_letters`]: `a_redriven_dead_letter_starts_afresh` |
-//! | 4 | attempts and crashes are capped, every job ends | [`retries`]: all; [`crashes`]: `crashing_alone_…`, `innocents_…`; [`dead_letters`]: `a_redriven_poison_job_…` |
+//! | 4 | attempts and crashes are capped, every job ends | [`retries`]: all; [`crashes`]: `crashing_alone_…`, `innocents_…`; [`outages`]: all; [`dead_letters`]: `a_redriven_poison_job_…` |
 //! | 5 | one live job per dedupe key, none points nowhere | [`dedupe`]: all; [`dead_letters`]: `a_dead_letter_is_not_redriven_…`, `a_discarded_…`; [`expiry`]: all |
 //! | 6 | cancelling one submission never ends another's job | [`cancellation`]: all |
 //! | 7 | tenants are served equally, caps hold | [`fairness`]: all; [`caps`]: all |
@@ -41,6 +41,7 @@ pub mod leases;
 pub mod ledger;
 pub mod limiter;
 pub mod model;
+pub mod outages;
 pub mod repeats;
 pub mod retries;
 pub mod service;
@@ -161,6 +162,13 @@ macro_rules! conformance_suite {
                 crashes: innocents_are_not_blamed_when_leases_lapse_one_after_the_other,
                 crashes: one_death_isolates_nothing,
                 dead_letters: a_redriven_poison_job_still_runs_alone,
+                outages: a_store_that_comes_and_goes_still_finds_the_dead,
+                outages: a_store_that_was_there_extends_nothing,
+                outages: a_worker_that_comes_back_late_is_uncounted,
+                outages: a_worker_that_was_cut_off_goes_on_with_what_nobody_took,
+                outages: an_outage_of_one_to_ten_leases_costs_no_living_worker_its_job,
+                outages: steps_of_the_clock_take_no_job,
+                outages: who_died_in_an_outage_is_found_dead_a_lease_after_it,
                 retries: a_deadline_ends_its_own_submission_only,
                 retries: a_job_at_its_greatest_age_ends_whatever_it_does,
                 retries: a_permanent_failure_is_not_tried_again,

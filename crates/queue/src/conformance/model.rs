@@ -80,8 +80,10 @@ pub enum Op {
     Redrive { job: usize },
     /// A job is forgotten, if it is a dead letter.
     Discard { job: usize },
-    /// Time passes.
+    /// Time passes in which nobody reaches the store.
     Wait { secs: u16 },
+    /// Time passes while upkeep goes on.
+    Pass { secs: u16 },
     /// Upkeep, until there is nothing to do.
     Upkeep,
 }
@@ -148,7 +150,7 @@ impl Model {
     /// Whether what the step names is there.
     pub fn allows(&self, op: &Op) -> bool {
         match *op {
-            Op::Submit(_) | Op::Claim { .. } | Op::Wait { .. } | Op::Upkeep => true,
+            Op::Submit(_) | Op::Claim { .. } | Op::Wait { .. } | Op::Pass { .. } | Op::Upkeep => true,
             Op::Resubmit { ticket, .. } => self.tickets.get(ticket).is_some_and(|ticket| !ticket.gone),
             Op::ClaimAgain { worker } => {
                 self.turns.last[worker].as_ref().is_some_and(|(_, until)| self.now < *until)
@@ -284,6 +286,10 @@ impl<H: Harness> Run<'_, '_, H> {
             Op::Discard { job } => Answer::Redriven(Some(store.discard_dead_letter(&self.jobs[job]).await?)),
             Op::Wait { secs } => {
                 world.clock.advance(Duration::from_secs(secs.into()));
+                Answer::Nothing
+            }
+            Op::Pass { secs } => {
+                world.pass(Duration::from_secs(secs.into())).await?;
                 Answer::Nothing
             }
             Op::Upkeep => {

@@ -85,6 +85,11 @@ impl IdSource for SeededIds {
 /// How long leases last in checks.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 
+/// The longest time between ticks of a store that is there.
+pub(crate) const BETWEEN_TICKS: Duration = Duration::from_secs(3);
+/// How much of a time that passes is gone through tick by tick: more than the leases that are taken back in it.
+const STEPPED: Duration = Duration::from_secs(2 * 30 + 10);
+
 /// A fresh store in a world where nothing happens by itself.
 pub struct World<'a, H: Harness> {
     harness: &'a H,
@@ -318,29 +323,53 @@ impl<'a, H: Harness> World<'a, H> {
     pub async fn settle(&self) -> Verdict<TickReport> {
         let mut total = TickReport::default();
         for _ in 0..1000 {
-            let TickReport { promoted, lapsed, failed, expired } = self.store.tick().await?;
-            total.promoted += promoted;
-            total.lapsed += lapsed;
-            total.failed += failed;
-            total.expired += expired;
-            if promoted + lapsed + failed + expired == 0 {
+            let round = self.store.tick().await?;
+            total.add(round);
+            if !round.did_something() {
                 return Ok(total);
             }
         }
         Err(Violation::new("upkeep finds something to do for ever"))
     }
 
-    /// Lets time pass, and upkeep follow.
+    /// Lets time pass while upkeep goes on. Of a long time only the last part is gone through step by step: what comes
+    /// before is one leap, as if the store had been away.
     pub async fn pass(&self, by: Duration) -> Verdict<TickReport> {
+        let mut left = by.min(STEPPED);
+        let mut total = self.settle().await?;
+        if by > left {
+            self.clock.advance(by - left);
+            total.add(self.settle().await?);
+        }
+        while !left.is_zero() {
+            let step = left.min(BETWEEN_TICKS);
+            self.clock.advance(step);
+            left -= step;
+            total.add(self.settle().await?);
+        }
+        Ok(total)
+    }
+
+    /// Lets time pass in which nobody reaches the store.
+    pub fn away(&self, by: Duration) {
         self.clock.advance(by);
-        self.settle().await
     }
 
     /// The workers that hold jobs and do not renew die; their jobs can be claimed again afterwards.
     pub async fn die(&self) -> Verdict {
         self.pass(LEASE).await?;
-        self.pass(self.policy.retry.max_delay).await?;
-        Ok(())
+        self.until_due().await
+    }
+
+    /// Lets time pass until no job is delayed any more.
+    pub async fn until_due(&self) -> Verdict {
+        for _ in 0..self.policy.retry.max_delay.as_secs() {
+            if self.count(JobState::Delayed).await? == 0 {
+                return Ok(());
+            }
+            self.pass(Duration::from_secs(1)).await?;
+        }
+        Err(Violation::new("a job is delayed for longer than the longest delay"))
     }
 
     /// Submits the work, beside which as many workers die as isolate a job. There must be no other work.

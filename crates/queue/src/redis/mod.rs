@@ -39,6 +39,7 @@ use finishes::Finishes;
 use identity::Identity;
 use link::Link;
 use news::News;
+use upkeep::Turn;
 
 pub use identity::StoreCondition;
 
@@ -67,6 +68,9 @@ struct Inner {
     identity: Identity,
     news: News,
     finishes: Finishes,
+    turn: Turn,
+    /// When this process connected.
+    started: tokio::time::Instant,
     policy: StorePolicy,
     ids: Arc<dyn IdSource>,
 }
@@ -110,7 +114,8 @@ impl RedisStore {
         let news = News::start(address, &wire.prefix);
         let identity = Identity::start(&wire, &ids, id);
         let finishes = Finishes::start(&wire, policy.result_retention);
-        Ok(Self(Arc::new(Inner { wire, identity, news, finishes, policy, ids })))
+        let (turn, started) = (Turn::of(ids.ulid()), tokio::time::Instant::now());
+        Ok(Self(Arc::new(Inner { wire, identity, news, finishes, turn, started, policy, ids })))
     }
 }
 

@@ -44,17 +44,17 @@ scripts! {
     REFERENCED = " flags=no-writes", "lua/referenced.lua";
     /// What takes work off a full Redis goes on: it makes room in the end.
     CLAIM = " flags=allow-oom", "lua/claim.lua";
-    RENEW = " flags=allow-oom", "lua/renew.lua";
-    FINISH = " flags=allow-oom", "lua/finish.lua";
+    RENEW = " flags=allow-oom", "lua/leases.lua", "lua/renew.lua";
+    FINISH = " flags=allow-oom", "lua/leases.lua", "lua/finish.lua";
     CANCEL = " flags=allow-oom", "lua/cancel.lua";
     ABILITIES = " flags=allow-oom", "lua/abilities.lua";
     ADOPT = " flags=allow-oom", "lua/adopt.lua";
-    TICK = " flags=allow-oom", "lua/tick.lua";
+    TICK = " flags=allow-oom", "lua/leases.lua", "lua/tick.lua";
     DISCARD = " flags=allow-oom", "lua/discard.lua";
     TAKE_GARBAGE = " flags=allow-oom", "lua/take_garbage.lua";
     BLOBS_DELETED = " flags=allow-oom", "lua/blobs_deleted.lua";
     /// Segments take room; a worker completes without having been able to report.
-    REPORT = "", "lua/report.lua";
+    REPORT = "", "lua/leases.lua", "lua/report.lua";
     REDRIVE = "", "lua/redrive.lua";
     REVOKE = " flags=allow-oom", "lua/revoke.lua";
 

@@ -1,6 +1,7 @@
 //! For those who keep the store in order.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,7 +20,7 @@ use verbatim_core::retry::RetryPolicy;
 use super::leases::steps;
 use super::record::{Fields, class_of};
 use super::{RedisStore, health, json, millis, scripts};
-use crate::{blobs, ticket};
+use crate::{AWAY, MOST_GRACES, blobs, ticket};
 
 /// Jobs of each kind that one tick moves: a few milliseconds of Redis's time.
 const MOST_PER_TICK: usize = 64;
@@ -27,12 +28,63 @@ const MOST_PER_TICK: usize = 64;
 const PAGE: usize = 256;
 /// Steps of that walk after a tick, where jobs are known to be in no lane.
 const MOST_PAGES: usize = 16;
+/// How long the node that ticks may be silent before another one takes its place: its own pauses are shorter.
+const TURN: Duration = Duration::from_millis(1500);
+/// How often a node that does not tick asks whether it should, in a small cluster.
+const ASK: Duration = Duration::from_secs(1);
+/// In a cluster of more workers than this, each asks less often, so that together they ask as often as these would.
+const ASKERS: u32 = 4;
+/// The longest that a node does not ask.
+const ASK_AT_LEAST: Duration = Duration::from_secs(30);
 /// Draws of jitter that come with a tick, so that jobs that lapsed together do not return together.
 const DRAWS: usize = 8;
+
+/// How long a node that does not tick waits before it asks again, where there are so many workers.
+fn pause(workers: u64) -> Duration {
+    let share = u32::try_from(workers).unwrap_or(u32::MAX) / ASKERS;
+    (ASK * share.clamp(1, 60)).min(ASK_AT_LEAST)
+}
+
+/// Whose turn it is to tick, as far as this process knows.
+pub(super) struct Turn {
+    /// The name of this process among those that tick.
+    node: String,
+    /// Milliseconds until which another node ticks.
+    anothers_until: AtomicI64,
+}
+
+impl Turn {
+    pub(super) fn of(node: String) -> Self {
+        Self { node, anothers_until: AtomicI64::new(i64::MIN) }
+    }
+
+    fn node(&self) -> &str {
+        &self.node
+    }
+
+    fn is_anothers(&self, now: i64) -> bool {
+        now < self.anothers_until.load(Ordering::Relaxed)
+    }
+
+    fn leave_until(&self, then: i64) {
+        self.anothers_until.store(then, Ordering::Relaxed);
+    }
+}
+
+impl RedisStore {
+    /// The time on the clock of this process, which only measures pauses: steps of the wall clock do not count.
+    fn now(&self) -> i64 {
+        let monotonic = || i64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.0.wire.clock.as_ref().map_or_else(monotonic, |clock| clock.now().as_millis())
+    }
+}
 
 #[async_trait]
 impl JobUpkeep for RedisStore {
     async fn tick(&self) -> Result<TickReport, PortError> {
+        if self.0.turn.is_anothers(self.now()) {
+            return Ok(TickReport { elsewhere: true, ..TickReport::default() });
+        }
         let lost = ticket::worker_lost();
         let crashes = RetryPolicy { max_attempts: self.0.policy.retry.max_crashes, ..self.0.policy.retry };
         let mut call = self.0.wire.call(&scripts::TICK);
@@ -41,14 +93,28 @@ impl JobUpkeep for RedisStore {
             .arg(json(&ticket::missed_deadline())?)
             .arg(json(&ticket::too_old())?)
             .arg(json(&lost)?)
-            .arg(ISOLATED_AFTER);
+            .arg(ISOLATED_AFTER)
+            .arg(self.0.turn.node())
+            .arg(millis(TURN))
+            .arg(millis(AWAY))
+            .arg(MOST_GRACES);
         for _ in 0..DRAWS {
             call.arg(steps(&crashes, &lost, self.0.ids.fraction()).0);
         }
-        let (promoted, lapsed, failed, expired, old): (u64, u64, u64, u64, u8) =
-            self.0.wire.link.run(&call).await?;
-        self.adopt(if old == 1 { MOST_PAGES } else { 1 }).await?;
-        Ok(TickReport { promoted, lapsed, failed, expired })
+        let answer: Vec<u64> = self.0.wire.link.run(&call).await?;
+        match answer[..] {
+            [promoted, lapsed, failed, expired, old, extended, away] => {
+                self.adopt(if old == 1 { MOST_PAGES } else { 1 }).await?;
+                let away = (away > 0).then_some(Duration::from_millis(away));
+                Ok(TickReport { promoted, lapsed, failed, expired, extended, away, elsewhere: false })
+            }
+            [workers] => {
+                let pause = i64::try_from(pause(workers).as_millis()).unwrap_or(0);
+                self.0.turn.leave_until(self.now() + pause);
+                Ok(TickReport { elsewhere: true, ..TickReport::default() })
+            }
+            _ => Err(corrupt("an answer to a tick")),
+        }
     }
 
     async fn take_garbage(&self, request: GarbageRequest) -> Result<Vec<BlobKey>, PortError> {

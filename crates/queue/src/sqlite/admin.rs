@@ -76,6 +76,7 @@ pub(super) fn redrive(step: &mut Step<'_>, id: &JobId) -> StoreResult<bool> {
     job.attempt = 0;
     job.crashes = 0;
     job.deaths = 0;
+    job.taken_back.clear();
     job.ends_at = step.now.plus(step.policy.max_age);
     job.position = counters::tail(step.conn)?;
     job.failure = None;

@@ -181,7 +181,8 @@ fn lease(step: &mut Step<'_>, mut job: Job, request: &ClaimRequest) -> StoreResu
     job.state = JobState::Running;
     job.fence = Fence::new(job.fence.get() + 1);
     job.nonce = Some(request.nonce.clone());
-    job.lease = Some(Held { worker: request.worker.clone(), ends_at: step.now.plus(request.lease) });
+    let ends_at = step.now.plus(request.lease);
+    job.lease = Some(Held { worker: request.worker.clone(), ends_at, length: request.lease });
     job.crowded = false;
     job.attempt += 1;
     job.started_at = job.started_at.or(Some(step.now));

@@ -1,5 +1,7 @@
 //! One row of `jobs`: loading, saving, inserting.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,9 @@ pub(super) struct Job {
     pub(super) fence: Fence,
     pub(super) nonce: Option<ClaimNonce>,
     pub(super) lease: Option<Held>,
+    /// How many leases in a row its holder was given because the store had been away.
+    pub(super) graces: u32,
+    pub(super) taken_back: Vec<TakenBack>,
     pub(super) crowded: bool,
     pub(super) past_finish: Option<PastFinish>,
     pub(super) engine: String,
@@ -81,7 +86,26 @@ pub(super) struct Charge {
 pub(super) struct Held {
     pub(super) worker: WorkerId,
     pub(super) ends_at: Timestamp,
+    pub(super) length: Duration,
 }
+
+/// A lease that was taken back, with what was counted for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TakenBack {
+    pub(super) fence: Fence,
+    pub(super) nonce: ClaimNonce,
+    pub(super) worker: WorkerId,
+    pub(super) lease_ms: u64,
+    /// Whether it was counted as a death.
+    pub(super) death: bool,
+    /// Whether it was counted as a crash.
+    pub(super) crash: bool,
+    /// Whether the job is isolated since.
+    pub(super) isolating: bool,
+}
+
+/// The length of the lease that a version gave which did not write it down.
+const USUAL_LEASE: u64 = 30_000;
 
 /// The calls that end a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +171,11 @@ pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
+/// A duration as SQLite stores it.
+pub(super) fn millis_of(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// A stored text that one of the domain's `parse` functions reads.
 pub(super) fn parsed<T, E: std::fmt::Display>(value: Result<T, E>) -> StoreResult<T> {
     value.map_err(|error| StoreError::Corrupt(error.to_string()))
@@ -186,7 +215,11 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
     let stage: String = row.get("stage")?;
     let worker: Option<String> = row.get("worker")?;
     let lease = match (worker, time(row, "lease_ends_at")?) {
-        (Some(worker), Some(ends_at)) => Some(Held { worker: parsed(WorkerId::parse(&worker))?, ends_at }),
+        (Some(worker), Some(ends_at)) => {
+            let length = row.get::<_, Option<i64>>("lease_ms")?.map_or(USUAL_LEASE, unsigned);
+            let worker = parsed(WorkerId::parse(&worker))?;
+            Some(Held { worker, ends_at, length: Duration::from_millis(length) })
+        }
         _ => None,
     };
     let charge = match (row.get("charged_tier")?, row.get("charged_secs")?) {
@@ -222,6 +255,8 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
         fence: Fence::new(unsigned(row.get("fence")?)),
         nonce: row.get::<_, Option<String>>("nonce")?.map(ClaimNonce::from_stored),
         lease,
+        graces: row.get("graces")?,
+        taken_back: optional_json(row, "taken_back")?.unwrap_or_default(),
         crowded: row.get("crowded")?,
         past_finish: optional_json(row, "past_finish")?,
         engine: row.get("engine")?,
@@ -320,7 +355,8 @@ pub(super) fn save(conn: &Connection, job: &mut Job) -> StoreResult<()> {
                 worker = :worker, lease_ends_at = :lease_ends_at, crowded = :crowded, past_finish = :past_finish,
                 engine = :engine, model = :model, progress = :progress, stage = :stage, next_segment = :next_segment,
                 last_seq = :last_seq, failure = :failure, result = :result, ends_at = :ends_at,
-                charged_tier = :charged_tier, charged_secs = :charged_secs
+                charged_tier = :charged_tier, charged_secs = :charged_secs, lease_ms = :lease_ms,
+                graces = :graces, taken_back = :taken_back
          WHERE id = :id",
     )?
     .execute(named_params! {
@@ -360,6 +396,9 @@ pub(super) fn save(conn: &Connection, job: &mut Job) -> StoreResult<()> {
         ":ends_at": job.ends_at.as_millis(),
         ":charged_tier": job.charge.map(|charge| tier_number(charge.tier)),
         ":charged_secs": job.charge.map(|charge| signed(charge.secs)),
+        ":lease_ms": job.lease.as_ref().map(|lease| millis_of(lease.length)),
+        ":graces": job.graces,
+        ":taken_back": to_json(&Some(&job.taken_back).filter(|leases| !leases.is_empty()))?,
     })?;
     count(conn, job)
 }

@@ -14,6 +14,7 @@ use super::counters;
 use super::error::StoreResult;
 use super::garbage::{self, Due};
 use super::job::{self, FinishCall, Job, PastFinish};
+use super::lapses;
 use super::tenants;
 use super::transitions::{self, End};
 use super::writer::Step;
@@ -28,13 +29,12 @@ pub(super) fn renew(
     let mut renewals = Vec::with_capacity(tokens.len());
     let mut workers = Vec::new();
     for token in tokens {
-        let held = job::load(step.conn, token.job_id.as_str())?.filter(|job| job.is_held_by(token));
-        let Some(job) = held else {
+        let Some(job) = lapses::held(step, token)? else {
             renewals.push(Renewal::Lost);
             continue;
         };
         step.conn
-            .prepare_cached("UPDATE jobs SET lease_ends_at = ?2 WHERE id = ?1")?
+            .prepare_cached("UPDATE jobs SET lease_ends_at = ?2, graces = 0 WHERE id = ?1")?
             .execute(params![token.job_id.as_str(), expires_at.as_millis()])?;
         renewals.push(if job.cancel_requested {
             Renewal::CancelRequested
@@ -48,10 +48,7 @@ pub(super) fn renew(
 
 /// Records what a worker says. Segments that an earlier call brought are skipped, so that repeating it adds nothing.
 pub(super) fn report(step: &mut Step<'_>, token: &LeaseToken, report: Report) -> StoreResult<bool> {
-    let Some(mut job) = job::load(step.conn, token.job_id.as_str())?.filter(|job| job.is_held_by(token))
-    else {
-        return Ok(false);
-    };
+    let Some(mut job) = lapses::held(step, token)? else { return Ok(false) };
     for segment in report.segments {
         if segment.index >= job.next_segment {
             job.next_segment = segment.index.saturating_add(1);
@@ -138,7 +135,7 @@ fn finish(
     act: impl FnOnce(&mut Step<'_>, &mut Job) -> StoreResult<()>,
 ) -> StoreResult<Finish> {
     let Some(mut job) = job::load(step.conn, token.job_id.as_str())? else { return Ok(Finish::Stale) };
-    if !job.is_held_by(token) {
+    if !job.is_held_by(token) && !lapses::is_held_again(step, &mut job, token)? {
         let same_call =
             |past: &PastFinish| past.call == call && past.fence == token.fence && past.nonce == token.nonce;
         return Ok(job.past_finish.filter(same_call).map_or(Finish::Stale, |past| Finish::Done(past.state)));

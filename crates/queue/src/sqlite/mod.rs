@@ -14,6 +14,7 @@ mod events;
 mod garbage;
 mod job;
 mod lanes;
+mod lapses;
 mod leases;
 mod ledger;
 mod limiter;
@@ -114,7 +115,10 @@ impl SqliteStore {
         let conn = schema::open_writer(&path)?;
         let signals = Arc::new(Signals::default());
         let context = WriterContext { policy, clock: Arc::clone(&clock), ids, signals: Arc::clone(&signals) };
-        let taken_back = writer::run_once(&conn, &context, transitions::take_back_all)?;
+        let taken_back = writer::run_once(&conn, &context, |step| {
+            lapses::forget_ticks(step)?;
+            transitions::take_back_all(step)
+        })?;
         if taken_back > 0 {
             tracing::info!(jobs = taken_back, "took jobs back that were running when the last process ended");
         }

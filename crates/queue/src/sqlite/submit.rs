@@ -203,6 +203,8 @@ fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
         fence: Fence::new(0),
         nonce: None,
         lease: None,
+        graces: 0,
+        taken_back: Vec::new(),
         crowded: false,
         past_finish: None,
         engine: new.options.engine.clone(),

@@ -4,6 +4,7 @@ use rusqlite::params;
 use verbatim_core::ids::WorkerId;
 use verbatim_core::job::JobState;
 use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, TickReport};
+use verbatim_core::time::Timestamp;
 
 use super::error::StoreResult;
 use super::garbage::Due;
@@ -12,17 +13,18 @@ use super::submission;
 use super::tenants;
 use super::transitions::{self, End};
 use super::writer::Step;
-use super::{ledger, shared_state};
+use super::{lapses, ledger, shared_state};
 use crate::ticket::{EndedHow, too_old};
 
 const MOST: i64 = MAX_JOBS_PER_CALL as i64;
 
 /// One round.
 pub(super) fn tick(step: &mut Step<'_>) -> StoreResult<TickReport> {
-    let mut report = TickReport::default();
+    let (back, away) = lapses::note_tick(step)?;
+    let mut report = TickReport { away, ..TickReport::default() };
     end_late_submissions(step, &mut report)?;
     end_old_jobs(step, &mut report)?;
-    take_back_lapsed(step, &mut report)?;
+    take_back_lapsed(step, back, &mut report)?;
     promote_due(step, &mut report)?;
     forget_expired(step, &mut report)?;
     Ok(report)
@@ -70,7 +72,7 @@ fn end_old_jobs(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()>
     Ok(())
 }
 
-fn take_back_lapsed(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
+fn take_back_lapsed(step: &mut Step<'_>, back: Timestamp, report: &mut TickReport) -> StoreResult<()> {
     let lapsed = due(
         step,
         "SELECT id FROM jobs WHERE state = 'running' AND lease_ends_at <= ?1 ORDER BY lease_ends_at, id LIMIT ?2",
@@ -78,8 +80,17 @@ fn take_back_lapsed(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult
     for id in lapsed {
         // Loaded one by one: taking back the one before may have marked this one.
         let mut job = job::load_existing(step.conn, &id)?;
+        if lapses::is_given_grace(step, &mut job, back) {
+            job::save(step.conn, &mut job)?;
+            report.extended += 1;
+            continue;
+        }
+        let (held, before) = (job.lease.clone(), lapses::Counted::of(&job));
         let alone = !mark_company(step, &job)? && !job.crowded;
         transitions::take_back(step, &mut job, alone, true)?;
+        if let Some(held) = held {
+            lapses::note_taken_back(&mut job, held, before);
+        }
         job::save(step.conn, &mut job)?;
         report.lapsed += 1;
         report.failed += u64::from(job.state == JobState::Failed);

@@ -86,6 +86,8 @@ pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<(
         step.conn.prepare_cached("DELETE FROM checkpoints WHERE job_id = ?1")?.execute([job.id.as_str()])?;
     }
     job.lease = None;
+    job.graces = 0;
+    job.taken_back.clear();
     job.run_at = None;
     job.stage = Stage::Done;
     job.finished_at = Some(step.now);
@@ -96,6 +98,7 @@ pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<(
 /// Lets the job wait again, at its old place in the queue, once `delay` is over.
 pub(super) fn wait_again(step: &mut Step<'_>, job: &mut Job, delay: Duration) -> StoreResult<()> {
     job.lease = None;
+    job.graces = 0;
     job.progress = 0.0;
     job.stage = Stage::Queued;
     if delay.is_zero() {

@@ -66,7 +66,8 @@ impl ReferenceStateMachine for Histories {
         let mut steps = vec![
             (6, work().boxed()),
             (10, claim.boxed()),
-            (3, (0_u16..40).prop_map(|secs| Op::Wait { secs }).boxed()),
+            (2, (0_u16..40).prop_map(|secs| Op::Wait { secs }).boxed()),
+            (3, (0_u16..60).prop_map(|secs| Op::Pass { secs }).boxed()),
             (3, Just(Op::Upkeep).boxed()),
         ];
         let again: Vec<_> =

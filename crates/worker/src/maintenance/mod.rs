@@ -68,14 +68,17 @@ impl Maintenance {
         let mut sum = TickReport::default();
         for _ in 0..MAX_TICKS {
             let tick = self.store.tick().await?;
-            if tick == TickReport::default() {
+            self.metrics.outages.count_tick(&tick);
+            if let Some(away) = tick.away {
+                tracing::warn!(
+                    secs = away.as_secs(),
+                    "the job store was away, or no node was there to look after it; leases go on for one more lease"
+                );
+            }
+            sum.add(tick);
+            if !tick.did_something() {
                 break;
             }
-            let TickReport { promoted, lapsed, failed, expired } = tick;
-            sum.promoted += promoted;
-            sum.lapsed += lapsed;
-            sum.failed += failed;
-            sum.expired += expired;
         }
         Ok(sum)
     }

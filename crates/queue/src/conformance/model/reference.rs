@@ -7,9 +7,10 @@ use verbatim_core::ports::jobs::{DeleteOutcome, Finish, Renewal};
 use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 use verbatim_core::time::Timestamp;
 
-use super::super::virtual_world::LEASE;
+use super::super::virtual_world::{BETWEEN_TICKS, LEASE};
 use super::turns::Turns;
 use super::{Answer, Op, TENANTS, Work, brisk_policy, class_of, millis};
+use crate::{AWAY, MOST_GRACES};
 
 /// The jitter of [`super::super::SeededIds`].
 const JITTER: f64 = 0.5;
@@ -27,6 +28,16 @@ pub(super) struct Given {
 struct Held {
     worker: usize,
     until: i64,
+}
+
+/// A lease that was taken back, and what was counted for it.
+#[derive(Debug, Clone)]
+struct TakenBack {
+    fence: u64,
+    worker: usize,
+    death: bool,
+    crash: bool,
+    isolating: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +65,9 @@ pub(super) struct Job {
     crowded: bool,
     unwanted: bool,
     held: Option<Held>,
+    /// Leases in a row that were given because the store had been away.
+    graces: u32,
+    taken_back: Vec<TakenBack>,
     pub(super) fence: u64,
     past: Option<(&'static str, u64, JobState)>,
     /// The tier and the seconds that its tenant paid for the last claim.
@@ -81,6 +95,9 @@ pub struct Model {
     pub(super) turns: Turns,
     head: i64,
     tail: i64,
+    last_tick: Option<i64>,
+    /// When the store was found again after a silence.
+    back: i64,
     /// What the last step answered.
     pub(super) answer: Answer,
 }
@@ -111,6 +128,8 @@ impl Model {
             turns: Turns::default(),
             head: 0,
             tail: 0,
+            last_tick: None,
+            back: 0,
             answer: Answer::Nothing,
         }
     }
@@ -154,6 +173,17 @@ impl Model {
             }
             Op::Upkeep => {
                 self.upkeep();
+                Answer::Nothing
+            }
+            Op::Pass { secs } => {
+                let mut left = i64::from(secs) * 1000;
+                self.upkeep();
+                while left > 0 {
+                    let step = left.min(millis(BETWEEN_TICKS));
+                    self.now += step;
+                    left -= step;
+                    self.upkeep();
+                }
                 Answer::Nothing
             }
         }
@@ -244,6 +274,8 @@ impl Model {
             crowded: false,
             unwanted: false,
             held: None,
+            graces: 0,
+            taken_back: Vec::new(),
             fence: 0,
             past: None,
             charge: (0, 0),
@@ -276,7 +308,7 @@ impl Model {
 
     fn checkpoint(&mut self, lease: usize, secs: u16) -> bool {
         let given = self.leases[lease].clone();
-        let held = self.is_current(&given);
+        let held = self.is_current(&given) || self.is_held_again(&given);
         let job = &mut self.jobs[given.job];
         if held && secs > job.checkpoint.0 {
             job.checkpoint = (secs, given.fence);
@@ -284,13 +316,37 @@ impl Model {
         held
     }
 
+    /// What the holder of a lease that was taken back proves by its call: it lives. With its job, if nobody has it since.
+    fn is_held_again(&mut self, given: &Given) -> bool {
+        let (now, job) = (self.now, &mut self.jobs[given.job]);
+        let known = job.taken_back.iter().position(|past| past.fence == given.fence);
+        let (Some(known), true) = (known, job.is_live() && !job.gone) else { return false };
+        let past = job.taken_back.remove(known);
+        job.crashes -= u32::from(past.crash);
+        job.deaths -= u32::from(past.death);
+        if job.deaths < 2 && (past.isolating || job.taken_back.iter().any(|other| other.isolating)) {
+            job.isolated = false;
+            job.taken_back.iter_mut().for_each(|other| other.isolating = false);
+        }
+        let nobody_else = job.held.is_none() && job.fence == given.fence;
+        if nobody_else {
+            job.held = Some(Held { worker: past.worker, until: now + millis(LEASE) });
+            job.state = JobState::Running;
+            job.attempt += 1;
+            job.crowded = false;
+        }
+        self.refresh();
+        nobody_else
+    }
+
     fn renew(&mut self, lease: usize) -> Renewal {
         let given = self.leases[lease].clone();
-        if !self.is_current(&given) {
+        if !self.is_current(&given) && !self.is_held_again(&given) {
             return Renewal::Lost;
         }
         let until = self.now + millis(LEASE);
         let job = &mut self.jobs[given.job];
+        job.graces = 0;
         if let Some(held) = &mut job.held {
             held.until = until;
         }
@@ -309,7 +365,7 @@ impl Model {
     ) -> Finish {
         let given = self.leases[lease].clone();
         let at = given.job;
-        if !self.is_current(&given) {
+        if !self.is_current(&given) && !self.is_held_again(&given) {
             let same = self.jobs[at]
                 .past
                 .filter(|past| !self.jobs[at].gone && (past.0, past.1) == (call, given.fence));
@@ -354,9 +410,11 @@ impl Model {
     fn move_to(&mut self, at: usize, state: JobState) {
         let job = &mut self.jobs[at];
         job.held = None;
+        job.graces = 0;
         job.state = state;
         job.since = self.now;
         if state.is_terminal() {
+            job.taken_back.clear();
             job.finished_at = self.now;
             job.expires_at = self.now + millis(self.policy.result_retention);
         }
@@ -432,12 +490,25 @@ impl Model {
         for at in 0..self.jobs.len() {
             self.end_if_old(at);
         }
+        let here = self.last_tick.is_some_and(|last| self.now - last < millis(AWAY));
+        self.last_tick = Some(self.now);
+        if !here {
+            self.back = self.now;
+        }
         let until =
             |at: &usize| self.jobs[*at].held.as_ref().map(|held| held.until).filter(|end| *end <= self.now);
         let mut lapsed: Vec<_> = (0..self.jobs.len()).filter(|at| until(at).is_some()).collect();
         lapsed.sort_by_key(until);
         for at in lapsed {
-            self.take_back(at);
+            let again = self.back + millis(LEASE);
+            let job = &mut self.jobs[at];
+            match &mut job.held {
+                Some(held) if self.now < again && job.graces < MOST_GRACES => {
+                    held.until = again;
+                    job.graces += 1;
+                }
+                _ => self.take_back(at),
+            }
         }
         for at in 0..self.jobs.len() {
             if self.jobs[at].is(JobState::Delayed) && self.jobs[at].due <= self.now {
@@ -473,6 +544,7 @@ impl Model {
             return self.move_to(at, JobState::Cancelled);
         }
         let mut state = JobState::Queued;
+        let before = (job.deaths, job.crashes, job.isolated);
         if job.checkpoint.1 != job.fence {
             job.deaths += 1;
             job.isolated |= job.deaths >= 2;
@@ -485,7 +557,15 @@ impl Model {
             }
         }
         if state != JobState::Failed {
-            self.jobs[at].attempt -= 1;
+            let job = &mut self.jobs[at];
+            job.attempt -= 1;
+            job.taken_back.push(TakenBack {
+                fence: job.fence,
+                worker,
+                death: job.deaths > before.0,
+                crash: job.crashes > before.1,
+                isolating: job.isolated != before.2,
+            });
         }
         self.move_to(at, state);
     }

@@ -160,6 +160,7 @@ local function lease(job)
   put(job, 'n', nonce)
   put(job, 'w', worker)
   put(job, 'L', expires)
+  put(job, 'l', ARGV[5])
   put(job, 'a', tonumber(job.f.a) + 1)
   if not job.f.S then put(job, 'S', now_text) end
   drop(job, 'pr')

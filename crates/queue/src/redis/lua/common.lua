@@ -46,6 +46,7 @@
 --                             they were taken, by that plus how long they are held
 --   garbage:takes      hash   how often each was taken
 --   g                  set    blobs to delete, of nodes of before; emptied into `garbage`
+--   tick               hash   who ticked last (node), when (at), and when the store was found again after a silence (back)
 --
 -- The fields of a job, `j:`. Times are milliseconds since the epoch, flags are 1 or absent.
 --   t    tenant                                  k    dedupe key
@@ -69,6 +70,8 @@
 --   mo   model that answered                     dm   milliseconds of audio, once decoded
 --   cp   flag: there is a checkpoint             E    failure (JSON)
 --   cm   milliseconds of audio that checkpoints covered at most, and cf the fence under which that moved last
+--   l    length of the last lease (milliseconds) G    leases in a row that were given because the store had been away
+--   B    leases that were taken back, see `lua/leases.lua`
 --   r    result; `~` stands for `results/work_<job>/`
 --   b    blob of the audio where that is not `audio/<job>`
 --   F    when it ended                           X    when it is forgotten
@@ -308,6 +311,7 @@ local function leave(job)
     later('ZREM', 'run', job.id)
     later('SREM', 'r:' .. f.w, job.id)
     drop(job, 'W')
+    drop(job, 'G')
     known.r = known.r - 1
     if known.mr then review(f.t) end
   else
@@ -372,6 +376,7 @@ local function finish_job(job, state, retention)
     end
   end
   if state ~= 'c' then forget_work(job) end
+  for _, field in ipairs({ 'B', 'l' }) do drop(job, field) end
   put(job, 'st', 'done')
   put(job, 'F', now_text)
   put(job, 'X', now + retention)

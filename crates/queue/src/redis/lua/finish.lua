@@ -4,7 +4,8 @@
 --   l release:  -
 -- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer.
 local retention = tonumber(ARGV[2])
-local FIELDS = { 's', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u', 'ls', 'ct', 'cc', 'cp', 'pr', 'P', 'nl', 'K' }
+local FIELDS = { 's', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u', 'ls', 'ct', 'cc', 'cp', 'pr', 'P', 'nl', 'K',
+  'B', 'C', 'D', 'G', 'Q', 'l' }
 
 local act = {}
 
@@ -54,7 +55,7 @@ for i = 3, #ARGV, 8 do
   local token = ARGV[i + 2] .. '|' .. ARGV[i + 3]
   if not job then
     answers[#answers + 1] = ''
-  elseif job.f.s == 'r' and job.f.f .. '|' .. job.f.n == token then
+  elseif job.f.s == 'r' and job.f.f .. '|' .. job.f.n == token or is_held_again(job, ARGV[i + 2], ARGV[i + 3]) then
     act[kind](job, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7])
     put(job, 'P', kind .. '|' .. token .. '|' .. job.f.s)
     save(job)

@@ -12,7 +12,7 @@ if other and other.id ~= job.id then
   end
 end
 leave(job)
-for _, field in ipairs({ 'E', 'F', 'X', 'C', 'D', 'es', 'ss', 'ps', 'ns', 'pr' }) do drop(job, field) end
+for _, field in ipairs({ 'E', 'F', 'X', 'B', 'C', 'D', 'es', 'ss', 'ps', 'ns', 'pr' }) do drop(job, field) end
 call('DEL', P .. 'e:' .. job.id)
 local tail = clock('tail') + 1
 set_clock('tail', tail)

@@ -1,7 +1,11 @@
 -- ARGV: 2 job, 3 fence, 4 nonce, 5 progress (empty: unchanged), 6 stage, 7 checkpoint (empty: none), 8 milliseconds
 -- of audio that it covers, 9 most events kept, then index and JSON of each segment. Answers whether the lease is held.
 local job = load(ARGV[2])
-if not job or job.f.s ~= 'r' or job.f.f ~= ARGV[3] or job.f.n ~= ARGV[4] then return 0 end
+if not job then return 0 end
+if (job.f.s ~= 'r' or job.f.f ~= ARGV[3] or job.f.n ~= ARGV[4]) and not is_held_again(job, ARGV[3], ARGV[4]) then
+  flush()
+  return 0
+end
 local log = P .. 'e:' .. job.id
 for i = 10, #ARGV, 2 do
   local index = tonumber(ARGV[i])

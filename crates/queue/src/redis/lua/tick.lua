@@ -1,9 +1,29 @@
 -- ARGV: 2 at most of each kind, 3 retention, 4 failure of a submission that was too late, 5 of a job that is too old, 6 of
--- a job whose workers vanished, 7 deaths after which a job is isolated, 8 on: for each of several draws of jitter, what to
--- do after each number of crashes.
--- Answers promoted, lapsed, failed, expired, and whether fewer jobs are in lanes than are queued.
+-- a job whose workers vanished, 7 deaths after which a job is isolated, 8 the node that ticks, 9 after how long a silence
+-- another may, 10 from how long a silence on the store was away, 11 how many leases in a row are given for that, 12 on: for
+-- each of several draws of jitter, what to do after each number of crashes.
+-- Answers promoted, lapsed, failed, expired, whether fewer jobs are in lanes than are queued, extended, and for how long the store was away
+-- (0: it was not); to a node that is to leave the ticks to another one, how many workers there are to share the wait.
 local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
-local promoted, lapsed, failed, expired = 0, 0, 0, 0
+local most_graces = tonumber(ARGV[11])
+local promoted, lapsed, failed, expired, extended, away = 0, 0, 0, 0, 0, 0
+
+-- One node ticks for the cluster: the one that did last, until it has been silent. A time of the last tick that lies far
+-- in the future says that the clock was put back.
+local last = call('HMGET', P .. 'tick', 'node', 'at', 'back')
+local silence = last[2] and now - last[2]
+local was_here = silence and math.abs(silence) < tonumber(ARGV[10])
+if was_here and last[1] ~= ARGV[8] and silence < tonumber(ARGV[9]) then
+  return { call('ZCOUNT', P .. 'workers', now_text, '+inf') }
+end
+-- When the store was last found again after a silence.
+local back = tonumber(last[3])
+if not was_here then
+  back = now
+  away = silence and math.max(0, silence) or 0
+  call('HSET', P .. 'tick', 'back', now_text)
+end
+call('HSET', P .. 'tick', 'node', ARGV[8], 'at', now_text)
 
 local function due(index)
   -- What came before may have taken jobs out of it.
@@ -42,7 +62,7 @@ end
 -- isolated. It is blamed only for a crash while it was alone, and then waits before it meets the next worker.
 local function take_back(job, alone, steps)
   if job.f.x then return finish_job(job, 'x', retention) end
-  local delay = 0
+  local delay, before = 0, { D = job.f.D, C = job.f.C, u = job.f.u }
   if job.f.cf ~= job.f.f then
     put(job, 'D', tonumber(job.f.D or 0) + 1)
     if tonumber(job.f.D) >= tonumber(ARGV[7]) then put(job, 'u', 1) end
@@ -59,25 +79,35 @@ local function take_back(job, alone, steps)
     failed = failed + 1
   else
     put(job, 'a', math.max(0, tonumber(job.f.a) - 1))
+    note_taken_back(job, before)
     wait_again(job, delay)
   end
+end
+
+-- Whether its worker held nothing beside the job; the jobs that it did hold remember it.
+local function was_alone(job)
+  local alone = not job.f.W
+  for _, other in ipairs(call('SMEMBERS', P .. 'r:' .. job.f.w)) do
+    if other ~= job.id then
+      call('HSET', P .. 'j:' .. other, 'W', 1)
+      alone = false
+    end
+  end
+  return alone
 end
 
 for at, id in ipairs(due('run')) do
   -- Loaded one by one: taking back the one before may have marked this one.
   local job = load(id)
-  local alone = not job.f.W
-  for _, other in ipairs(call('SMEMBERS', P .. 'r:' .. job.f.w)) do
-    if other ~= id then
-      call('HSET', P .. 'j:' .. other, 'W', 1)
-      alone = false
-    end
+  if is_given_grace(job, back, most_graces) then
+    extended = extended + 1
+  else
+    take_back(job, was_alone(job), ARGV[12 + (at - 1) % (#ARGV - 11)])
+    save(job)
+    lapsed = lapsed + 1
   end
-  take_back(job, alone, ARGV[8 + (at - 1) % (#ARGV - 7)])
-  save(job)
   -- The next one of the same worker must not find it there.
   catch_up()
-  lapsed = lapsed + 1
 end
 
 for _, id in ipairs(due('delayed')) do
@@ -137,4 +167,4 @@ local function sum(numbers)
 end
 flush()
 local old = sum(call('HMGET', P .. 'n', 'q0', 'q1', 'q2')) > sum(call('HVALS', P .. 'lanes'))
-return { promoted, lapsed, failed, expired, old and 1 or 0 }
+return { promoted, lapsed, failed, expired, old and 1 or 0, extended, away }
