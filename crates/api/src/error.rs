@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use verbatim_core::api_key::Scope;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::model::ModelError;
-use verbatim_core::{ErrorKind, PortError};
+use verbatim_core::{ErrorKind, PortError, Refusal};
 
 /// What a client is told when `Unavailable` comes without a time.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -144,9 +144,25 @@ fn table(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
     }
 }
 
+/// The code and public text of what was refused, where more is known than the kind says.
+fn refusal(refusal: Refusal) -> (&'static str, &'static str) {
+    match refusal {
+        Refusal::StoreFull => (
+            "store_full",
+            "the job store is full; there is room again when jobs have ended, so try again later",
+        ),
+        Refusal::QueueFull => ("too_many_requests", "too many jobs are waiting already; try again later"),
+        Refusal::TooManyRemembered => (
+            "too_many_jobs",
+            "as many of your jobs are kept as may be; delete some that have ended, or wait until they expire",
+        ),
+    }
+}
+
 impl From<PortError> for ApiError {
     fn from(error: PortError) -> Self {
         let (status, code, detail) = table(error.kind());
+        let (code, detail) = error.refusal().map_or((code, detail), refusal);
         if status.is_server_error() {
             tracing::error!(error = %chain(&error), code, "a port failed");
         }

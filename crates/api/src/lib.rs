@@ -18,6 +18,7 @@ mod serve;
 mod served;
 mod stages;
 mod state;
+mod story;
 mod submit;
 mod upload;
 mod watch;

@@ -30,6 +30,8 @@ pub(crate) const NATIVE_FIELDS: [&str; 13] = [
 
 /// The most notes in `metadata`, and the longest names and values, in characters.
 const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
+/// The most bytes of names and values in all: they are kept with every submission.
+const MAX_METADATA_BYTES: usize = 4096;
 /// The latest deadline: a week.
 const MAX_DEADLINE_SECS: u64 = 7 * 24 * 3600;
 
@@ -183,6 +185,7 @@ fn metadata(fields: &Fields) -> Result<BTreeMap<String, String>, ApiError> {
     let (pairs, key_chars, value_chars) = MAX_METADATA;
     let fits = |map: &BTreeMap<String, String>| {
         map.len() <= pairs
+            && map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() <= MAX_METADATA_BYTES
             && map.iter().all(|(key, value)| {
                 (1..=key_chars).contains(&key.chars().count()) && value.chars().count() <= value_chars
             })
@@ -190,7 +193,7 @@ fn metadata(fields: &Fields) -> Result<BTreeMap<String, String>, ApiError> {
     serde_json::from_str(text).ok().filter(fits).ok_or_else(|| {
         let detail = format!(
             "`metadata` is a JSON object of at most {pairs} strings, with names of 1 to {key_chars} characters and values \
-             of at most {value_chars}"
+             of at most {value_chars}, and of at most {MAX_METADATA_BYTES} bytes in all"
         );
         ApiError::invalid("invalid_option", "metadata", detail)
     })

@@ -9,7 +9,7 @@ use verbatim_core::dedupe::DedupeKey;
 use verbatim_core::ids::SubmissionId;
 use verbatim_core::job::{Idempotency, NewSubmission, SubmitOutcome, TenantCaps};
 use verbatim_core::ports::BlobKey;
-use verbatim_core::{ErrorKind, PortError};
+use verbatim_core::{ErrorKind, PortError, Refusal};
 use verbatim_telemetry::metrics::DedupeOutcome;
 use verbatim_telemetry::traces;
 
@@ -68,7 +68,7 @@ async fn staged(
         audio: info,
         blob: key.clone(),
         priority: request.priority.min(max_priority),
-        deadline: request.deadline.map(|after| state.clock.now().plus(after)),
+        deadline: request.deadline,
         estimated_secs,
         caps,
         metadata: request.metadata,
@@ -89,6 +89,7 @@ async fn staged(
             if error.is_definite() {
                 delete(&state, &key).await;
             }
+            state.metrics.count_refusal(&error);
             Err(refused(error, caps))
         }
     }
@@ -126,9 +127,9 @@ fn after(unknown: bool, error: PortError) -> PortError {
 }
 
 fn refused(error: PortError, caps: TenantCaps) -> ApiError {
-    let kind = error.kind();
+    let (kind, refusal) = (error.kind(), error.refusal());
     let mut answer = ApiError::from(error);
-    if kind == ErrorKind::Throttled {
+    if kind == ErrorKind::Throttled && refusal != Some(Refusal::TooManyRemembered) {
         answer.limit = caps.max_queued;
     }
     if kind == ErrorKind::Conflict {

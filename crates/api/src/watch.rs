@@ -1,6 +1,5 @@
 //! Following a submission until it ends.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,12 +7,12 @@ use verbatim_core::PortError;
 use verbatim_core::event::{EventSeq, JobEvent};
 use verbatim_core::ids::{SubmissionId, TenantId};
 use verbatim_core::job::Submission;
-use verbatim_core::ports::JobClient;
 use verbatim_core::ports::jobs::EventStream;
 
 use crate::error::{ApiError, chain};
 use crate::stages::Seat;
 use crate::state::ApiState;
+use crate::story;
 
 /// Before a broken stream is asked for again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
@@ -22,7 +21,7 @@ const MAX_BREAKS: u32 = 10;
 
 /// The events of a submission, across breaks of the store's stream.
 pub(crate) struct Watch {
-    jobs: Arc<dyn JobClient>,
+    state: ApiState,
     tenant: TenantId,
     id: SubmissionId,
     last: Option<EventSeq>,
@@ -32,7 +31,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Follows the submission from its first event.
     pub(crate) fn new(state: &ApiState, tenant: TenantId, id: SubmissionId) -> Self {
-        Self { jobs: state.jobs.clone(), tenant, id, last: None, stream: None }
+        Self { state: state.clone(), tenant, id, last: None, stream: None }
     }
 
     /// The next event; `None` when there are no more, or no such submission any more.
@@ -59,7 +58,7 @@ impl Watch {
     async fn try_next(&mut self) -> Result<Option<JobEvent>, PortError> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            None => match self.jobs.events(&self.tenant, &self.id, self.last).await? {
+            None => match story::events(&self.state, &self.tenant, &self.id, self.last).await? {
                 Some(stream) => self.stream.insert(stream),
                 None => return Ok(None),
             },

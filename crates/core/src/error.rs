@@ -22,6 +22,17 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// Why something was refused, where its kind alone leaves that open and clients should be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The job store has no room for more until jobs end or expire.
+    StoreFull,
+    /// As many jobs wait as may wait.
+    QueueFull,
+    /// As many submissions of this tenant are remembered as may be.
+    TooManyRemembered,
+}
+
 /// What is wrong with a piece of JSON, without a word of it: it may hold what people said, or a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {what}")]
@@ -54,6 +65,7 @@ pub struct PortError {
     message: String,
     retry_after: Option<Duration>,
     refused: bool,
+    refusal: Option<Refusal>,
     #[source]
     source: Option<Source>,
 }
@@ -61,7 +73,7 @@ pub struct PortError {
 impl PortError {
     /// An error of `kind` with a message that reads alone.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, refused: false, source: None }
+        Self { kind, message: message.into(), retry_after: None, refused: false, refusal: None, source: None }
     }
 
     /// The same error with the error that caused it.
@@ -83,6 +95,18 @@ impl PortError {
     pub fn refused(mut self) -> Self {
         self.refused = true;
         self
+    }
+
+    /// The same error with why it was refused, for the client.
+    #[must_use]
+    pub fn because(mut self, refusal: Refusal) -> Self {
+        self.refusal = Some(refusal);
+        self
+    }
+
+    /// Why it was refused, where that was said.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal
     }
 
     /// The same error, where an earlier try of the same call may have taken effect.

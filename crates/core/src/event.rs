@@ -11,6 +11,15 @@ use crate::transcript::Segment;
 #[serde(transparent)]
 pub struct EventSeq(pub u64);
 
+/// What lies between the numbers of two segments of an attempt, one behind the other: room for everything else that may
+/// happen between them. So the numbers of segments follow from that of the first one, and need not be kept.
+pub const SEGMENT_STRIDE: u64 = 1 << 20;
+
+/// The number of the segment of this index, where that of index 0 is `first`.
+pub fn segment_seq(first: EventSeq, index: u32) -> EventSeq {
+    EventSeq(first.0.saturating_add(SEGMENT_STRIDE.saturating_mul(u64::from(index))))
+}
+
 /// What a worker is doing with a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,6 +91,17 @@ pub enum EventKind {
         /// The segment.
         segment: Segment,
     },
+    /// Segments that are no events any more, because the job is completed: the first `count` of its transcript. They have
+    /// the numbers that they had, [`segment_seq`] of `first`; this event has that of the last of them. The API puts the
+    /// segments in its place, so that no client ever sees it.
+    Transcribed {
+        /// The attempt that decoded them.
+        attempt: u32,
+        /// The number of the first.
+        first: EventSeq,
+        /// How many they are.
+        count: u32,
+    },
     /// The result is there. Last event.
     Completed,
     /// It failed for good. Last event.
@@ -101,6 +121,7 @@ impl EventKind {
             Self::Started { .. } => "started",
             Self::Progress { .. } => "progress",
             Self::Segment { .. } => "segment",
+            Self::Transcribed { .. } => "transcribed",
             Self::Completed => "completed",
             Self::Failed { .. } => "failed",
             Self::Cancelled => "cancelled",

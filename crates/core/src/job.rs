@@ -1,6 +1,7 @@
 //! Jobs (the work) and submissions (what clients hold).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -149,8 +150,8 @@ pub struct NewSubmission {
     pub blob: BlobKey,
     /// How urgent it is.
     pub priority: Priority,
-    /// After this it is not worth doing.
-    pub deadline: Option<Timestamp>,
+    /// So long after it is submitted, by the store's clock, it is not worth doing any more.
+    pub deadline: Option<Duration>,
     /// Seconds of audio that fairness charges until the job is settled.
     pub estimated_secs: u64,
     /// What the tenant may take up.

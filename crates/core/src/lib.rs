@@ -25,5 +25,5 @@ pub mod time;
 pub mod trace;
 pub mod transcript;
 
-pub use error::{BadJson, ErrorKind, PortError};
+pub use error::{BadJson, ErrorKind, PortError, Refusal};
 pub use tokio_util::sync::CancellationToken;

@@ -29,6 +29,9 @@ pub struct StorePolicy {
     pub max_age: Duration,
     /// The most jobs that wait (queued and delayed) before submissions are throttled; `None` for no limit.
     pub max_waiting: Option<u64>,
+    /// The most submissions of one tenant that are remembered, cached and attached ones too, before its submissions are
+    /// throttled; `None` for no limit.
+    pub max_remembered: Option<u64>,
 }
 
 impl Default for StorePolicy {
@@ -40,6 +43,7 @@ impl Default for StorePolicy {
             idempotency_ttl: 24 * HOUR,
             max_age: 24 * HOUR,
             max_waiting: None,
+            max_remembered: None,
         }
     }
 }

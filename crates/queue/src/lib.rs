@@ -10,7 +10,7 @@ mod watching;
 
 use std::time::Duration;
 
-use verbatim_core::{ErrorKind, PortError};
+use verbatim_core::{ErrorKind, PortError, Refusal};
 
 pub use self::redis::{RedisConfig, RedisStore, StoreCondition};
 pub use sqlite::{SqliteBooks, SqliteConfig, SqliteDirectory, SqliteStore};
@@ -25,6 +25,9 @@ const MOST_GRACES: u32 = 10;
 /// What clients are told when too many jobs wait.
 const BACKLOG_RETRY: Duration = Duration::from_secs(10);
 
+/// The same where ended jobs have to expire first.
+const REMEMBERED_RETRY: Duration = Duration::from_secs(300);
+
 /// The answer to a submission whose ticket is gone while the job that it made is still kept. Of a kind that leaves open
 /// whether the upload is somebody's: it is that job's.
 fn job_exists() -> PortError {
@@ -32,6 +35,14 @@ fn job_exists() -> PortError {
         ErrorKind::Internal,
         "the submission was made before and removed since; its job is still there",
     )
+}
+
+/// The answer to a submission of a tenant of which as many are remembered as may be. Room comes when jobs expire or are
+/// deleted, which is no matter of seconds.
+fn too_many_remembered() -> PortError {
+    PortError::new(ErrorKind::Throttled, "as many of the tenant's submissions are remembered as may be")
+        .because(Refusal::TooManyRemembered)
+        .with_retry_after(REMEMBERED_RETRY)
 }
 
 /// A dead letter that cannot be queued again.

@@ -7,6 +7,7 @@ use prometheus::{
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ports::Room;
 use verbatim_core::ports::jobs::QueueStats;
+use verbatim_core::{ErrorKind, PortError, Refusal};
 
 use crate::limits::LimitMetrics;
 use crate::link::LinkMetrics;
@@ -122,6 +123,7 @@ pub struct Metrics {
     /// Uploads being received.
     pub uploads_in_flight: IntGauge,
     submissions: IntCounterVec,
+    refusals: IntCounterVec,
     attempts: IntCounterVec,
     failures: IntCounterVec,
     /// Time between submission and claim.
@@ -211,6 +213,11 @@ impl Metrics {
                 "submissions_total",
                 "Submissions by where their answer came from.",
                 &["outcome"],
+            )?,
+            refusals: counters(
+                "submissions_refused_total",
+                "Submissions that the job store did not take, by why.",
+                &["reason"],
             )?,
             attempts: counters("job_attempts_total", "Attempts by how they ended.", &["outcome"])?,
             failures: counters("job_failures_total", "Failed attempts by kind.", &["kind"])?,
@@ -302,6 +309,18 @@ impl Metrics {
     /// Counts a submission.
     pub fn count_submission(&self, outcome: DedupeOutcome) {
         self.submissions.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// Counts a submission that was not taken.
+    pub fn count_refusal(&self, error: &PortError) {
+        let reason = match (error.refusal(), error.kind()) {
+            (Some(Refusal::StoreFull), _) | (None, ErrorKind::OutOfSpace) => "store_full",
+            (Some(Refusal::QueueFull), _) | (None, ErrorKind::Throttled) => "queue_full",
+            (Some(Refusal::TooManyRemembered), _) => "too_many_jobs",
+            (None, ErrorKind::Unavailable) => "unavailable",
+            (None, _) => "other",
+        };
+        self.refusals.with_label_values(&[reason]).inc();
     }
 
     /// Submissions counted so far.

@@ -24,6 +24,8 @@ use crate::worker::WorkerPorts;
 const PACE: Duration = Duration::from_millis(250);
 /// Time for an engine to end the work itself when it takes too long.
 const GRACE: Duration = Duration::from_secs(10);
+/// The longest wait between reports that are tried again while the end of the work waits for them.
+const LAST_WAIT: Duration = Duration::from_millis(100);
 /// The most that a job which has not ended has progressed.
 const NEARLY_DONE: f32 = 0.99;
 
@@ -280,9 +282,12 @@ impl Reporting {
                 return true;
             }
             tracing::warn!(job.id = %self.token.job_id, %error, "progress could not be reported; trying again");
+            let wait = backoff.next();
             tokio::select! {
                 () = self.stop.token().cancelled() => return false,
-                () = backoff.wait() => {}
+                // The finish waits for this: what is left of a long wait is not waited for.
+                () = self.closing.cancelled() => tokio::time::sleep(wait.min(LAST_WAIT)).await,
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::extract::{Caller, JobPath, params};
 use crate::problem::Problem;
 use crate::stages::Seat;
 use crate::state::ApiState;
-use crate::watch;
+use crate::{story, watch};
 
 /// Watch a job
 ///
@@ -49,8 +49,8 @@ pub(crate) async fn watch(
 ) -> Result<Response, ApiError> {
     let after = params::last_event_id(&headers)?;
     let submission = watch::current(&state, &caller.principal.tenant, &id).await?;
-    let events =
-        state.jobs.events(&caller.principal.tenant, &id, after).await?.ok_or_else(ApiError::no_such_job)?;
+    let events = story::events(&state, &caller.principal.tenant, &id, after).await?;
+    let events = events.ok_or_else(ApiError::no_such_job)?;
     let mut events = events.peekable();
     if submission.status.is_terminal() && Pin::new(&mut events).peek().await.is_none() {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -100,7 +100,8 @@ fn data(event: &JobEvent, words: bool) -> Value {
         EventKind::Segment { attempt, segment } => {
             json!({ "at": at, "attempt": attempt, "segment": render::segment(segment, words) })
         }
-        EventKind::Completed | EventKind::Cancelled => json!({ "at": at }),
+        // The story puts segments in the place of `Transcribed`.
+        EventKind::Transcribed { .. } | EventKind::Completed | EventKind::Cancelled => json!({ "at": at }),
         EventKind::Failed { failure } => {
             json!({ "at": at, "error": JobError { code: failure.kind.code(), message: failure.message.clone() } })
         }

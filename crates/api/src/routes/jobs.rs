@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use verbatim_core::ids::SubmissionId;
 use verbatim_core::job::{Submission, SubmissionStatus};
-use verbatim_core::ports::jobs::{DeleteOutcome, ListQuery};
+use verbatim_core::ports::jobs::{DeleteOutcome, ListQuery, Listing};
 
 use crate::dto::{Job, JobList};
 use crate::error::ApiError;
@@ -107,7 +107,8 @@ fn accepted(submission: Submission, waited: bool) -> Response {
 
 /// List jobs
 ///
-/// Newest first.
+/// Newest first. Of a `status` that few jobs have, a page may hold less than `limit` jobs, even none, and `next_cursor` goes
+/// on from where the search ended: there are no more when `has_more` is false.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", operation_id = "list_jobs", params(JobsQuery), responses(
     (status = 200, description = "A page of jobs", body = JobList),
     (status = 400, description = "A parameter is wrong: `param` says which", body = Problem, content_type = "application/problem+json"),
@@ -129,10 +130,11 @@ pub(crate) async fn list(
         })
     });
     let wanted = ListQuery { status: status.transpose()?, before: before.transpose()?, limit: limit + 1 };
-    let mut page = state.jobs.list(&caller.principal.tenant, wanted).await?;
-    let has_more = page.len() > limit;
+    let Listing { submissions: mut page, next } = state.jobs.list(&caller.principal.tenant, wanted).await?;
+    // One more than was asked for tells that there are more.
+    let next = if page.len() > limit { page.get(limit - 1).map(|last| last.id.clone()) } else { next };
     page.truncate(limit);
-    let next_cursor = page.last().filter(|_| has_more).map(|last| last.id.to_string());
+    let (has_more, next_cursor) = (next.is_some(), next.map(|id| id.to_string()));
     Ok(Json(JobList {
         object: "list",
         data: page.into_iter().map(Job::from).collect(),

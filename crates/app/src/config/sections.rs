@@ -129,6 +129,8 @@ pub struct QueueConfig {
     pub max_crashes: u32,
     /// Jobs that may wait at once; 0 for no limit.
     pub max_queued: u64,
+    /// Submissions of one tenant that are remembered at once, ended, cached and attached ones too; 0 for no limit.
+    pub max_remembered_per_tenant: u64,
 }
 
 impl Default for QueueConfig {
@@ -141,6 +143,7 @@ impl Default for QueueConfig {
             max_attempts: 5,
             max_crashes: 3,
             max_queued: 100_000,
+            max_remembered_per_tenant: 100_000,
         }
     }
 }

@@ -40,6 +40,28 @@ pub struct ListQuery {
     pub limit: usize,
 }
 
+/// A page of submissions, newest first.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Listing {
+    /// Those that were found.
+    pub submissions: Vec<Submission>,
+    /// Where to go on, when the search ended before the page was full: of a status that few have, one call finds what it
+    /// finds among a few thousand submissions. `None` when there are no more, or the page is full.
+    pub next: Option<SubmissionId>,
+}
+
+impl Listing {
+    /// How many were found.
+    pub fn len(&self) -> usize {
+        self.submissions.len()
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.submissions.is_empty()
+    }
+}
+
 /// What a deletion did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeleteOutcome {
@@ -76,11 +98,11 @@ pub trait JobClient: Send + Sync {
     /// Only `Unavailable` and `Internal`.
     async fn get(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<Submission>, PortError>;
 
-    /// Submissions of this tenant, newest first.
+    /// Submissions of this tenant, newest first, within a bound on how many are looked at.
     ///
     /// # Errors
     /// Only `Unavailable` and `Internal`.
-    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError>;
+    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Listing, PortError>;
 
     /// Cancels a submission that has not ended; removes one that has. Never touches another's; the job goes with its
     /// last submission. `None` when there is no such submission.

@@ -197,7 +197,7 @@ pub async fn a_tenant_is_never_answered_from_anothers_work<H: Harness>(harness: 
         let found = found.map(|(submission, digest)| (submission.id, digest));
         ensure_eq!(found, Some((id.clone(), body.to_owned())), "what {whose}'s key stands for");
         let all = ListQuery { limit: 10, ..ListQuery::default() };
-        let listed = world.store.list(whose, all).await?;
+        let listed = world.store.list(whose, all).await?.submissions;
         ensure!(listed.iter().all(|one| one.tenant == *whose) && listed.len() == 2, "{whose} lists its own");
     }
     ensure_eq!(world.store.get(&b, &first.id).await?, None, "a's submission in b's eyes");

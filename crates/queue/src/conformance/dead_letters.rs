@@ -179,9 +179,14 @@ pub async fn a_redriven_job_tells_its_story_anew<H: Harness>(harness: &H) -> Ver
     let (live, worked) = join!(super::virtual_world::drain(live), world.work_off_one());
     worked?;
     let fresh = world.story(&id, None).await?;
-    ensure_eq!(names(&fresh), vec!["queued", "started", "completed"], "the story for who comes now");
-    ensure_eq!(live?, fresh, "the story for who goes on after the failure");
-    ensure_eq!(fresh[0].kind, EventKind::Queued { attempt: 0 }, "its first event");
+    ensure_eq!(names(&fresh), vec!["started", "completed"], "the story for who comes now");
+    let live = live?;
+    ensure_eq!(
+        names(&live),
+        vec!["queued", "started", "completed"],
+        "the story for who goes on after the failure"
+    );
+    ensure_eq!(live[1..], fresh[..], "what both are told");
     ensure!(fresh.iter().all(|event| Some(event.seq) > end), "the numbers go on rising");
     world.audit().await
 }
@@ -235,7 +240,7 @@ pub async fn a_dead_letter_is_not_redriven_beside_its_own_work<H: Harness>(harne
     ensure!(world.store.redrive(&first).await?, "the first once the other's result answers no more");
     world.work_off_one().await?;
 
-    let deadline = Some(world.now().plus(LEASE));
+    let deadline = Some(LEASE);
     let late = world.store.submit(NewSubmission { deadline, ..world.upload("late") }).await?.submission;
     world.pass(LEASE).await?;
     ensure_eq!(listed(&world).await?.len(), 1, "dead letters, of one that came too late");

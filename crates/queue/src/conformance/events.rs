@@ -1,7 +1,7 @@
 //! Invariant 10: a stream, snapshot plus tail, shows what counts in order and always the end.
 
 use futures::{StreamExt, join};
-use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage};
+use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage, segment_seq};
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::{Lease, Report};
 use verbatim_core::ports::JobLeases;
@@ -97,11 +97,62 @@ pub async fn a_late_watcher_sees_what_counts_and_the_end<H: Harness>(harness: &H
     world.complete(&lease).await?;
     let story = world.story(&id, None).await?;
     ensure!(rising(&story), "numbers rise");
-    let count = |name: &str| names(&story).iter().filter(|other| **other == name).count();
-    ensure_eq!((count("segment"), count("progress")), (300, 1), "stored segments and progress");
-    ensure_eq!(names(&story)[..2], ["queued", "started"], "how it begins");
-    ensure_eq!(names(&story).last(), Some(&"completed"), "how it ends");
+    let expected = vec!["started", "transcribed", "completed"];
+    ensure_eq!(names(&story), expected, "what who comes late is told");
+    let segments = told(&story, 0);
+    ensure_eq!(segments.len(), 300, "segments that are in the transcript");
+    ensure!(segments.windows(2).all(|pair| pair[0].0 < pair[1].0), "their numbers rise");
     world.audit().await
+}
+
+/// The numbers and indices of the segments after this number: those that are events, and those in the transcript.
+fn told(events: &[JobEvent], after: u64) -> Vec<(u64, u32)> {
+    let of = |event: &JobEvent| match &event.kind {
+        EventKind::Segment { segment, .. } => vec![(event.seq.0, segment.index)],
+        EventKind::Transcribed { first, count, .. } => {
+            (0..*count).map(|index| (segment_seq(*first, index).0, index)).collect()
+        }
+        _ => Vec::new(),
+    };
+    events.iter().flat_map(of).filter(|(seq, _)| *seq > after).collect()
+}
+
+/// Segments are events until the job ends. Who resumes afterwards, wherever it was, is told the rest under the same
+/// numbers, and the end; also where progress was told between them, and where others came and went.
+pub async fn segments_keep_their_numbers_when_they_are_in_the_transcript<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let id = world.ticket("talk").await?;
+    let mut live = world.watch(&id, None).await?;
+    let lease = world.claim_one().await?;
+    let mut seen = Vec::new();
+    for (round, indices) in [&[0_u32, 1, 2][..], &[], &[3], &[], &[], &[4, 5]].into_iter().enumerate() {
+        report(&world, &lease, 0.1 * (round + 1) as f32, indices).await?;
+        // Whoever joins and leaves takes numbers, too.
+        let other = world.ticket("talk").await?;
+        world.cancel(&other).await?;
+        while seen.last().is_none_or(|event: &JobEvent| !is_progress(event, 0.1 * (round + 1) as f32)) {
+            seen.push(next(&mut live).await?);
+        }
+    }
+    world.complete(&lease).await?;
+    seen.extend(drain(live).await?);
+    ensure_eq!(told(&seen, 0).len(), 6, "segments that were seen live");
+    ensure!(
+        seen.iter().all(|event| event.kind.name() != "transcribed"),
+        "one that missed nothing is told nothing twice"
+    );
+    for event in &seen {
+        let rest = world.story(&id, Some(event.seq)).await?;
+        ensure!(rising(&rest), "numbers rise");
+        ensure_eq!(told(&rest, event.seq.0), told(&seen, event.seq.0), "segments after {:?}", event.seq);
+        let over = event.kind.is_terminal();
+        ensure_eq!(rest.last().is_some_and(|last| last.kind.is_terminal()), !over, "whether the end is told");
+    }
+    world.audit().await
+}
+
+fn is_progress(event: &JobEvent, wanted: f32) -> bool {
+    matches!(event.kind, EventKind::Progress { progress, .. } if progress == wanted)
 }
 
 /// From any event on, a stream goes on with the next one.
@@ -137,16 +188,12 @@ pub async fn a_retried_job_starts_its_story_over<H: Harness>(harness: &H) -> Ver
     for story in [world.story(&id, None).await?, drain(live).await?] {
         let started = story.iter().rposition(|event| event.kind == EventKind::Started { attempt: 2 });
         let last = started.map(|at| names(&story[at..]));
-        ensure_eq!(
-            last,
-            Some(vec!["started", "segment", "progress", "completed"]),
-            "the story of the last attempt"
-        );
+        ensure_eq!(last, Some(vec!["started", "transcribed", "completed"]), "the story of the last attempt");
         ensure!(rising(&story), "numbers rise");
     }
     let late = names(&world.story(&id, None).await?);
-    let segments = late.iter().filter(|name| **name == "segment").count();
-    ensure_eq!(segments, 1, "segments that who comes now is told of");
+    let segments = late.iter().filter(|name| **name == "transcribed").count();
+    ensure_eq!(segments, 1, "attempts of whose segments who comes now is told");
     world.audit().await
 }
 
@@ -160,7 +207,7 @@ pub async fn a_cancelled_submission_sees_its_own_end<H: Harness>(harness: &H) ->
     report(&world, &lease, 0.5, &[0]).await?;
     world.complete(&lease).await?;
     for story in [drain(live).await?, world.story(&leaves, None).await?] {
-        ensure_eq!(names(&story), vec!["queued", "started", "cancelled"], "what the one that left sees");
+        ensure_eq!(names(&story), vec!["started", "cancelled"], "what the one that left sees");
         for (number, event) in story.iter().enumerate() {
             ensure_eq!(
                 world.story(&leaves, Some(event.seq)).await?,
@@ -170,11 +217,7 @@ pub async fn a_cancelled_submission_sees_its_own_end<H: Harness>(harness: &H) ->
         }
     }
     let story = world.story(&stays, None).await?;
-    ensure_eq!(
-        names(&story),
-        vec!["queued", "started", "segment", "progress", "completed"],
-        "what the other sees"
-    );
+    ensure_eq!(names(&story), vec!["started", "transcribed", "completed"], "what the other sees");
     // The last to leave sees the end at once, not when the worker has noticed.
     let last = world.ticket("unwanted").await?;
     world.claim_one().await?;
@@ -197,11 +240,7 @@ pub async fn an_attached_and_a_cached_submission_see_the_end<H: Harness>(harness
     world.complete(&lease).await?;
     let cached = world.ticket("talk").await?;
     let story = names(&world.story(&attached, None).await?);
-    ensure_eq!(
-        story,
-        vec!["queued", "started", "segment", "progress", "completed"],
-        "what an attached one sees"
-    );
+    ensure_eq!(story, vec!["started", "transcribed", "completed"], "what an attached one sees");
     ensure_eq!(names(&world.story(&cached, None).await?), vec!["completed"], "what a cached one sees");
     let failed = world.ticket("broken").await?;
     world.fail(&world.claim_one().await?, FailureKind::BadAudio).await?;

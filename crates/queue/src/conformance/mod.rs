@@ -237,6 +237,7 @@ macro_rules! conformance_suite {
                 events: a_stream_resumes_without_gap_or_repetition,
                 events: a_waiting_watcher_is_woken_by_each_event,
                 events: a_watcher_sees_the_whole_story_in_order,
+                events: segments_keep_their_numbers_when_they_are_in_the_transcript,
                 events: an_attached_and_a_cached_submission_see_the_end,
             }
             invariant_11 {
@@ -269,6 +270,8 @@ macro_rules! conformance_suite {
                 garbage: each_blob_is_taken_by_one_node,
                 garbage: what_a_client_deletes_has_no_grace,
                 garbage: what_work_leaves_behind_is_kept_for_its_grace,
+                upkeep: a_rare_status_is_found_by_going_on,
+                upkeep: what_is_remembered_of_a_tenant_has_a_limit,
                 upkeep: a_full_queue_throttles_new_work_only,
                 upkeep: audio_and_results_become_garbage_when_nobody_needs_them,
                 upkeep: pages_list_everything_newest_first,

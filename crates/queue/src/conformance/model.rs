@@ -308,7 +308,7 @@ impl<H: Harness> Run<'_, '_, H> {
             estimated_secs: work.secs,
             options: options_of(class_of(work.work)),
             caps: work.caps,
-            deadline: work.deadline.map(|secs| self.world.now().plus(Duration::from_secs(secs.into()))),
+            deadline: work.deadline.map(|secs| Duration::from_secs(secs.into())),
             ..self.world.upload("work")
         };
         let outcome = match self.world.store.submit(new.clone()).await {
@@ -348,7 +348,8 @@ impl<H: Harness> Run<'_, '_, H> {
         let store = &self.world.store;
         let mut seen = Vec::new();
         for whose in &self.tenants {
-            let listed = store.list(whose, ListQuery { limit: usize::MAX, ..ListQuery::default() }).await?;
+            let listed =
+                store.list(whose, ListQuery { limit: usize::MAX, ..ListQuery::default() }).await?.submissions;
             seen.extend(
                 listed.into_iter().map(|found| (found.id, found.status, found.attempt, found.priority)),
             );

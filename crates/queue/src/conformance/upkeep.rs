@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use verbatim_core::ErrorKind;
+use futures::future::join_all;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ids::SubmissionId;
 use verbatim_core::job::{JobState, SubmissionStatus};
@@ -11,8 +11,9 @@ use verbatim_core::options::Priority;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::jobs::ListQuery;
 use verbatim_core::ports::{BlobKey, JobClient, JobUpkeep};
+use verbatim_core::{ErrorKind, Refusal};
 
-use super::virtual_world::{LEASE, count_of};
+use super::virtual_world::{LEASE, count_of, tenant};
 use super::{Harness, Verdict, World, ensure, ensure_eq};
 
 /// Makes one job of each state, with its ticket: queued, delayed, running, completed, failed, cancelled.
@@ -85,7 +86,7 @@ pub async fn every_submission_is_somewhere_until_it_expires<H: Harness>(harness:
     for (id, state) in &all {
         world.expect(id, SubmissionStatus::from(*state)).await?;
         let query = ListQuery { status: Some(SubmissionStatus::from(*state)), limit: 10, before: None };
-        let listed = world.store.list(&world.tenant(), query).await?;
+        let listed = world.store.list(&world.tenant(), query).await?.submissions;
         ensure!(
             listed.iter().any(|submission| submission.id == *id),
             "{} is listed by its status",
@@ -128,7 +129,7 @@ pub async fn pages_list_everything_newest_first<H: Harness>(harness: &H) -> Verd
     let mut listed: Vec<SubmissionId> = Vec::new();
     loop {
         let query = ListQuery { before: listed.last().cloned(), limit: 3, status: None };
-        let page = world.store.list(&world.tenant(), query).await?;
+        let page = world.store.list(&world.tenant(), query).await?.submissions;
         if page.is_empty() {
             break;
         }
@@ -214,4 +215,61 @@ pub async fn workers_are_counted_while_they_are_heard_of<H: Harness>(harness: &H
     ensure_eq!(stats.workers, 1, "workers that were heard of within the last lease");
     ensure_eq!(count_of(&stats, JobState::Running), 1, "running jobs");
     world.audit().await
+}
+
+/// However a tenant's submissions are answered, only so many of them are kept; others are not held up by it.
+pub async fn what_is_remembered_of_a_tenant_has_a_limit<H: Harness>(harness: &H) -> Verdict {
+    let policy = StorePolicy { max_remembered: Some(3), ..StorePolicy::default() };
+    let world = World::with_policy(harness, policy).await?;
+    let first = world.upload("talk");
+    world.store.submit(first.clone()).await?;
+    ensure!(world.submit("talk").await?.submission.deduplicated, "the second is attached");
+    world.work_off_one().await?;
+    ensure!(world.submit("talk").await?.submission.cached, "the third is answered from the result");
+    for work in ["talk", "another"] {
+        let refused = world.store.submit(world.upload(work)).await.err();
+        let told = refused.map(|error| (error.kind(), error.refusal(), error.retry_after().is_some()));
+        let expected = Some((ErrorKind::Throttled, Some(Refusal::TooManyRemembered), true));
+        ensure_eq!(told, expected, "the answer to one too many, of {work}");
+    }
+    ensure!(world.store.submit(first.clone()).await?.replayed, "what was answered is answered again");
+    let stranger = tenant("stranger")?;
+    world.store.submit(world.upload_of(&stranger, "talk", 1)).await?;
+    world.store.delete(&world.tenant(), &first.id).await?;
+    ensure!(world.submit("another").await?.blob_adopted, "there is room again");
+    world.pass(world.policy.max_age).await?;
+    world.pass(world.policy.result_retention).await?;
+    for number in 0..3 {
+        world.ticket(&format!("new {number}")).await?;
+    }
+    world.audit().await
+}
+
+/// A status that few submissions have is looked for in bounded steps, which lead to every one of them.
+pub async fn a_rare_status_is_found_by_going_on<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let rare = world.ticket("rare").await?;
+    world.cancel(&rare).await?;
+    let mut made = 0;
+    while made < 4200 {
+        let uploads = (0..150).map(|_| world.store.submit(world.upload("talk")));
+        made += join_all(uploads).await.into_iter().collect::<Result<Vec<_>, _>>()?.len();
+    }
+    let (mut found, mut calls, mut before) = (Vec::new(), 0, None);
+    loop {
+        let query = ListQuery { status: Some(SubmissionStatus::Cancelled), limit: 10, before };
+        let page = world.store.list(&world.tenant(), query).await?;
+        calls += 1;
+        found.extend(page.submissions.into_iter().map(|submission| submission.id));
+        match page.next {
+            Some(next) => before = Some(next),
+            None => break,
+        }
+        ensure!(calls < 10, "the search does not come to an end");
+    }
+    ensure_eq!(found, vec![rare], "what was found");
+    ensure_eq!(calls, 2, "calls, none of which looks at everything");
+    let all = ListQuery { limit: 5, ..ListQuery::default() };
+    ensure_eq!(world.store.list(&world.tenant(), all).await?.next, None, "where to go on from a full page");
+    Ok(())
 }

@@ -316,7 +316,7 @@ impl<'a, H: Harness> World<'a, H> {
     /// All submissions of the tenant, newest first.
     pub async fn list(&self) -> Verdict<Vec<Submission>> {
         let query = ListQuery { limit: usize::MAX, ..ListQuery::default() };
-        Ok(self.store.list(&self.tenant(), query).await?)
+        Ok(self.store.list(&self.tenant(), query).await?.submissions)
     }
 
     /// Upkeep until there is nothing more to do now.

@@ -25,9 +25,7 @@ impl JobAdmin for RedisStore {
             let mut call = self.0.wire.call(&scripts::DEAD_LETTERS);
             call.arg(tenant).arg(&before).arg(most - page.len()).arg(LOOK_AT);
             let (next, found): (String, Vec<DeadLetterRow>) = self.0.wire.link.run(&call).await?;
-            for row in found {
-                page.push(record::dead_letter(row)?);
-            }
+            page.extend(record::readable("a dead letter", found.into_iter().map(record::dead_letter)));
             if next.is_empty() {
                 break;
             }
@@ -38,7 +36,10 @@ impl JobAdmin for RedisStore {
 
     async fn redrive(&self, id: &JobId) -> Result<bool, PortError> {
         let mut call = self.0.wire.call(&scripts::REDRIVE);
-        call.arg(id.ulid()).arg(millis(self.0.policy.dedupe_ttl)).arg(millis(self.0.policy.max_age));
+        call.arg(id.ulid())
+            .arg(millis(self.0.policy.dedupe_ttl))
+            .arg(millis(self.0.policy.max_age))
+            .arg(self.0.ids.ulid());
         let done: String = self.0.wire.link.run(&call).await?;
         match done.as_str() {
             "queued" => Ok(true),
@@ -52,7 +53,7 @@ impl JobAdmin for RedisStore {
 
     async fn discard_dead_letter(&self, id: &JobId) -> Result<bool, PortError> {
         let mut call = self.0.wire.call(&scripts::DISCARD);
-        call.arg(id.ulid());
+        call.arg(id.ulid()).arg(self.0.ids.ulid());
         let done: u8 = self.0.wire.link.run(&call).await?;
         Ok(done == 1)
     }

@@ -5,17 +5,19 @@ use verbatim_core::class::JobClass;
 use verbatim_core::event::EventSeq;
 use verbatim_core::ids::{SubmissionId, TenantId};
 use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, SubmitOutcome};
-use verbatim_core::ports::jobs::{DeleteOutcome, EventStream, ListQuery, MAX_JOBS_PER_CALL};
+use verbatim_core::ports::jobs::{DeleteOutcome, EventStream, ListQuery, Listing, MAX_JOBS_PER_CALL};
 use verbatim_core::ports::{BlobKey, JobClient};
-use verbatim_core::{ErrorKind, PortError};
+use verbatim_core::{ErrorKind, PortError, Refusal};
 
 use super::error::corrupt;
 use super::record::{self, Unmoving, View, tier_number};
 use super::{RedisStore, events, json, millis, scripts};
-use crate::{BACKLOG_RETRY, job_exists};
+use crate::{BACKLOG_RETRY, job_exists, too_many_remembered};
 
 /// Submissions that one call looks at for a page of those with some status.
 const LOOK_AT: usize = 1024;
+/// Looks that one request makes: who asks for a rare status goes on from where they end.
+const MOST_LOOKS: usize = 4;
 
 #[async_trait]
 impl JobClient for RedisStore {
@@ -50,23 +52,24 @@ impl JobClient for RedisStore {
         found.map(record::submission).transpose()
     }
 
-    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
+    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Listing, PortError> {
         let most = query.limit.min(MAX_JOBS_PER_CALL);
         let mut before = query.before.as_ref().map_or("", |id| id.ulid()).to_owned();
         let status = query.status.map_or("", SubmissionStatus::as_str);
-        let mut page = Vec::new();
-        while page.len() < most {
+        let mut page = Listing::default();
+        for _ in 0..MOST_LOOKS {
             let mut call = self.0.wire.call(&scripts::LIST);
             call.arg(tenant.as_str()).arg(&before).arg(status).arg(most - page.len()).arg(LOOK_AT);
             let (next, found): (String, Vec<View>) = self.0.wire.link.run(&call).await?;
-            for view in found {
-                page.push(record::submission(view)?);
-            }
-            if next.is_empty() {
-                break;
+            let found = found.into_iter().map(record::submission);
+            page.submissions.extend(record::readable("a submission", found));
+            if next.is_empty() || page.len() == most {
+                return Ok(page);
             }
             before = next;
         }
+        // A cursor is where a look ended, whether or not it found what was asked for.
+        page.next = Some(record::submission_id(&before)?);
         Ok(page)
     }
 
@@ -122,7 +125,7 @@ impl RedisStore {
             .arg(new.dedupe_key.as_str())
             .arg(json(&unmoving)?)
             .arg(tier_number(new.priority))
-            .arg(new.deadline.map(|deadline| deadline.as_millis().to_string()).unwrap_or_default())
+            .arg(new.deadline.map(|after| millis(after).to_string()).unwrap_or_default())
             .arg(new.estimated_secs)
             .arg(number(new.caps.max_running))
             .arg(number(new.caps.max_queued))
@@ -136,7 +139,8 @@ impl RedisStore {
             .arg(millis(self.0.policy.idempotency_ttl))
             .arg(millis(self.0.policy.max_age))
             .arg(number(self.0.policy.max_waiting))
-            .arg(JobClass::of(&new.options).as_str());
+            .arg(JobClass::of(&new.options).as_str())
+            .arg(number(self.0.policy.max_remembered));
         Ok(call)
     }
 
@@ -166,8 +170,12 @@ fn refusal(why: &str) -> PortError {
             ErrorKind::Conflict,
             "this Idempotency-Key was used with another request; use a new key for a new request",
         ),
-        "queue_full" => throttled("too many jobs are waiting already; try again later"),
-        "tenant_full" => throttled("as many of your jobs are waiting as your key allows; try again later"),
+        "queue_full" => {
+            throttled("too many jobs are waiting already; try again later").because(Refusal::QueueFull)
+        }
+        "tenant_full" => throttled("as many of your jobs are waiting as your key allows; try again later")
+            .because(Refusal::QueueFull),
+        "too_many_remembered" => too_many_remembered(),
         other => super::error::corrupt(format!("answer `{other}`")),
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use redis::RedisError;
-use verbatim_core::{ErrorKind, PortError};
+use verbatim_core::{ErrorKind, PortError, Refusal};
 
 /// When to ask again while Redis is away, restarting or full.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -43,7 +43,9 @@ pub(super) fn from_redis(failure: RedisError) -> PortError {
             return PortError::new(ErrorKind::Internal, "Redis did not understand us").with_source(failure);
         }
     };
-    PortError::new(ErrorKind::Unavailable, refused).refused().with_retry_after(AGAIN).with_source(failure)
+    let full = failure.code() == Some("OOM");
+    let error = PortError::new(ErrorKind::Unavailable, refused).refused().with_retry_after(AGAIN);
+    if full { error.because(Refusal::StoreFull).with_source(failure) } else { error.with_source(failure) }
 }
 
 /// What `lua/guard.lua` and `lua/common.lua` answer.
@@ -132,6 +134,9 @@ pub(super) fn again(error: &PortError) -> PortError {
     }
     if let Some(after) = error.retry_after() {
         same = same.with_retry_after(after);
+    }
+    if let Some(refusal) = error.refusal() {
+        same = same.because(refusal);
     }
     if error.is_definite() { same.refused() } else { same }
 }

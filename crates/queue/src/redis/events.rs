@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use verbatim_core::event::{EventKind, EventSeq, JobEvent};
+use verbatim_core::event::{EventKind, EventSeq, JobEvent, segment_seq};
 use verbatim_core::ids::{SubmissionId, TenantId};
 use verbatim_core::job::JobState;
 use verbatim_core::ports::jobs::EventStream;
@@ -73,13 +73,17 @@ async fn page(store: &RedisStore, id: &SubmissionId, after: u64) -> Result<Page,
     let Some(((sub, job, ..), stored)) = found else { return Err(removed()) };
     let ticket = record::ticket(&sub)?;
     let more = stored.len() == PAGE;
-    let mut events: Vec<JobEvent> = stored.iter().map(|line| segment(line)).collect::<Result<_, _>>()?;
+    let mut events: Vec<JobEvent> =
+        record::readable("an event", stored.iter().map(|line| segment(line))).collect();
     // Beyond a full page there may be segments that come before what follows from the job.
     let horizon = if more { events.last().map_or(0, |event| event.seq.0) } else { u64::MAX };
     events.extend(of_the_job(&job)?);
     let (first, until) = (ticket.first_seq.max(after + 1), ticket.ended.map_or(u64::MAX, |ended| ended.seq));
     events.retain(|event| (first..=horizon).contains(&event.seq.0) && event.seq.0 < until);
-    let last = !more && ticket.status(record::state(job.needed("s")?)?).is_terminal();
+    if stored.is_empty() {
+        events.extend(of_the_transcript(&job, until)?.into_iter().filter(|event| event.seq.0 >= first));
+    }
+    let last = !more && ticket.status(record::state(job.needed("s")?)).is_terminal();
     if let Some(ended) = ticket.ended.filter(|ended| !more && ended.seq > after) {
         events.push(ended.event());
     }
@@ -98,6 +102,31 @@ fn segment(line: &str) -> Result<JobEvent, PortError> {
     Ok(JobEvent { seq: EventSeq(seq), at: Timestamp::from_millis(at), kind })
 }
 
+/// Of a completed job: that its attempt began, and its segments, which are in the transcript. The first of the two has lost
+/// its own number; it has one before all segments, and before the end of a submission that left.
+fn of_the_transcript(job: &Fields, until: u64) -> Result<Vec<JobEvent>, PortError> {
+    let (Some("c"), Some(end), Some(at)) = (job.text("s"), job.number::<u64>("es")?, job.time("F")?) else {
+        return Ok(Vec::new());
+    };
+    let attempt = job.number("a")?.unwrap_or(0);
+    // A later attempt may have been reported by a node of a version that did not number segments so.
+    let first =
+        job.text("sb").and_then(|sb| sb.split_once(':')).filter(|(fence, _)| job.text("f") == Some(fence));
+    let first: Option<u64> = first.and_then(|(_, first)| first.parse().ok());
+    let count = job.number::<u32>("ns")?.unwrap_or(0);
+    let mut events = Vec::new();
+    if job.text("ss").is_none() {
+        let seq = EventSeq(first.unwrap_or(end).min(until).saturating_sub(1));
+        let begun = job.time("S")?.unwrap_or(at);
+        events.push(JobEvent { seq, at: begun, kind: EventKind::Started { attempt } });
+    }
+    if let Some(first) = first.map(EventSeq).filter(|_| count > 0 && until == u64::MAX) {
+        let kind = EventKind::Transcribed { attempt, first, count };
+        events.push(JobEvent { seq: segment_seq(first, count - 1), at, kind });
+    }
+    Ok(events)
+}
+
 /// The last event of each other kind, as the job's fields tell.
 fn of_the_job(job: &Fields) -> Result<Vec<JobEvent>, PortError> {
     let mut events = Vec::new();
@@ -110,17 +139,12 @@ fn of_the_job(job: &Fields) -> Result<Vec<JobEvent>, PortError> {
     add("qs", "qt", EventKind::Queued { attempt: job.number("qa")?.unwrap_or(0) })?;
     add("ss", "sT", EventKind::Started { attempt: job.number("sa")?.unwrap_or(0) })?;
     let (progress, stage) =
-        (job.number("ep")?.unwrap_or(0.0), record::stage(job.text("eg").unwrap_or("fetching"))?);
+        (job.number("ep")?.unwrap_or(0.0), record::stage(job.text("eg").unwrap_or("fetching")));
     add("ps", "pT", EventKind::Progress { progress, stage })?;
-    let end = match record::state(job.needed("s")?)? {
+    let end = match record::state(job.needed("s")?) {
         JobState::Completed => EventKind::Completed,
         JobState::Cancelled => EventKind::Cancelled,
-        JobState::Failed => {
-            let failure = serde_json::from_str(job.needed("E")?);
-            EventKind::Failed {
-                failure: failure.map_err(|error| corrupt("a failure").with_source(BadJson::from(error)))?,
-            }
-        }
+        JobState::Failed => EventKind::Failed { failure: record::failure(job.needed("E")?) },
         JobState::Queued | JobState::Delayed | JobState::Running => return Ok(events),
     };
     add("es", "F", end)?;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::ScriptInvocation;
 use verbatim_core::class::Abilities;
-use verbatim_core::failure::JobFailure;
+use verbatim_core::event::SEGMENT_STRIDE;
+use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::job::{Completion, Lease, LeaseToken, Report};
 use verbatim_core::policy::RESERVED_ONE_IN;
 use verbatim_core::ports::JobLeases;
@@ -42,7 +43,13 @@ impl JobLeases for RedisStore {
         }
         match claimed {
             Claimed::Nothing => Ok(None),
-            Claimed::Given(row) => record::lease(*row).map(Some),
+            Claimed::Given(row) => {
+                let token = record::token(&row)?;
+                match record::lease(*row) {
+                    Ok(lease) => Ok(Some(lease)),
+                    Err(error) => Err(self.give_back(&token, error).await),
+                }
+            }
             Claimed::UnknownAbilities => {
                 let message = "the job store forgot at once what this worker can do";
                 Err(PortError::new(ErrorKind::Unavailable, message))
@@ -84,7 +91,7 @@ impl JobLeases for RedisStore {
         let position = report.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position_ms);
         let checkpoint =
             report.checkpoint.map(|checkpoint| json(&checkpoint)).transpose()?.unwrap_or_default();
-        call.arg(progress).arg(stage).arg(checkpoint).arg(position).arg(MOST_EVENTS);
+        call.arg(progress).arg(stage).arg(checkpoint).arg(position).arg(MOST_EVENTS).arg(SEGMENT_STRIDE);
         for segment in &report.segments {
             call.arg(segment.index).arg(json(segment)?);
         }
@@ -110,6 +117,9 @@ impl JobLeases for RedisStore {
     }
 }
 
+/// How long a job that this node cannot read is left to others.
+const UNREADABLE: Duration = Duration::from_secs(30);
+
 impl RedisStore {
     /// Tells the store what the digest stands for.
     async fn remember(&self, abilities: &Abilities) -> Result<(), PortError> {
@@ -120,6 +130,23 @@ impl RedisStore {
             call.arg(class.as_str());
         }
         self.0.wire.link.run(&call).await
+    }
+
+    /// Gives a job back that this node cannot read, as a newer version may write: another node may. The worker goes on; its
+    /// claim is answered with this error, and repeated it gets nothing.
+    async fn give_back(&self, token: &LeaseToken, error: PortError) -> PortError {
+        let mut failure =
+            JobFailure::new(FailureKind::EngineUnavailable, "No node that knows such jobs was free.");
+        failure.retry_after = Some(UNREADABLE);
+        let given_back = self.fail(token, failure).await;
+        tracing::warn!(
+            job.id = %token.job_id,
+            error = &error as &dyn std::error::Error,
+            given_back = given_back.is_ok(),
+            "a job cannot be read and is given back; did a newer version write it?"
+        );
+        PortError::new(ErrorKind::Unavailable, "a job that this version cannot read was given back")
+            .with_source(error)
     }
 }
 
@@ -145,8 +172,6 @@ pub(super) fn steps(policy: &RetryPolicy, failure: &JobFailure, fraction: f64) -
 
 #[cfg(test)]
 mod tests {
-    use verbatim_core::failure::FailureKind;
-
     use super::*;
 
     #[test]

@@ -1,5 +1,6 @@
-//! One subscription per process, fanned out to those who wait in it: watchers of jobs, and workers without work. What is
-//! published can be lost, so that all of them also look now and then by themselves.
+//! One subscription per process, fanned out to those who wait in it: watchers of jobs, and workers without work. A process in
+//! which nobody waits for one of the two does not subscribe to it: each message costs Redis as much as it has subscribers.
+//! What is published can be lost, so that all of them also look now and then by themselves.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,14 @@ const QUIET: Duration = Duration::from_secs(5);
 struct Waiting {
     jobs: Mutex<HashMap<String, watch::Sender<()>>>,
     work: Notify,
+    wanted: watch::Sender<Wanted>,
+}
+
+/// What anybody in this process ever waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Wanted {
+    news: bool,
+    work: bool,
 }
 
 /// The subscription.
@@ -40,6 +49,7 @@ impl News {
 
     /// News of a job from now on.
     pub(super) fn watch(&self, job: &str) -> watch::Receiver<()> {
+        self.waiting.want(|wanted| &mut wanted.news);
         let mut jobs = self.waiting.jobs();
         jobs.retain(|_, sender| sender.receiver_count() > 0);
         jobs.entry(job.to_owned()).or_insert_with(|| watch::channel(()).0).subscribe()
@@ -47,11 +57,16 @@ impl News {
 
     /// Waits until work may have arrived.
     pub(super) async fn work(&self) {
+        self.waiting.want(|wanted| &mut wanted.work);
         self.waiting.work.notified().await;
     }
 }
 
 impl Waiting {
+    fn want(&self, what: impl Fn(&mut Wanted) -> &mut bool) {
+        self.wanted.send_if_modified(|wanted| !std::mem::replace(what(wanted), true));
+    }
+
     /// The map stays usable when a thread panicked while it held it: every change to it is a single call.
     fn jobs(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,9 +92,23 @@ struct Channels {
     work: String,
 }
 
+impl Channels {
+    fn of(&self, wanted: Wanted) -> Vec<&str> {
+        let of = |is_wanted, channel| Some(channel).filter(|_| is_wanted);
+        [of(wanted.news, self.news.as_str()), of(wanted.work, self.work.as_str())]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
 async fn listen(address: Address, channels: Channels, waiting: Arc<Waiting>) {
     let mut quiet = false;
+    let mut wanted = waiting.wanted.subscribe();
     for attempt in 0.. {
+        if wanted.wait_for(|wanted| *wanted != Wanted::default()).await.is_err() {
+            return;
+        }
         if let Err(failure) = subscribed(&address, attempt, &channels, &waiting).await {
             // Once per outage; what waits looks by itself meanwhile.
             if !std::mem::replace(&mut quiet, true) {
@@ -99,10 +128,12 @@ async fn subscribed(
     channels: &Channels,
     waiting: &Waiting,
 ) -> redis::RedisResult<()> {
+    let mut changed = waiting.wanted.subscribe();
+    let wanted = *changed.borrow_and_update();
     let connecting = async {
         let client = address.subscriber(attempt).await?;
         let mut pubsub = client.get_async_pubsub().await?;
-        pubsub.subscribe(&[&channels.news, &channels.work]).await?;
+        pubsub.subscribe(channels.of(wanted)).await?;
         Ok::<_, redis::RedisError>(pubsub)
     };
     let timed_out = || redis::RedisError::from((redis::ErrorKind::Io, "no subscription in time"));
@@ -110,7 +141,17 @@ async fn subscribed(
     let (mut sink, mut messages) = pubsub.split();
     waiting.everybody();
     loop {
-        match tokio::time::timeout(QUIET, messages.next()).await {
+        let message = tokio::select! {
+            message = tokio::time::timeout(QUIET, messages.next()) => message,
+            _ = changed.changed() => {
+                let wanted = *changed.borrow_and_update();
+                let more = tokio::time::timeout(ANSWER, sink.subscribe(channels.of(wanted))).await;
+                more.map_err(|_| timed_out())??;
+                waiting.everybody();
+                continue;
+            }
+        };
+        match message {
             Ok(Some(message)) if message.get_channel_name() == channels.work => waiting.work.notify_one(),
             Ok(Some(message)) => {
                 if let Ok(ids) = message.get_payload::<String>() {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use verbatim_core::audio::AudioInfo;
 use verbatim_core::class::JobClass;
 use verbatim_core::event::Stage;
+use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{ClaimNonce, Fence, JobId, SubmissionId, TenantId};
 use verbatim_core::job::{JobState, Lease, LeaseToken, Submission};
 use verbatim_core::options::{Priority, TranscribeOptions};
@@ -116,15 +117,32 @@ pub(super) fn tier_number(tier: Priority) -> u8 {
 }
 
 /// The state behind a letter.
-pub(super) fn state(letter: &str) -> Result<JobState, PortError> {
-    Ok(match letter {
+pub(super) fn state(letter: &str) -> JobState {
+    match letter {
         "q" => JobState::Queued,
         "d" => JobState::Delayed,
         "r" => JobState::Running,
         "c" => JobState::Completed,
         "f" => JobState::Failed,
         "x" => JobState::Cancelled,
-        other => return Err(corrupt(format!("state `{other}`"))),
+        // A state between queued and ended that a newer version knows.
+        _ => JobState::Running,
+    }
+}
+
+/// Those that can be read. What a newer version wrote must not hide all else from this one.
+pub(super) fn readable<T>(
+    what: &str,
+    found: impl Iterator<Item = Result<T, PortError>>,
+) -> impl Iterator<Item = T> {
+    found.filter_map(move |one| {
+        one.inspect_err(|error| {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "{what} cannot be read and is left out; did a newer version write it?"
+            );
+        })
+        .ok()
     })
 }
 
@@ -132,7 +150,7 @@ pub(super) fn job_id(ulid: &str) -> Result<JobId, PortError> {
     JobId::from_ulid(ulid).map_err(corrupt)
 }
 
-fn submission_id(ulid: &str) -> Result<SubmissionId, PortError> {
+pub(super) fn submission_id(ulid: &str) -> Result<SubmissionId, PortError> {
     SubmissionId::from_ulid(ulid).map_err(corrupt)
 }
 
@@ -175,20 +193,27 @@ pub(super) fn facts(id: &str, fields: &Fields, unmoving: &str) -> Result<JobFact
         _ => Priority::High,
     };
     Ok(JobFacts {
-        state: state(fields.needed("s")?)?,
+        state: state(fields.needed("s")?),
         tier,
         progress: fields.number("pr")?.unwrap_or(0.0),
-        stage: stage(fields.needed("st")?)?,
+        stage: stage(fields.needed("st")?),
         started_at: fields.time("S")?,
         finished_at: fields.time("F")?,
         attempt: fields.number("a")?.unwrap_or(0),
         engine: fields.needed("g")?.to_owned(),
         model: fields.text("mo").map(str::to_owned),
-        failure: fields.text("E").map(json).transpose()?,
+        failure: fields.text("E").map(failure),
         result: fields.text("r").map(|kept| result(&id, kept)).transpose()?,
         id,
         options,
         audio,
+    })
+}
+
+/// Why a job failed. A kind that a newer version knows is none that this one can act on.
+pub(super) fn failure(text: &str) -> JobFailure {
+    serde_json::from_str(text).unwrap_or_else(|_| {
+        JobFailure::new(FailureKind::Internal, "The job failed for a reason that this node does not know.")
     })
 }
 
@@ -197,9 +222,10 @@ fn result(job: &JobId, kept: &str) -> Result<BlobKey, PortError> {
     BlobKey::parse(whole.as_deref().unwrap_or(kept)).map_err(corrupt)
 }
 
-pub(super) fn stage(name: &str) -> Result<Stage, PortError> {
-    serde_json::from_value(serde_json::Value::String(name.to_owned()))
-        .map_err(|_| corrupt(format!("stage `{name}`")))
+pub(super) fn stage(name: &str) -> Stage {
+    // One that a newer version knows is some part of the work.
+    let known = serde_json::from_value(serde_json::Value::String(name.to_owned()));
+    known.unwrap_or(Stage::Transcribing)
 }
 
 /// What a client sees.
@@ -212,6 +238,13 @@ pub(super) fn submission((sub, job, unmoving, place, id, unserved): View) -> Res
 pub(super) fn class_of(unmoving: &str) -> JobClass {
     json::<Unmoving>(unmoving)
         .map_or_else(|_| JobClass::unknown(), |unmoving| JobClass::of(&unmoving.options))
+}
+
+/// What names the lease of a row, also where the rest of it cannot be read.
+pub(super) fn token(row: &LeaseRow) -> Result<LeaseToken, PortError> {
+    let (id, _, fence, nonce, ..) = row;
+    let nonce = ClaimNonce::from_stored(nonce.clone());
+    Ok(LeaseToken { job_id: job_id(id)?, fence: Fence::new(*fence), nonce })
 }
 
 /// A lease that a claim gave.
@@ -263,6 +296,14 @@ pub(super) fn dead_letter(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_a_newer_version_are_shown_as_something_known() {
+        assert_eq!((state("a"), state("q")), (JobState::Running, JobState::Queued));
+        assert_eq!((stage("aligning"), stage("decoding")), (Stage::Transcribing, Stage::Decoding));
+        let unknown = failure(r#"{"kind":"moon_phase","message":"x"}"#);
+        assert_eq!(unknown.kind, FailureKind::Internal);
+    }
 
     #[test]
     fn a_job_of_a_version_that_did_not_trace_is_read() {

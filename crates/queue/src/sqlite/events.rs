@@ -6,8 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
 use tokio::sync::watch;
-use verbatim_core::event::{EventKind, EventSeq, JobEvent};
+use verbatim_core::event::{EventKind, EventSeq, JobEvent, segment_seq};
 use verbatim_core::ids::{SubmissionId, TenantId};
+use verbatim_core::job::JobState;
 use verbatim_core::ports::jobs::EventStream;
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
@@ -60,11 +61,26 @@ fn page(conn: &Connection, id: &SubmissionId, after: u64) -> StoreResult<Page> {
     let Some((ticket, job)) = submission::load(conn, id.as_str())? else { return Err(removed().into()) };
     let (mut events, more) = stored(conn, &ticket, &job, after)?;
     let mut last = !more && ticket.status(job.state).is_terminal();
+    if let Some(transcribed) = of_the_transcript(&job).filter(|_| !more && ticket.ended.is_none()) {
+        events
+            .retain(|event| event.seq > transcribed.seq || !matches!(event.kind, EventKind::Progress { .. }));
+        let from = EventSeq(ticket.first_seq.max(after + 1));
+        events.extend(Some(transcribed).filter(|transcribed| transcribed.seq >= from));
+        events.make_contiguous().sort_by_key(|event| event.seq);
+    }
     if let Some(ended) = ticket.ended.filter(|_| !more) {
         events.extend(Some(ended.event()).filter(|event| event.seq.0 > after));
         last = true;
     }
     Ok(Page { events, last })
+}
+
+/// The segments of a completed job, which are in its transcript.
+fn of_the_transcript(job: &Job) -> Option<JobEvent> {
+    let completed = job.state == JobState::Completed && job.next_segment > 0;
+    let (first, at) = (EventSeq(job.segments_from.filter(|_| completed)?), job.finished_at?);
+    let kind = EventKind::Transcribed { attempt: job.attempt, first, count: job.next_segment };
+    Some(JobEvent { seq: segment_seq(first, job.next_segment - 1), at, kind })
 }
 
 /// A page of the job's events that are this submission's too, and whether there are more.

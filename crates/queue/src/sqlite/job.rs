@@ -65,6 +65,8 @@ pub(super) struct Job {
     pub(super) progress: f32,
     pub(super) stage: Stage,
     pub(super) next_segment: u32,
+    /// The number of the attempt's first segment.
+    pub(super) segments_from: Option<u64>,
     pub(super) last_seq: u64,
     pub(super) failure: Option<JobFailure>,
     pub(super) result: Option<BlobKey>,
@@ -264,6 +266,7 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
         progress: row.get("progress")?,
         stage: serde_json::from_value(serde_json::Value::String(stage))?,
         next_segment: row.get("next_segment")?,
+        segments_from: row.get::<_, Option<i64>>("segments_from")?.map(unsigned),
         last_seq: unsigned(row.get("last_seq")?),
         failure: optional_json(row, "failure")?,
         result: row.get::<_, Option<String>>("result")?.map(blob).transpose()?,
@@ -356,7 +359,7 @@ pub(super) fn save(conn: &Connection, job: &mut Job) -> StoreResult<()> {
                 engine = :engine, model = :model, progress = :progress, stage = :stage, next_segment = :next_segment,
                 last_seq = :last_seq, failure = :failure, result = :result, ends_at = :ends_at,
                 charged_tier = :charged_tier, charged_secs = :charged_secs, lease_ms = :lease_ms,
-                graces = :graces, taken_back = :taken_back
+                graces = :graces, taken_back = :taken_back, segments_from = :segments_from
          WHERE id = :id",
     )?
     .execute(named_params! {
@@ -398,6 +401,7 @@ pub(super) fn save(conn: &Connection, job: &mut Job) -> StoreResult<()> {
         ":charged_secs": job.charge.map(|charge| signed(charge.secs)),
         ":lease_ms": job.lease.as_ref().map(|lease| millis_of(lease.length)),
         ":graces": job.graces,
+        ":segments_from": job.segments_from.map(signed),
         ":taken_back": to_json(&Some(&job.taken_back).filter(|leases| !leases.is_empty()))?,
     })?;
     count(conn, job)

@@ -51,9 +51,7 @@ pub(super) fn report(step: &mut Step<'_>, token: &LeaseToken, report: Report) ->
     let Some(mut job) = lapses::held(step, token)? else { return Ok(false) };
     for segment in report.segments {
         if segment.index >= job.next_segment {
-            job.next_segment = segment.index.saturating_add(1);
-            let attempt = job.attempt;
-            transitions::append(step, &mut job, &EventKind::Segment { attempt, segment })?;
+            transitions::append_segment(step, &mut job, segment)?;
         }
     }
     if let Some((progress, stage)) = report.progress

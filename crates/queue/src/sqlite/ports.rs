@@ -11,7 +11,7 @@ use verbatim_core::ids::{JobId, SubmissionId, TenantId};
 use verbatim_core::job::{Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmitOutcome};
 use verbatim_core::ports::jobs::{
     BlobFate, ClaimRequest, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, Finish, GarbageRequest,
-    ListQuery, MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
+    ListQuery, Listing, MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
 };
 use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::{ErrorKind, PortError};
@@ -60,7 +60,7 @@ impl JobClient for SqliteStore {
         self.readers.run(move |conn| views::get(conn, &tenant, id.as_str(), &serves)).await
     }
 
-    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
+    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Listing, PortError> {
         let (tenant, serves) = (tenant.clone(), self.serves());
         self.readers.run(move |conn| views::list(conn, &tenant, &query, &serves)).await
     }

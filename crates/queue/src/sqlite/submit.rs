@@ -7,7 +7,7 @@ use verbatim_core::ids::{Fence, TenantId};
 use verbatim_core::job::{JobState, NewSubmission, SubmitOutcome};
 use verbatim_core::options::Priority;
 use verbatim_core::time::Timestamp;
-use verbatim_core::{ErrorKind, PortError};
+use verbatim_core::{ErrorKind, PortError, Refusal};
 
 use super::counters;
 use super::error::StoreResult;
@@ -18,7 +18,7 @@ use super::tenants::{self, Place};
 use super::transitions;
 use super::writer::Step;
 use crate::ticket::Ticket;
-use crate::{BACKLOG_RETRY, job_exists};
+use crate::{BACKLOG_RETRY, job_exists, too_many_remembered};
 
 /// Does what [`verbatim_core::ports::JobClient::submit`] says; the place in the queue is left to a reader.
 pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<SubmitOutcome> {
@@ -27,6 +27,7 @@ pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<Sub
         let submission = submission::view(ticket, job, None);
         return Ok(SubmitOutcome { submission, blob_adopted, replayed: true });
     }
+    check_remembered(step, &new)?;
     let (job, cached, deduplicated) = if let Some(job) = finished_work(step, new.dedupe_key.as_str())? {
         tenants::set_caps(step.conn, &new.tenant, new.caps)?;
         (answering(step, job)?, true, false)
@@ -52,7 +53,12 @@ pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<Sub
         first_seq: if cached { job.last_seq } else { 0 },
         ended: None,
     };
-    submission::insert(step.conn, &ticket, &job, new.deadline.filter(|_| !cached))?;
+    submission::insert(
+        step.conn,
+        &ticket,
+        &job,
+        new.deadline.filter(|_| !cached).map(|after| step.now.plus(after)),
+    )?;
     if let Some(idempotency) = new.idempotency {
         step.conn
             .prepare_cached(
@@ -151,10 +157,22 @@ fn raised(step: &Step<'_>, mut job: Job, priority: Priority) -> StoreResult<Job>
     Ok(job)
 }
 
+/// Refuses any submission of a tenant of which as many are remembered as may be.
+fn check_remembered(step: &Step<'_>, new: &NewSubmission) -> StoreResult<()> {
+    let Some(most) = step.policy.max_remembered else { return Ok(()) };
+    let known: Option<i64> = step
+        .conn
+        .prepare_cached("SELECT submissions FROM remembered WHERE tenant = ?1")?
+        .query_row([new.tenant.as_str()], |row| row.get(0))
+        .optional()?;
+    if unsigned(known.unwrap_or(0)) >= most { Err(too_many_remembered().into()) } else { Ok(()) }
+}
+
 /// Refuses a new job where too many wait already, of all or of the tenant's.
 fn check_room(step: &Step<'_>, new: &NewSubmission) -> StoreResult<()> {
     let refuse = |message: String| {
-        Err(PortError::new(ErrorKind::Throttled, message).with_retry_after(BACKLOG_RETRY).into())
+        let error = PortError::new(ErrorKind::Throttled, message).because(Refusal::QueueFull);
+        Err(error.with_retry_after(BACKLOG_RETRY).into())
     };
     if let Some(most) = step.policy.max_waiting {
         let waiting: i64 = step
@@ -212,6 +230,7 @@ fn new_job(step: &mut Step<'_>, new: &NewSubmission) -> StoreResult<Job> {
         progress: 0.0,
         stage: Stage::Queued,
         next_segment: 0,
+        segments_from: None,
         last_seq: 0,
         failure: None,
         result: None,

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use rusqlite::params;
-use verbatim_core::event::{EventKind, Stage};
+use verbatim_core::event::{EventKind, EventSeq, Stage, segment_seq};
 use verbatim_core::failure::JobFailure;
 use verbatim_core::job::JobState;
 use verbatim_core::policy::ISOLATED_AFTER;
 use verbatim_core::ports::BlobKey;
 use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
+use verbatim_core::transcript::Segment;
 
 use super::error::StoreResult;
 use super::garbage::{self, Due, discard};
@@ -37,18 +38,37 @@ pub(super) fn append(step: &mut Step<'_>, job: &mut Job, kind: &EventKind) -> St
             )?
             .execute([job.id.as_str()])?;
     }
-    job.last_seq += 1;
+    append_as(step, job, job.last_seq + 1, kind)
+}
+
+/// Adds an event under this number, which is higher than all before.
+fn append_as(step: &mut Step<'_>, job: &mut Job, seq: u64, kind: &EventKind) -> StoreResult<()> {
+    job.last_seq = seq;
     step.conn
         .prepare_cached("INSERT INTO events (job_id, seq, at, kind, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![
             job.id.as_str(),
-            signed(job.last_seq),
+            signed(seq),
             step.now.as_millis(),
             kind.name(),
             serde_json::to_string(kind)?
         ])?;
     step.touched(&job.id);
     Ok(())
+}
+
+/// Adds a segment. Its number follows from that of the attempt's first one, so that it can be told when only the
+/// transcript is left.
+pub(super) fn append_segment(step: &mut Step<'_>, job: &mut Job, segment: Segment) -> StoreResult<()> {
+    let number = |first| segment_seq(EventSeq(first), segment.index).0;
+    // No number is higher than those before for the first one, and where more happened between two segments than there
+    // is room for.
+    let known = job.segments_from.filter(|first| job.next_segment > 0 && number(*first) > job.last_seq);
+    let first = known.unwrap_or(job.last_seq + 1);
+    job.segments_from = Some(first);
+    job.next_segment = segment.index.saturating_add(1);
+    let (attempt, seq) = (job.attempt, number(first));
+    append_as(step, job, seq, &EventKind::Segment { attempt, segment })
 }
 
 /// Begins a new attempt's stream: what earlier attempts reported no longer counts.
@@ -84,6 +104,15 @@ pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<(
         let due = if job.state == JobState::Cancelled { Due::AtOnce } else { Due::AfterGrace };
         discard(step, &job.blob, due)?;
         step.conn.prepare_cached("DELETE FROM checkpoints WHERE job_id = ?1")?.execute([job.id.as_str()])?;
+    }
+    // From here on segments are read from the transcript; without one they are no more. How it came about says nothing
+    // beside it.
+    let over: &[&str] =
+        if job.state == JobState::Completed { &["segment", "progress", "queued"] } else { &["segment"] };
+    for kind in over {
+        step.conn
+            .prepare_cached("DELETE FROM events WHERE job_id = ?1 AND kind = ?2")?
+            .execute([job.id.as_str(), kind])?;
     }
     job.lease = None;
     job.graces = 0;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 use verbatim_core::class::JobClass;
-use verbatim_core::ids::TenantId;
+use verbatim_core::ids::{SubmissionId, TenantId};
 use verbatim_core::job::{JobState, Submission, SubmissionStatus};
 use verbatim_core::options::Priority;
-use verbatim_core::ports::jobs::{ListQuery, MAX_JOBS_PER_CALL, QueueStats, TierStats};
+use verbatim_core::ports::jobs::{ListQuery, Listing, MAX_JOBS_PER_CALL, QueueStats, TierStats};
 use verbatim_core::time::Timestamp;
 
 use super::error::StoreResult;
-use super::job::{self, tier_number, unsigned};
+use super::job::{self, parsed, tier_number, unsigned};
 use super::{lanes, position, submission};
 
 /// The submission as its tenant sees it, beside workers that serve these classes.
@@ -27,32 +27,53 @@ pub(super) fn get(
     Ok(Some(submission::view_beside(serves, ticket, job, position)))
 }
 
+/// Submissions that one call looks at for a page of those with some status.
+const LOOK_AT: i64 = 4096;
+
 /// A page of submissions, newest first: ids begin with the time of their making.
 pub(super) fn list(
     conn: &Connection,
     tenant: &TenantId,
     query: &ListQuery,
     serves: &impl Fn(&JobClass) -> bool,
-) -> StoreResult<Vec<Submission>> {
+) -> StoreResult<Listing> {
+    let most = query.limit.min(MAX_JOBS_PER_CALL);
+    let before = query.before.as_ref().map(|id| id.as_str());
     let page = job::ids(
         conn,
-        "SELECT s.id FROM submissions s JOIN jobs j ON j.id = s.job_id
-         WHERE s.tenant = ?1 AND s.id < coalesce(?2, '~')
-           AND (?3 IS NULL OR ?3 = CASE
+        "SELECT s.id FROM (SELECT * FROM submissions WHERE tenant = ?1 AND id < coalesce(?2, '~')
+                           ORDER BY id DESC LIMIT ?5) AS s
+         JOIN jobs j ON j.id = s.job_id
+         WHERE ?3 IS NULL OR ?3 = CASE
                 WHEN s.ended = 'cancelled' THEN 'cancelled'
                 WHEN s.ended = 'expired' THEN 'failed'
                 WHEN j.state = 'delayed' THEN 'queued'
                 WHEN j.state = 'running' THEN 'processing'
-                ELSE j.state END)
+                ELSE j.state END
          ORDER BY s.id DESC LIMIT ?4",
         params![
             tenant.as_str(),
-            query.before.as_ref().map(|id| id.as_str()),
+            before,
             query.status.map(SubmissionStatus::as_str),
-            query.limit.min(MAX_JOBS_PER_CALL) as i64,
+            i64::try_from(most).unwrap_or(i64::MAX),
+            LOOK_AT,
         ],
     )?;
-    page.iter().filter_map(|id| get(conn, tenant, id, serves).transpose()).collect()
+    let mut listing = Listing::default();
+    for id in &page {
+        listing.submissions.extend(get(conn, tenant, id, serves)?);
+    }
+    if page.len() < most {
+        // Where the search ended, if it did not end with the last submission.
+        let last = job::ids(
+            conn,
+            "SELECT id FROM submissions WHERE tenant = ?1 AND id < coalesce(?2, '~')
+             ORDER BY id DESC LIMIT 1 OFFSET ?3",
+            params![tenant.as_str(), before, LOOK_AT - 1],
+        )?;
+        listing.next = last.first().map(|id| parsed(SubmissionId::parse(id))).transpose()?;
+    }
+    Ok(listing)
 }
 
 /// The queue in figures; `workers` are counted by the process, which also knows whom of `unserved` they serve.

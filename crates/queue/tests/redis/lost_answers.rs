@@ -1,9 +1,10 @@
 //! Calls whose answer is lost on the way: the store repeats them by itself, and what they did stays as it was.
 
 use anyhow::{Context, Result, ensure};
+use verbatim_core::failure::FailureKind;
 use verbatim_core::job::SubmissionStatus;
-use verbatim_core::ports::JobClient;
 use verbatim_core::ports::jobs::DeleteOutcome;
+use verbatim_core::ports::{JobAdmin, JobClient};
 use verbatim_queue::conformance::World;
 
 use crate::line::Line;
@@ -37,6 +38,38 @@ async fn a_deletion_whose_answer_is_lost_is_done_once() -> Result<()> {
     ensure!(outcome == Some(DeleteOutcome::Removed), "{outcome:?}");
     ensure!(world.store.get(&tenant, &id).await?.is_none(), "it was removed");
     ensure!(world.store.delete(&tenant, &id).await?.is_none(), "another call finds nothing");
+    world.audit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_letter_whose_answer_is_lost_is_redriven_or_discarded_once_and_said_so() -> Result<()> {
+    let redis = RedisServer::start(&[]);
+    let line = Line::to(&redis).await?;
+    let harness = RedisHarness::at_through(&line.url, &redis.url());
+    let world = World::open(&harness).await?;
+    let id = world.ticket("talk").await?;
+    let open = async || {
+        for _ in 0..8 {
+            world.get(&id).await?;
+        }
+        anyhow::Ok(())
+    };
+    let lease = world.claim_one().await?;
+    world.fail(&lease, FailureKind::BadAudio).await?;
+    open().await?;
+    line.lose_one();
+    let redriven = world.store.redrive(&lease.token.job_id).await?;
+    ensure!(line.has_lost_it() && redriven, "it was queued, but the answer says that there was none");
+    world.expect(&id, SubmissionStatus::Queued).await?;
+    ensure!(!world.store.redrive(&lease.token.job_id).await?, "another call finds no dead letter");
+    let lease = world.claim_one().await?;
+    world.fail(&lease, FailureKind::BadAudio).await?;
+    open().await?;
+    line.lose_one();
+    let discarded = world.store.discard_dead_letter(&lease.token.job_id).await?;
+    ensure!(line.has_lost_it() && discarded, "it was discarded, but the answer says that there was none");
+    ensure!(!world.store.discard_dead_letter(&lease.token.job_id).await?, "another call finds none");
     world.audit().await?;
     Ok(())
 }

@@ -11,6 +11,7 @@ mod identity;
 mod line;
 mod lost_answers;
 mod news;
+mod outages;
 mod providers;
 mod resharding;
 mod server;

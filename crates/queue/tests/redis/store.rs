@@ -7,12 +7,14 @@ use anyhow::{Context, Result, ensure};
 use redis::Commands;
 use verbatim_core::ErrorKind;
 use verbatim_core::class::{Abilities, JobClass};
+use verbatim_core::event::Stage;
 use verbatim_core::ids::TenantId;
-use verbatim_core::job::{JobState, SubmissionStatus};
+use verbatim_core::job::{JobState, Report, SubmissionStatus};
 use verbatim_core::options::TranscribeOptions;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::jobs::{ClaimRequest, Finish};
 use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep};
+use verbatim_core::transcript::Segment;
 use verbatim_queue::RedisStore;
 use verbatim_queue::conformance::{SeededIds, World};
 
@@ -88,6 +90,72 @@ async fn a_queued_job_costs_less_than_two_kilobytes() -> Result<()> {
     Ok(())
 }
 
+/// Bytes of all keys of the store, those of its own beside jobs included.
+fn bytes_of(harness: &RedisHarness) -> Result<u64> {
+    let mut beside = harness.beside();
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg(format!("{{{}}}:*", harness.prefix())).query(&mut beside)?;
+    keys.into_iter()
+        .map(|key| {
+            Ok(redis::cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0).query::<u64>(&mut beside)?)
+        })
+        .sum()
+}
+
+/// Reports so many segments as Whisper makes them, each with its figures.
+fn reports(segments: u32) -> impl Iterator<Item = Report> {
+    let segment = |index: u32| Segment {
+        index,
+        start_ms: u64::from(index) * 4_000,
+        end_ms: u64::from(index + 1) * 4_000,
+        text: format!(" What is said in segment {index}, in about as many words as four seconds have."),
+        words: Vec::new(),
+        speaker: None,
+        decoding: None,
+    };
+    (0..segments / 3).map(move |round| Report {
+        progress: Some(((round + 1) as f32 / (segments / 3) as f32, Stage::Transcribing)),
+        segments: (round * 3..round * 3 + 3).map(segment).collect(),
+        checkpoint: None,
+    })
+}
+
+#[tokio::test]
+async fn a_finished_job_costs_less_than_a_queued_one() -> Result<()> {
+    const JOBS: u64 = 300;
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    for number in 0..JOBS {
+        let digest = format!("{number:064x}");
+        let mut upload = world.upload(&digest);
+        upload.audio.sha256 = digest;
+        world.store.submit(upload).await?;
+    }
+    let queued = bytes_of(&harness)? / JOBS;
+    let worker = world.worker();
+    while let Some(lease) = world.claim(&worker, 1).await?.first() {
+        for report in reports(75) {
+            ensure!(world.store.report(&lease.token, report).await?, "a report was refused");
+        }
+        world.complete(lease).await?;
+    }
+    let garbage = world.garbage().await?;
+    ensure!(!garbage.is_empty(), "the audio is to be deleted");
+    let waiting = bytes_of(&harness)? / JOBS;
+    let mut garbage = garbage;
+    while !garbage.is_empty() {
+        world.store.blobs_deleted(&garbage).await?;
+        garbage = world.garbage().await?;
+    }
+    let finished = bytes_of(&harness)? / JOBS;
+    println!(
+        "bytes of Redis's memory: queued {queued}, finished with 75 segments {finished} (until its audio is deleted {waiting})"
+    );
+    ensure!(waiting < queued, "a finished job takes {waiting} bytes, a queued one {queued}");
+    world.audit().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn scripts_are_loaded_again_when_redis_has_forgotten_them() -> Result<()> {
     let harness = RedisHarness::new();
@@ -131,7 +199,85 @@ async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<(
     for id in &accepted {
         world.expect(id, SubmissionStatus::Completed).await?;
     }
+    let again = world.store.submit(world.upload("once more")).await;
+    ensure!(again.is_ok(), "all its work is done, and it takes no more: {again:?}");
     world.audit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_this_version_cannot_read_stops_neither_claims_nor_lists() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let (strange, good) = (world.submit("strange").await?.submission, world.ticket("good").await?);
+    let key = format!("{{{}}}:d:{}", harness.prefix(), strange.job_id.ulid());
+    let mut beside = harness.beside();
+    let written: String = beside.get(&key)?;
+    let newer = written.replace("\"task\":\"transcribe\"", "\"task\":\"summarize\"");
+    ensure!(newer != written, "no task in {written}");
+    let _: () = beside.set(&key, newer)?;
+    let listed: Vec<_> = world.list().await?.into_iter().map(|submission| submission.id).collect();
+    ensure!(listed == [good.clone()], "the list holds {listed:?}");
+    let request = world.request(&world.worker(), true);
+    let refused = world.store.claim(request.clone()).await.err().context("it was claimed")?;
+    ensure!(refused.kind() == ErrorKind::Unavailable, "the claim ends with {refused:?}");
+    ensure!(world.store.claim(request).await?.is_none(), "the same claim gets something");
+    // It goes on with what it can read, and the other job is neither held nor blamed.
+    world.work_off_one().await?;
+    world.expect(&good, SubmissionStatus::Completed).await?;
+    let job: std::collections::HashMap<String, String> =
+        beside.hgetall(format!("{{{}}}:j:{}", harness.prefix(), strange.job_id.ulid()))?;
+    ensure!(job["s"] == "d" && job["a"] == "0" && !job.contains_key("C"), "{job:?}");
+    // A node that can read it gets it.
+    let _: () = beside.set(&key, written)?;
+    world.until_due().await?;
+    world.work_off_one().await?;
+    world.expect(&strange.id, SubmissionStatus::Completed).await?;
+    world.audit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stage_of_a_newer_version_is_shown_as_one_that_is_known() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let submission = world.submit("talk").await?.submission;
+    let lease = world.claim_one().await?;
+    let key = format!("{{{}}}:j:{}", harness.prefix(), submission.job_id.ulid());
+    let _: () = harness.beside().hset(&key, "st", "aligning")?;
+    let seen = world.get(&submission.id).await?;
+    ensure!((seen.status, seen.stage) == (SubmissionStatus::Processing, Stage::Transcribing), "{seen:?}");
+    ensure!(world.list().await?.len() == 1, "the list leaves it out");
+    world.complete(&lease).await?;
+    world.audit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_subscribes_to_what_it_waits_for() -> Result<()> {
+    let server = RedisServer::start(&[]);
+    let harness = RedisHarness::at(&server.url());
+    let subscribers = |channel: &str| -> Result<u64> {
+        let name = format!("{{{}}}:{channel}", harness.prefix());
+        let (_, count): (String, u64) =
+            redis::cmd("PUBSUB").arg("NUMSUB").arg(name).query(&mut harness.beside())?;
+        Ok(count)
+    };
+    let world = World::open(&harness).await?;
+    let id = world.ticket("talk").await?;
+    ensure!((subscribers("work")?, subscribers("news")?) == (0, 0), "it subscribes though nobody waits");
+    let events = world.watch(&id, None).await?;
+    while subscribers("news")? == 0 {
+        tokio::task::yield_now().await;
+    }
+    ensure!(subscribers("work")? == 0, "a watcher is no worker");
+    drop(events);
+    let work = world.store.work_may_be_there();
+    tokio::select! {
+        () = work => {}
+        () = async { while subscribers("work").is_ok_and(|count| count == 0) { tokio::task::yield_now().await } } => {}
+    }
+    ensure!((subscribers("work")?, subscribers("news")?) == (1, 1), "one subscription for both");
     Ok(())
 }
 

@@ -16,8 +16,8 @@ use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, SubmitOutc
 use verbatim_core::language::Language;
 use verbatim_core::options::{ENGINE_AUTO, Task};
 use verbatim_core::ports::jobs::{
-    BlobFate, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, GarbageRequest, ListQuery, QueueStats,
-    TickReport,
+    BlobFate, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, GarbageRequest, ListQuery, Listing,
+    QueueStats, TickReport,
 };
 use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobUpkeep};
 use verbatim_core::time::Clock;
@@ -177,15 +177,16 @@ impl JobClient for Jobs {
         Ok(self.of(tenant, id).map(|entry| entry.submission))
     }
 
-    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Vec<Submission>, PortError> {
+    async fn list(&self, tenant: &TenantId, query: ListQuery) -> Result<Listing, PortError> {
         let entries = self.entries.lock().unwrap();
         let newest_first = entries.values().rev().map(|entry| entry.submission.clone());
-        Ok(newest_first
+        let submissions = newest_first
             .filter(|s| s.tenant == *tenant)
             .filter(|s| query.status.is_none_or(|status| s.status == status))
             .filter(|s| query.before.as_ref().is_none_or(|before| s.id < *before))
             .take(query.limit)
-            .collect())
+            .collect();
+        Ok(Listing { submissions, next: None })
     }
 
     async fn delete(&self, tenant: &TenantId, id: &SubmissionId) -> Result<Option<DeleteOutcome>, PortError> {

@@ -2,14 +2,12 @@
 -- Answers nothing when there is no such submission; else what was done, and the submission as it was left. A call whose
 -- answer was lost is repeated: it must neither remove what it cancelled nor miss what it removed.
 local asked = ARGV[5]
-if asked ~= '' then
-  local before = call('GET', P .. 'c:' .. ARGV[3])
-  if before and before:sub(1, #asked + 1) == asked .. '|' then return { before:sub(#asked + 2), false } end
-end
+local before = asked ~= '' and answered_before(ARGV[3], asked)
+if before then return { before, false } end
 local sub = load_submission(ARGV[3])
 if not sub or sub.t ~= ARGV[2] then return nil end
 local function done(what, seen)
-  if asked ~= '' then call('SET', P .. 'c:' .. sub.id, asked .. '|' .. what, 'PX', 60000) end
+  if asked ~= '' then answer(sub.id, asked, what) end
   return { what, seen }
 end
 local job = load(sub.j)

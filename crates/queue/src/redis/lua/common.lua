@@ -9,7 +9,7 @@
 --   offers             hash   what each worker offers (JSON)
 --   j:<job>            hash   what moves of a job; every value is short, so that the hash stays compact
 --   d:<job>            string what does not move: JSON that only Rust reads
---   e:<job>            zset   decoded segments by event number: `number|millis|json`
+--   e:<job>            zset   decoded segments by event number, until the job ends: `number|millis|json`
 --   h:<job>            string checkpoint (JSON)
 --   m:<job>            set    its submissions beyond the first, which is in the hash
 --   s:<submission>     hash   a submission
@@ -34,7 +34,7 @@
 --                             what is in them
 --   walk               string how far upkeep has come on its walk over all jobs (cursor in `z`), see `lua/adopt.lua`
 --   run, delayed, dlq  zset   by end of lease, by due time, by time of failure
---   c:<submission>     string the call that deleted it last, for a minute: `call|what was done`
+--   c:<id>             string the call that deleted the submission or moved the dead letter last, for a minute: `call|answer`
 --   z                  zset   jobs by the time at which they end or are forgotten
 --   r:<worker>         set    what a worker holds
 --   k:<worker>         hash   its last claim that got a job: nonce (n), job (j); digest of its abilities (d)
@@ -81,6 +81,7 @@
 --   qs qa qt     queued: number, attempts, time  ss sa sT     started: the same
 --   ps ep eg pT  progress: number, progress, stage, time
 --   ns   segments of this attempt so far         es   number of its end
+--   sb   number of this attempt's first segment, as `fence:number`; those of the others follow from it
 --
 -- The fields of a submission, `s:`.
 --   j    job                                     t    tenant
@@ -256,6 +257,23 @@ local function drop(job, field)
   call('HDEL', P .. 'j:' .. job.id, field)
 end
 
+-- Removes these fields, whether or not they were loaded, in one call.
+local function drop_all(job, fields)
+  local dropped = {}
+  for _, field in ipairs(fields) do
+    dropped[field] = true
+    job.f[field] = nil
+  end
+  local set, at = {}, 0
+  for i = 1, job.at, 2 do
+    if not dropped[job.set[i]] then
+      set[at + 1], set[at + 2], at = job.set[i], job.set[i + 1], at + 2
+    end
+  end
+  job.set, job.at = set, at
+  call('HDEL', P .. 'j:' .. job.id, unpack(fields))
+end
+
 local function save(job)
   if job.at > 0 then call('HSET', P .. 'j:' .. job.id, unpack(job.set, 1, job.at)) end
   job.set, job.at = {}, 0
@@ -360,6 +378,13 @@ local function forget_work(job)
   if call('HGET', P .. 'w', job.f.k) == job.id then call('HDEL', P .. 'w', job.f.k) end
 end
 
+-- What nobody asks of a job that has ended; and what only matters as long as it may be done once more, as a dead letter may.
+local OVER = { 'B', 'L', 'Q', 'R', 'W', 'cc', 'ct', 'l', 'n', 'o', 'w', 'z' }
+local OVER_FOR_GOOD = { 'C', 'D', 'cf', 'cm', 'cp', 'e', 'u', 'x' }
+-- Only a transcript has segments; and how it came about says nothing beside it.
+local UNHEARD = { 'ns', 'sb' }
+local UNTOLD = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sT', 'sa', 'ss' }
+
 -- Ends the job: `c` completed, `f` failed (why in E), `x` cancelled. Audio that a client gave up goes at once, that of work
 -- that was done after its grace, and the checkpoint at once; a dead letter's stay with it.
 local function finish_job(job, state, retention)
@@ -370,13 +395,18 @@ local function finish_job(job, state, retention)
     call('ZADD', P .. 'dlq', now_text, job.id)
   else
     discard(blob_of(job), state == 'x')
-    if job.f.cp then
-      call('DEL', P .. 'h:' .. job.id)
-      drop(job, 'cp')
-    end
+    if job.f.cp then call('DEL', P .. 'h:' .. job.id) end
+    drop_all(job, OVER_FOR_GOOD)
   end
-  if state ~= 'c' then forget_work(job) end
-  for _, field in ipairs({ 'B', 'l' }) do drop(job, field) end
+  -- From here on segments are read from the transcript.
+  if job.f.ns then call('DEL', P .. 'e:' .. job.id) end
+  if state == 'c' then
+    drop_all(job, UNTOLD)
+  else
+    forget_work(job)
+    drop_all(job, UNHEARD)
+  end
+  drop_all(job, OVER)
   put(job, 'st', 'done')
   put(job, 'F', now_text)
   put(job, 'X', now + retention)
@@ -401,6 +431,18 @@ local function load_submission(id)
   local sub = table_of(flat)
   sub.id = id
   return sub
+end
+
+-- What this call about a submission or a job was answered, if it was made before: calls whose answer was lost are repeated.
+local function answered_before(id, asked)
+  local before = call('GET', P .. 'c:' .. id)
+  if before and before:sub(1, #asked + 1) == asked .. '|' then return before:sub(#asked + 2) end
+end
+
+-- Remembers the answer for a minute, and is it.
+local function answer(id, asked, what)
+  call('SET', P .. 'c:' .. id, asked .. '|' .. what, 'PX', 60000)
+  return what
 end
 
 local function is_terminal(state)

@@ -5,7 +5,7 @@
 -- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer.
 local retention = tonumber(ARGV[2])
 local FIELDS = { 's', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u', 'ls', 'ct', 'cc', 'cp', 'pr', 'P', 'nl', 'K',
-  'B', 'C', 'D', 'G', 'Q', 'l' }
+  'B', 'C', 'D', 'G', 'Q', 'l', 'ns', 'r' }
 
 local act = {}
 
@@ -48,6 +48,11 @@ function act.l(job)
   wait_again(job, 0)
 end
 
+local function is_published(job, fence, nonce)
+  local name = '/' .. fence .. '-' .. nonce
+  return string.sub(result_of(job) or '', -#name) == name
+end
+
 local answers = {}
 for i = 3, #ARGV, 8 do
   local kind = ARGV[i]
@@ -57,9 +62,16 @@ for i = 3, #ARGV, 8 do
     answers[#answers + 1] = ''
   elseif job.f.s == 'r' and job.f.f .. '|' .. job.f.n == token or is_held_again(job, ARGV[i + 2], ARGV[i + 3]) then
     act[kind](job, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7])
-    put(job, 'P', kind .. '|' .. token .. '|' .. job.f.s)
+    -- The name of a published result says which lease published it.
+    if job.f.s ~= 'c' or not is_published(job, ARGV[i + 2], ARGV[i + 3]) then
+      put(job, 'P', kind .. '|' .. token .. '|' .. job.f.s)
+    else
+      drop_all(job, { 'P' })
+    end
     save(job)
     answers[#answers + 1] = job.f.s
+  elseif kind == 'c' and job.f.s == 'c' and is_published(job, ARGV[i + 2], ARGV[i + 3]) then
+    answers[#answers + 1] = 'c'
   else
     local past = kind .. '|' .. token .. '|'
     local same = job.f.P and string.sub(job.f.P, 1, #past) == past

@@ -1,4 +1,7 @@
--- ARGV: 2 job, 3 dedupe ttl, 4 greatest age. Answers queued, none, or why not: live, done, unwanted.
+-- ARGV: 2 job, 3 dedupe ttl, 4 greatest age, 5 the call. Answers queued, none, or why not: live, done, unwanted. A call
+-- whose answer was lost is repeated, and gets the same answer.
+local before = answered_before(ARGV[2], ARGV[5])
+if before then return before end
 local job = load(ARGV[2])
 if not job or job.f.s ~= 'f' then return 'none' end
 if tonumber(job.f.nl) == 0 then return 'unwanted' end
@@ -27,4 +30,4 @@ enqueue(job)
 note_queued(job)
 save(job)
 flush()
-return 'queued'
+return answer(ARGV[2], ARGV[5], 'queued')

@@ -1,7 +1,7 @@
--- ARGV: 2 submission, 3 job, 4 tenant, 5 dedupe key, 6 unmoving JSON, 7 tier, 8 deadline, 9 estimated seconds,
+-- ARGV: 2 submission, 3 job, 4 tenant, 5 dedupe key, 6 unmoving JSON, 7 tier, 8 after how long it is too late, 9 estimated seconds,
 -- 10 most running, 11 most waiting of the tenant, 12 metadata JSON, 13 idempotency key, 14 digest of the body, 15 blob,
--- 16 engine, 17 dedupe ttl, 18 retention, 19 idempotency ttl, 20 greatest age, 21 most waiting of all, 22 class.
--- Empty: absent.
+-- 16 engine, 17 dedupe ttl, 18 retention, 19 idempotency ttl, 20 greatest age, 21 most waiting of all, 22 class, 23 most
+-- submissions of the tenant. Empty: absent.
 local A = function(i) return ARGV[i] ~= '' and ARGV[i] or nil end
 local id, job_id, name, work = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local retention = tonumber(ARGV[18])
@@ -46,6 +46,7 @@ if candidate then
   end
 end
 
+if A(23) and call('ZCARD', P .. 'l:' .. name) >= tonumber(ARGV[23]) then return { 'too_many_remembered' } end
 local whose = tenant(name)
 if not job then
   -- Repeated after its ticket was removed: the job that it made stays as it is.
@@ -114,8 +115,8 @@ local sub = { j = job.id, t = name, c = now, f = first_seq }
 if cached then sub.h = 1 end
 if attached then sub.u = 1 end
 if A(8) and not cached then
-  sub.d = ARGV[8]
-  call('ZADD', P .. 'y', ARGV[8], id)
+  sub.d = now + tonumber(ARGV[8])
+  call('ZADD', P .. 'y', sub.d, id)
 end
 if ARGV[12] ~= '{}' then sub.m = ARGV[12] end
 if idempotency then
