@@ -17,6 +17,7 @@ use verbatim_core::ports::jobs::{
 };
 use verbatim_core::retry::RetryPolicy;
 
+use super::error::corrupt;
 use super::leases::steps;
 use super::record::{Fields, class_of};
 use super::{RedisStore, health, json, millis, scripts};

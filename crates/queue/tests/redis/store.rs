@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use redis::Commands;
-use verbatim_core::ErrorKind;
 use verbatim_core::class::{Abilities, JobClass};
 use verbatim_core::event::Stage;
 use verbatim_core::ids::TenantId;
@@ -15,6 +14,7 @@ use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::jobs::{ClaimRequest, Finish};
 use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep};
 use verbatim_core::transcript::Segment;
+use verbatim_core::{ErrorKind, Refusal};
 use verbatim_queue::RedisStore;
 use verbatim_queue::conformance::{SeededIds, World};
 
@@ -139,10 +139,9 @@ async fn a_finished_job_costs_less_than_a_queued_one() -> Result<()> {
         }
         world.complete(lease).await?;
     }
-    let garbage = world.garbage().await?;
-    ensure!(!garbage.is_empty(), "the audio is to be deleted");
     let waiting = bytes_of(&harness)? / JOBS;
-    let mut garbage = garbage;
+    let mut garbage = world.garbage().await?;
+    ensure!(!garbage.is_empty(), "the audio is to be deleted");
     while !garbage.is_empty() {
         world.store.blobs_deleted(&garbage).await?;
         garbage = world.garbage().await?;
@@ -170,19 +169,29 @@ async fn scripts_are_loaded_again_when_redis_has_forgotten_them() -> Result<()> 
 
 #[tokio::test]
 async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<()> {
-    let server = RedisServer::start(&["--maxmemory", "4mb", "--maxmemory-policy", "noeviction"]);
+    let server = RedisServer::start(&["--maxmemory", "6mb", "--maxmemory-policy", "noeviction"]);
     let harness = RedisHarness::at(&server.url());
     let world = World::open(&harness).await?;
+    // Everything that takes room once is there.
+    world.ticket("first").await?;
+    world.work_off_one().await?;
+    let used = || -> Result<u64> {
+        let info: String = redis::cmd("INFO").arg("memory").query(&mut harness.beside())?;
+        let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).context("its memory")?;
+        Ok(used.parse()?)
+    };
     let mut accepted = Vec::new();
     let error = loop {
-        ensure!(accepted.len() < 100_000, "4 MB hold 100,000 jobs");
-        match world.store.submit(world.upload(&format!("work {}", accepted.len()))).await {
+        ensure!(accepted.len() < 100_000, "6 MB hold 100,000 jobs");
+        match world.store.submit(world.upload(&format!("{:064x}", accepted.len()))).await {
             Ok(outcome) => accepted.push(outcome.submission.id),
             Err(error) => break error,
         }
     };
     ensure!(error.kind() == ErrorKind::Unavailable && error.is_definite(), "refused with {error:?}");
     ensure!(error.retry_after().is_some(), "the client is told when to try again");
+    ensure!(error.refusal() == Some(Refusal::StoreFull), "and that the store is full: {error:?}");
+    let full = used()?;
     let worker = world.worker();
     loop {
         let leases = world.claim(&worker, 16).await?;
@@ -199,6 +208,7 @@ async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<(
     for id in &accepted {
         world.expect(id, SubmissionStatus::Completed).await?;
     }
+    println!("{} jobs, used when full {full}, when all are done {}", accepted.len(), used()?);
     let again = world.store.submit(world.upload("once more")).await;
     ensure!(again.is_ok(), "all its work is done, and it takes no more: {again:?}");
     world.audit().await?;

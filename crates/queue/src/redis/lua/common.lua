@@ -385,6 +385,16 @@ local OVER_FOR_GOOD = { 'C', 'D', 'cf', 'cm', 'cp', 'e', 'u', 'x' }
 local UNHEARD = { 'ns', 'sb' }
 local UNTOLD = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sT', 'sa', 'ss' }
 
+-- Takes out of what does not move of a job what is absent (a text has its quotes escaped, so that none can look like it),
+-- and the trace, which only an attempt goes on with.
+local function shorten(job)
+  local whole = call('GET', P .. 'd:' .. job.id)
+  if not whole then return end
+  local short = string.gsub(whole, '"[%w_]+":null,', '')
+  short = string.gsub(string.gsub(short, ',"[%w_]+":null', ''), ',"trace":"[%x-]+"', '')
+  if #short < #whole then call('SET', P .. 'd:' .. job.id, short) end
+end
+
 -- Ends the job: `c` completed, `f` failed (why in E), `x` cancelled. Audio that a client gave up goes at once, that of work
 -- that was done after its grace, and the checkpoint at once; a dead letter's stay with it.
 local function finish_job(job, state, retention)
@@ -397,6 +407,7 @@ local function finish_job(job, state, retention)
     discard(blob_of(job), state == 'x')
     if job.f.cp then call('DEL', P .. 'h:' .. job.id) end
     drop_all(job, OVER_FOR_GOOD)
+    shorten(job)
   end
   -- From here on segments are read from the transcript.
   if job.f.ns then call('DEL', P .. 'e:' .. job.id) end
