@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use redis::Commands;
 use tokio::time::{Instant, sleep};
+use verbatim_core::class::Abilities;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ids::{ClaimNonce, WorkerId};
 use verbatim_core::job::{JobState, Lease};
@@ -27,6 +28,7 @@ async fn hold(store: &RedisStore, ids: &SeededIds) -> Result<Lease> {
         nonce: ClaimNonce::generate(ids),
         idle: true,
         lease: LEASE,
+        abilities: Abilities::all(),
     };
     store.claim(request).await?.context("a job is there")
 }
@@ -125,6 +127,7 @@ async fn nodes_that_do_not_tick_hardly_ask() -> Result<()> {
             nonce: ClaimNonce::generate(&ids),
             idle: true,
             lease: Duration::from_secs(3600),
+            abilities: Abilities::all(),
         };
         store.claim(request).await?;
     }

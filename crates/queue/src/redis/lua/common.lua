@@ -380,7 +380,7 @@ end
 
 -- What nobody asks of a job that has ended; and what only matters as long as it may be done once more, as a dead letter may.
 local OVER = { 'B', 'L', 'Q', 'R', 'W', 'cc', 'ct', 'l', 'n', 'o', 'w', 'z' }
-local OVER_FOR_GOOD = { 'C', 'D', 'cf', 'cm', 'cp', 'e', 'u', 'x' }
+local OVER_FOR_GOOD = { 'C', 'D', 'K', 'cf', 'cm', 'cp', 'e', 'u', 'x' }
 -- Only a transcript has segments; and how it came about says nothing beside it.
 local UNHEARD = { 'ns', 'sb' }
 local UNTOLD = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sT', 'sa', 'ss' }
