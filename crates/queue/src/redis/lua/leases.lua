@@ -97,6 +97,7 @@ local function is_held_again(job, fence, nonce)
   put(job, 'L', now + whole_lease(job))
   call('ZADD', P .. 'run', job.f.L, job.id)
   call('SADD', P .. 'r:' .. job.f.w, job.id)
+  call('ZADD', P .. 'workers', 'GT', job.f.L, job.f.w)
   news[job.id] = true
   save(job)
   if at_cap(whose) then review(job.f.t) end
