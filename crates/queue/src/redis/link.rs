@@ -145,7 +145,7 @@ impl Link {
     async fn ask<T: FromRedisValue>(&self, what: Ask<'_>) -> Result<T, PortError> {
         // Whether a try broke off, and so may have taken effect: whatever the next one meets, that stays unknown.
         let mut broke_off = false;
-        let mut loads = 0;
+        let (mut tried_again, mut loads) = (false, 0);
         let lane = &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % LANES];
         loop {
             let open = self.connection(lane).await;
@@ -172,8 +172,8 @@ impl Link {
             if broken {
                 lane.close(Some(open.number));
             }
-            if broken && !broke_off {
-                broke_off = true;
+            if broken && !tried_again {
+                (tried_again, broke_off) = (true, !is_demoted(&failure));
                 continue;
             }
             let error = error::from_redis(failure);
@@ -237,8 +237,13 @@ impl Link {
 /// Whether the connection is of no more use: it broke, or leads to a server that is no master any more. For a time-out see
 /// [`Link::listen`].
 fn is_broken(failure: &RedisError) -> bool {
-    let demoted = matches!(failure.code(), Some("READONLY" | "MASTERDOWN"));
-    demoted || (failure.is_connection_dropped() || failure.is_unrecoverable_error()) && !failure.is_timeout()
+    is_demoted(failure)
+        || (failure.is_connection_dropped() || failure.is_unrecoverable_error()) && !failure.is_timeout()
+}
+
+/// Whether the server refused the call as no master: certainly nothing was done.
+fn is_demoted(failure: &RedisError) -> bool {
+    matches!(failure.code(), Some("READONLY" | "MASTERDOWN"))
 }
 
 fn not_opened(failure: PoolError<RedisError>) -> PortError {

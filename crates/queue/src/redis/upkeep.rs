@@ -25,7 +25,7 @@ use crate::{AWAY, MOST_GRACES, blobs, ticket};
 
 /// Jobs of each kind that one tick moves: a few milliseconds of Redis's time.
 const MOST_PER_TICK: usize = 64;
-/// Jobs at which one step of the walk over all of them looks: about a millisecond of Redis's time.
+/// Jobs at which one step of the walk over all of them looks: a few milliseconds of Redis's time.
 const PAGE: usize = 256;
 /// Steps of that walk after a tick, where jobs are known to be in no lane.
 const MOST_PAGES: usize = 16;

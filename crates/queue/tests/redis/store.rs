@@ -168,6 +168,18 @@ async fn scripts_are_loaded_again_when_redis_has_forgotten_them() -> Result<()> 
 }
 
 #[tokio::test]
+async fn what_a_replica_refuses_was_certainly_not_done() -> Result<()> {
+    let server = RedisServer::start(&[]);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    // It was a master until now, as before a failover.
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg("1").exec(&mut harness.beside())?;
+    let error = world.store.submit(world.upload("talk")).await.err().context("a replica took a job")?;
+    ensure!(error.kind() == ErrorKind::Unavailable && error.is_definite(), "refused with {error:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<()> {
     let server = RedisServer::start(&["--maxmemory", "6mb", "--maxmemory-policy", "noeviction"]);
     let harness = RedisHarness::at(&server.url());
