@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use verbatim_core::job::{Submission, SubmissionStatus};
-use verbatim_core::ports::blobs::get_bytes;
+use verbatim_core::ports::blobs::{BlobKey, get_bytes};
 use verbatim_core::transcript::Transcript;
 use verbatim_core::{BadJson, ErrorKind};
 
@@ -35,13 +35,26 @@ pub(crate) async fn transcript(state: &ApiState, submission: &Submission) -> Res
     }
     let Some(key) = &submission.result else { return Err(expired()) };
     let bytes = match get_bytes(state.blobs.as_ref(), key).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(expired()),
+        // The blob store is there, and the result is not: it must not answer the next upload, too.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            forget(state, submission, key).await;
+            return Err(expired());
+        }
         outcome => outcome?,
     };
     serde_json::from_slice(&bytes).map_err(|error| {
         tracing::error!(error = %BadJson::from(error), job.id = %submission.id, blob = %key, "a stored result cannot be read");
         ApiError::internal()
     })
+}
+
+/// Makes the next upload of the same audio new work.
+async fn forget(state: &ApiState, submission: &Submission, result: &BlobKey) {
+    state.metrics.results_lost.inc();
+    tracing::error!(job.id = %submission.id, blob = %result, "a result is gone from the blob store");
+    if let Err(error) = state.jobs.result_lost(&submission.tenant, &submission.id, result).await {
+        tracing::warn!(%error, job.id = %submission.id, "a result that is gone still answers submissions");
+    }
 }
 
 fn expired() -> ApiError {

@@ -42,7 +42,7 @@ impl StagedAudio {
     ) -> Result<Self, ApiError> {
         let _in_flight = InFlight::enter(&state.metrics);
         let job_id = JobId::generate(state.ids.as_ref());
-        let key = BlobKey::for_upload(&job_id);
+        let key = state.blobs.upload_key(&job_id);
         let mut writer = state.blobs.put_stream(&key).await?;
         let mut intake = Intake::new(state.limits.max_upload_bytes);
         while let Some(piece) = field.chunk().await.map_err(|_| broken())? {

@@ -114,6 +114,9 @@ fn overrides(command: &Command) -> Overrides {
         Command::Cost(arguments) => {
             Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() }
         }
+        Command::Blobs(arguments) => {
+            Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() }
+        }
         Command::Backup(arguments) => {
             Overrides { data_dir: arguments.common.data_dir.clone(), ..Overrides::default() }
         }
@@ -154,6 +157,7 @@ async fn run_command(
         Command::Cost(arguments) => commands::cost::run(arguments, &config).await,
         Command::Backup(arguments) => commands::backup::back_up(arguments, &config).await,
         Command::Restore(arguments) => commands::backup::restore(arguments, &config).await,
+        Command::Blobs(arguments) => commands::blobs::run(arguments, &config).boxed_local().await,
         Command::Dlq(arguments) => commands::dead_letters::run(&arguments).await,
         Command::Models(command) => commands::models::run(&command, &config.models).await,
         Command::Config(ConfigCommand::Check(_)) => commands::config::check(&config),

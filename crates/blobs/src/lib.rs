@@ -3,7 +3,9 @@
 
 pub mod conformance;
 pub mod folder;
+mod owned;
 pub mod s3;
 
 pub use folder::{FolderDisk, FolderStore};
+pub use owned::OwnedBlobs;
 pub use s3::{S3Config, S3Store};

@@ -287,8 +287,8 @@ pub fn check_stores(histories: &[History], stores: &Stores, begun: &Begun) -> Ve
         }
         match (end, &job.result) {
             (Status::Completed, Some(result)) => {
-                let own = format!("results/work_{id}/{}-{}", job.fence, job.nonce);
-                if *result != own {
+                let own = format!("/work_{id}/{}-{}", job.fence, job.nonce);
+                if !result.ends_with(&own) {
                     report(Kind::Stale, format!("job {id} published {result}, its last lease wrote {own}"));
                 }
                 wanted.insert(result.clone());

@@ -229,6 +229,8 @@ impl Cluster {
             ("VERBATIM__REDIS__URL", &redis),
             ("VERBATIM__REDIS__PREFIX", PREFIX),
             ("VERBATIM__STORAGE__DATA_DIR", &data),
+            // A node that is started to sweep is to get its turn soon.
+            ("VERBATIM__UPKEEP__SWEEP_INTERVAL_SECS", "1"),
             // The disk is to be full at times, and not only nearly.
             ("VERBATIM__STORAGE__MIN_FREE_DISK_MB", "0"),
             ("VERBATIM__SERVER__LISTEN", "127.0.0.1:0"),
@@ -396,8 +398,7 @@ impl Cluster {
 
     /// One API node more, which looks for orphaned blobs every second and spares none for its youth.
     pub fn start_sweeper(&mut self) {
-        let eager =
-            [("VERBATIM__UPKEEP__SWEEP_INTERVAL_SECS", "1"), ("VERBATIM__UPKEEP__ORPHAN_AGE_SECS", "1")];
+        let eager = [("VERBATIM__UPKEEP__ORPHAN_AGE_SECS", "1")];
         let sweeper = self.node("api", 100, &eager);
         self.apis.push(sweeper);
     }

@@ -44,7 +44,8 @@ pub fn stores(redis: &mut Connection) -> Result<Stores> {
                 "x" => Some(Status::Cancelled),
                 _ => None,
             };
-            let whole = |kept: &String| kept.replacen('~', &format!("results/work_{id}/"), 1);
+            let store = fields.get("rs").map_or_else(String::new, |store| format!("{store}/"));
+            let whole = |kept: &String| kept.replacen('~', &format!("results/{store}work_{id}/"), 1);
             let job = StoredJob {
                 end,
                 fence: field("f").parse().unwrap_or(0),

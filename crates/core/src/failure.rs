@@ -65,10 +65,11 @@ impl FailureKind {
             Self::BadAudio
             | Self::UnsupportedMedia
             | Self::UnsupportedOption
-            | Self::AudioMissing
             | Self::Cancelled
             | Self::Expired => false,
-            Self::Throttled
+            // Another worker may find it.
+            Self::AudioMissing
+            | Self::Throttled
             | Self::EngineUnavailable
             | Self::EngineFailed
             | Self::TimedOut

@@ -106,6 +106,13 @@ prefixed_id!(
 );
 
 prefixed_id!(
+    /// One job store, made with it: what tells its audio and results from those of another.
+    StoreId,
+    "",
+    "a store id (26 characters)"
+);
+
+prefixed_id!(
     /// The public half of an API key: what lists show and revocations name.
     KeyId,
     "key_",

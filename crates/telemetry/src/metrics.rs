@@ -139,6 +139,11 @@ pub struct Metrics {
     restarts: IntCounterVec,
     /// Errors of the job store met by this process, by `operation`.
     pub store_errors: IntCounterVec,
+    /// Results that were gone from the blob store although they should have been there.
+    pub results_lost: IntCounter,
+    /// Times that the job store had come back older than its blobs, or empty.
+    pub job_store_went_back: IntCounter,
+    blob_store_lost: IntGauge,
     blob_deletions: IntCounterVec,
     blobs_to_delete: IntGauge,
     queue_depth: IntGaugeVec,
@@ -262,6 +267,27 @@ impl Metrics {
                 "Errors of the job store met by this process.",
                 &["operation"],
             )?,
+            results_lost: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "results_lost_total",
+                    "Results asked for that were gone from the blob store although they should have been there.",
+                )),
+            )?,
+            job_store_went_back: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "job_store_went_back_total",
+                    "Times that the job store was seen to have come back older than its blobs, or empty.",
+                )),
+            )?,
+            blob_store_lost: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "blob_store_lost",
+                    "Whether this process sees another place than that of the audio and results of its job store (1).",
+                )),
+            )?,
             blob_deletions: counters(
                 "blob_deletions_total",
                 "Attempts of this process to delete blobs that no job needs, by how they ended.",
@@ -336,6 +362,11 @@ impl Metrics {
     /// Counts a failed attempt.
     pub fn count_failure(&self, kind: FailureKind) {
         self.failures.with_label_values(&[kind.code()]).inc();
+    }
+
+    /// Sets whether the process sees the right blob store; called once per scrape.
+    pub fn set_blob_store_lost(&self, lost: bool) {
+        self.blob_store_lost.set(i64::from(lost));
     }
 
     /// Counts blobs that were to be deleted: how many are gone, and how many could not be deleted.

@@ -11,10 +11,11 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::job::{Completion, JobState, Lease};
-use verbatim_core::ports::blobs::{BlobKey, put_bytes};
+use verbatim_core::job::{Completion, JobState, Lease, LeaseToken};
+use verbatim_core::ports::blobs::{BlobKey, BlobStore, get_bytes, put_bytes};
 use verbatim_core::ports::engine::EngineJob;
-use verbatim_core::ports::jobs::Finish;
+use verbatim_core::ports::jobs::{Finish, MAX_JOBS_PER_CALL};
+use verbatim_core::transcript::Transcript;
 use verbatim_core::{CancellationToken, ErrorKind, PortError};
 use verbatim_telemetry::metrics::JobOutcome;
 use verbatim_telemetry::traces;
@@ -122,18 +123,27 @@ impl Attempts {
         let work = Work { job: Some(job), options, resume: checkpoint, observer, cancel: cancel.clone() };
         let limit = self.config.storage_patience;
         let producing = async move {
-            let patience = Patience { ids: &ports.ids, limit, cancel: &cancel };
             let blobs = ports.blobs.as_ref();
+            // What was not begun is better done where the audio can be seen; what is done is worth waiting with.
+            let give_up = || blobs.is_lost();
+            let fetching = Patience { ids: &ports.ids, limit, cancel: &cancel, give_up: &give_up };
+            let patience = Patience { give_up: &|| false, ..fetching };
             pipeline.check(&work.options)?;
             gatherer.stage(Stage::Fetching);
-            let fetched = patience
+            let fetched = fetching
                 .with("fetching the audio", || pipeline.fetch(blobs, &blob))
                 .instrument(traces::stage("fetch"));
-            let file = tokio::select! {
+            let fetched = tokio::select! {
                 () = cancel.cancelled() => return Err(JobFailure::new(FailureKind::Cancelled, "the work was stopped")),
-                fetched = fetched => fetched.map_err(|error| not_fetched(&blob, &error))?,
+                fetched = fetched => fetched,
             };
-            let transcript = pipeline.transcribe(file, work).await?;
+            let transcript = match fetched {
+                Ok(file) => pipeline.transcribe(file, work).await?,
+                Err(error) => match earlier_transcript(blobs, &token, &error).await {
+                    Some(transcript) => transcript,
+                    None => return Err(not_fetched(&blob, &error)),
+                },
+            };
             gatherer.complete(&transcript.segments);
             let _place = pipeline.stages().store(&cancel).await?;
             gatherer.stage(Stage::Storing);
@@ -141,7 +151,7 @@ impl Attempts {
                 tracing::error!(%error, "the transcript could not be written as JSON");
                 JobFailure::new(FailureKind::Internal, "the transcript could not be written")
             })?;
-            let (result, json) = (BlobKey::for_result(&token), Bytes::from(json));
+            let (result, json) = (result_name(blobs, &blob, &token), Bytes::from(json));
             let stored = patience
                 .with("storing the transcript", || put_bytes(blobs, &result, json.clone()))
                 .instrument(traces::stage("store"));
@@ -228,7 +238,8 @@ impl Attempts {
 
     /// Only this lease writes under this name. What cannot be deleted now is found by the sweep.
     async fn delete_result(&self, held: &Held) {
-        let result = BlobKey::for_result(&held.lease.token);
+        let Lease { token, blob, .. } = &held.lease;
+        let result = result_name(self.ports.blobs.as_ref(), blob, token);
         if let Err(error) = self.ports.blobs.delete(&result).await {
             tracing::warn!(blob = %result, %error, "an unpublished result could not be deleted");
         }
@@ -286,6 +297,40 @@ fn trace(span: &Span, lease: &Lease, ending: Option<&Ending>, outcome: Option<Jo
         _ => None,
     };
     traces::attempted(span, outcome, failure);
+}
+
+/// Where the holder of the lease writes its result. A job that a node of before took in may be shown by such a node, which
+/// knows results by the names of before only.
+fn result_name(blobs: &dyn BlobStore, audio: &BlobKey, token: &LeaseToken) -> BlobKey {
+    match audio.store() {
+        Some(_) => blobs.result_key(token),
+        None => BlobKey::for_result(token),
+    }
+}
+
+/// The transcript that an earlier attempt at the job stored, where the audio is gone: the job was done, and the job store has
+/// come back from before that. Any attempt's is the job's, for all had the same audio and options.
+async fn earlier_transcript(
+    blobs: &dyn BlobStore,
+    token: &LeaseToken,
+    error: &PortError,
+) -> Option<Transcript> {
+    if error.kind() != ErrorKind::NotFound {
+        return None;
+    }
+    for own in [blobs.result_key(token), BlobKey::for_result(token)] {
+        let (folder, _) = own.as_str().rsplit_once('/')?;
+        let mut found = blobs.list(&format!("{folder}/"), None, MAX_JOBS_PER_CALL).await.ok()?;
+        found.sort_by_key(|blob| blob.modified_at);
+        while let Some(blob) = found.pop() {
+            let Ok(json) = get_bytes(blobs, &blob.key).await else { continue };
+            if let Ok(transcript) = serde_json::from_slice(&json) {
+                tracing::warn!(blob = %blob.key, "the audio is gone; the transcript of an earlier attempt is published");
+                return Some(transcript);
+            }
+        }
+    }
+    None
 }
 
 /// Audio that could not be fetched, as the client sees it.

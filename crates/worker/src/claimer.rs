@@ -38,6 +38,8 @@ impl Claimer {
     pub(crate) async fn next(&self, session: &Session) -> Option<Held> {
         let mut idle = Backoff::new(&self.ports.ids, AFTER_HINT, self.poll);
         loop {
+            // What is claimed where no audio can be found only goes back again.
+            unless(&session.soft, self.ports.blobs.found()).await?;
             let slot = unless(&session.soft, self.slots.take()).await?;
             // Nothing is held and nothing asked for: the moment at which a restart costs nobody anything.
             if slot.is_only_one() && session.end_if_due() {
@@ -55,6 +57,9 @@ impl Claimer {
 
     /// The next job if there is one now.
     pub(crate) async fn try_next(&self) -> Result<Option<Held>, PortError> {
+        if self.ports.blobs.is_lost() {
+            return Ok(None);
+        }
         let slot = self.slots.take().await;
         match self.claim(self.request(&slot).await).await? {
             Some(lease) => Ok(Some(self.hold(lease, slot).await)),

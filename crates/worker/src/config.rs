@@ -87,16 +87,12 @@ pub struct MaintenanceConfig {
     /// How long blobs are kept that no job needs any more, where no client deleted them: a store that comes back without its
     /// last moments still finds them.
     pub delete_grace: Duration,
-    /// The search for blobs that nothing refers to; `None` leaves it to others.
-    pub sweep: Option<Sweep>,
 }
 
 /// How blobs that nothing refers to are searched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sweep {
-    /// The first search begins within this time.
-    pub first_within: Duration,
-    /// Time between searches, on average.
+    /// Time between searches, on average, whichever node makes them.
     pub interval: Duration,
     /// Age at which such a blob is no longer one that is about to be referred to.
     pub orphan_age: Duration,
@@ -104,21 +100,12 @@ pub struct Sweep {
 
 impl Default for MaintenanceConfig {
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(1),
-            delete_grace: Duration::from_secs(600),
-            sweep: Some(Sweep::default()),
-        }
+        Self { interval: Duration::from_secs(1), delete_grace: Duration::from_secs(600) }
     }
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self {
-            // Soon: a process that is started afresh every hour would never sweep.
-            first_within: Duration::ZERO,
-            interval: Duration::from_secs(3600),
-            orphan_age: Duration::from_secs(24 * 3600),
-        }
+        Self { interval: Duration::from_secs(3600), orphan_age: Duration::from_secs(24 * 3600) }
     }
 }

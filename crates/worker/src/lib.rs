@@ -23,7 +23,7 @@ mod stages;
 mod worker;
 
 pub use config::{MaintenanceConfig, Sweep, TimeLimit, WorkerConfig};
-pub use maintenance::{Deleted, Maintenance};
+pub use maintenance::{Deleted, Maintenance, Sweeper};
 pub use pipeline::{Pipeline, PipelineConfig, PipelineObserver};
 pub use session::ShutdownSignals;
 pub use stages::StageLimits;

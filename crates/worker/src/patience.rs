@@ -16,13 +16,15 @@ pub(crate) struct Patience<'a> {
     pub(crate) limit: Duration,
     /// Nobody waits any more.
     pub(crate) cancel: &'a CancellationToken,
+    /// Whether somebody else had better try.
+    pub(crate) give_up: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl Patience<'_> {
     /// Does `work`, again and again while it fails for a reason that may pass.
     ///
     /// # Errors
-    /// The last one, when it will not pass, patience is at its end, or `cancel` has fired.
+    /// The last one, when it will not pass, patience is at its end, somebody else had better try, or `cancel` has fired.
     pub(crate) async fn with<T, W>(&self, what: &str, work: impl Fn() -> W) -> Result<T, PortError>
     where
         W: Future<Output = Result<T, PortError>>,
@@ -34,7 +36,7 @@ impl Patience<'_> {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            if !may_pass(&error) || begun.elapsed() >= self.limit {
+            if !may_pass(&error) || begun.elapsed() >= self.limit || (self.give_up)() {
                 return Err(error);
             }
             tracing::warn!(error = &error as &dyn std::error::Error, "{what} failed; trying again");

@@ -113,6 +113,7 @@ pub(crate) async fn metrics(State(state): State<ApiState>) -> Result<Response, A
             tracing::warn!("the queue's figures took too long and are missing from this scrape");
         }
     }
+    state.metrics.set_blob_store_lost(state.blobs.is_lost());
     state.stages().look();
     state.watermark().look().await;
     let text = state.metrics.render().map_err(|error| {

@@ -67,6 +67,19 @@ async fn a_transcript_is_there_when_the_job_is_completed_and_not_before() {
 
     world.blobs.blobs.lock().unwrap().retain(|key, _| key.as_str().starts_with("audio/"));
     assert_eq!(world.json(get(&path)).await.0, 410);
+    let result = world.jobs.only().result.unwrap();
+    assert_eq!(*world.jobs.lost.lock().unwrap(), [(id, result)], "it answers no more submissions");
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_looked_for_is_not_said_to_be_gone() {
+    let world = World::new();
+    let id = world.submit().await;
+    world.jobs.complete(&world.blobs, &id, &[" Hello."]);
+    world.blobs.away.store(true, Ordering::Relaxed);
+    let (status, problem) = world.json(get(&format!("/v1/jobs/{id}/transcript"))).await;
+    assert_eq!((status, &problem["code"]), (503, &json!("unavailable")));
+    assert!(world.jobs.lost.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

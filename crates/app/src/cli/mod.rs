@@ -1,6 +1,7 @@
 //! The command line: what can be asked, with its help.
 
 mod backup;
+mod blobs;
 mod node;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use verbatim_core::render::TranscriptFormat;
 use crate::config::{Overrides, Role, Secret};
 
 pub use backup::{BackupArgs, BackupOptions, RestoreArgs};
+pub use blobs::{BlobsArgs, BlobsCommand};
 pub use node::{NodeCli, NodeCommand};
 
 /// Speech to text as a service: audio goes in over HTTP, the words come out.
@@ -57,6 +59,8 @@ pub enum Command {
     Backup(BackupArgs),
     /// Restore a backup into a new or empty data folder
     Restore(RestoreArgs),
+    /// Look at audio and results by the job store that they belong to, and delete those of one that is gone
+    Blobs(BlobsArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

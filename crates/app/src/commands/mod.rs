@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod backup;
+pub mod blobs;
 pub mod config;
 pub mod cost;
 pub mod dead_letters;

@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt;
 use tokio::time::Instant;
-use verbatim_blobs::{FolderDisk, FolderStore, S3Config, S3Store};
+use verbatim_blobs::{FolderDisk, FolderStore, OwnedBlobs, S3Config, S3Store};
+use verbatim_core::PortError;
 use verbatim_core::policy::StorePolicy;
+use verbatim_core::ports::ownership::{Identity, MarkOutcome};
 use verbatim_core::ports::{
-    BlobStore, Directory, Disk, EngineRegistry, JobAdmin, JobClient, JobLeases, JobUpkeep, Ledger, Limiter,
-    SharedState,
+    BlobKey, BlobMarker, BlobOwner, BlobStore, Directory, Disk, EngineRegistry, JobAdmin, JobClient,
+    JobLeases, JobUpkeep, Ledger, Limiter, SharedState,
 };
 use verbatim_core::retry::RetryPolicy;
 use verbatim_queue::{RedisConfig, RedisStore, SqliteConfig, SqliteDirectory, SqliteStore};
@@ -49,6 +51,10 @@ pub(super) struct Stores {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) limiter: Arc<dyn Limiter>,
     pub(super) blobs: Arc<dyn BlobStore>,
+    /// The same, as what is marked.
+    pub(super) own_blobs: Arc<OwnedBlobs>,
+    /// Whose blobs they are: the job store.
+    pub(super) owner: Arc<dyn BlobOwner>,
     /// The blobs once more, when they lie in a bucket.
     pub(super) bucket: Option<Arc<S3Store>>,
     /// The disk that fills up with the work; none where a cluster keeps it in a bucket.
@@ -71,7 +77,6 @@ impl Stores {
         let policy = policy(&config.queue);
         let until = Instant::now() + Duration::from_secs(config.server.start_patience_secs);
         let patience = Patience { until, gate };
-        let (blobs, bucket) = open_blobs(config, &patience).await?;
         let disk = watched_folder(config).map(|folder| Arc::new(FolderDisk::under(folder)) as Arc<dyn Disk>);
         let Some(url) = &config.redis.url else {
             anyhow::ensure!(
@@ -87,11 +92,13 @@ impl Stores {
                 ids: ids.clone(),
             })?;
             let store = Arc::new(store);
+            let (own_blobs, bucket) = open_own_blobs(role, config, store.clone(), &patience).await?;
             return Ok(Self {
                 jobs: store.clone(),
                 leases: store.clone(),
                 upkeep: store.clone(),
                 admin: store.clone(),
+                owner: store.clone(),
                 shared: store.clone(),
                 ledger: store.clone(),
                 limiter: store,
@@ -102,7 +109,8 @@ impl Stores {
                 },
                 registry: None,
                 redis: None,
-                blobs,
+                blobs: own_blobs.clone(),
+                own_blobs,
                 bucket,
                 disk,
                 clock,
@@ -123,18 +131,21 @@ impl Stores {
         let store = patience.open(NO_JOB_STORE, connect).await;
         let store = store.with_context(|| format!("cannot work with {}", url.redacted()))?;
         let store = Arc::new(store);
+        let (own_blobs, bucket) = open_own_blobs(role, config, store.clone(), &patience).await?;
         Ok(Self {
             jobs: store.clone(),
             leases: store.clone(),
             upkeep: store.clone(),
             admin: store.clone(),
+            owner: store.clone(),
             directory: asks_for_keys.then(|| store.clone() as _),
             registry: Some(store.clone()),
             redis: Some(store.clone()),
             shared: store.clone(),
             ledger: store.clone(),
             limiter: store,
-            blobs,
+            blobs: own_blobs.clone(),
+            own_blobs,
             bucket,
             disk,
             clock,
@@ -179,16 +190,42 @@ fn blob_folder(config: &Config) -> PathBuf {
     config.storage.data_dir.join("blobs")
 }
 
-async fn open_blobs(
+/// The job store's own part of the blob store that the configuration names. Its first marker is made by a node that takes jobs
+/// in: a worker may see the wrong place.
+async fn open_own_blobs(
+    role: Role,
     config: &Config,
+    owner: Arc<dyn BlobOwner>,
     patience: &Patience<'_>,
-) -> anyhow::Result<(Arc<dyn BlobStore>, Option<Arc<S3Store>>)> {
+) -> anyhow::Result<(Arc<OwnedBlobs>, Option<Arc<S3Store>>)> {
+    let open = async || {
+        let Identity { id, mark } = owner.identity().await?;
+        let marker = (mark > 0).then(|| BlobKey::marker(&id));
+        let (blobs, bucket) = open_blobs(config, marker.as_ref()).await?;
+        let own = OwnedBlobs::open(blobs, owner.clone()).await?;
+        if mark == 0 && role != Role::Worker && own.mark().await?.outcome == MarkOutcome::WentBack {
+            owner.forbid_sweeps(Duration::from_secs(config.upkeep.orphan_age_secs)).await?;
+        }
+        Ok((Arc::new(own), bucket))
+    };
+    Ok(patience.open(NO_BLOB_STORE, open).await?)
+}
+
+/// The blob store that the configuration names, where this marker must be, if there is one.
+pub(crate) async fn open_blobs(
+    config: &Config,
+    marker: Option<&BlobKey>,
+) -> Result<(Arc<dyn BlobStore>, Option<Arc<S3Store>>), PortError> {
     let Some(bucket) = config.s3.bucket.clone() else {
         let folder = blob_folder(config);
         if config.redis.url.is_some() {
             tracing::info!(folder = %folder.display(), "audio and results lie in a folder; all nodes must share it");
         }
-        return Ok((Arc::new(FolderStore::open(folder)?), None));
+        let store = match marker {
+            Some(marker) => FolderStore::open_marked(folder, marker)?,
+            None => FolderStore::open(folder)?,
+        };
+        return Ok((Arc::new(store), None));
     };
     let key = config.s3.access_key_id.as_ref().zip(config.s3.secret_access_key.as_ref());
     let s3 = S3Config {
@@ -200,8 +237,7 @@ async fn open_blobs(
         credentials: key.map(|(id, secret)| (id.expose().to_owned(), secret.expose().into())),
     };
     // Boxed: the SDK's futures are nested too deeply to lie within ours.
-    let open = async || S3Store::open(s3.clone()).boxed().await;
-    let store = Arc::new(patience.open(NO_BLOB_STORE, open).await?);
+    let store = Arc::new(S3Store::open(s3).boxed().await?);
     Ok((store.clone(), Some(store)))
 }
 

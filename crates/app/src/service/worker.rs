@@ -11,14 +11,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 use verbatim_blobs::s3::{S3Store, STALE_UPLOAD_AGE};
-use verbatim_core::ids::WorkerId;
-use verbatim_core::ports::{Disk, JobUpkeep, SpeechEngine};
+use verbatim_core::ids::{IdSource, WorkerId};
+use verbatim_core::ports::{BlobStore, Disk, JobUpkeep, SpeechEngine};
 use verbatim_core::time::Clock;
 use verbatim_telemetry::Metrics;
 use verbatim_telemetry::metrics::RestartReason;
 use verbatim_worker_lib::{
-    Maintenance, MaintenanceConfig, Pipeline, ShutdownSignals, StageLimits, Sweep, TimeLimit, Worker,
-    WorkerConfig, WorkerExit, WorkerPorts,
+    Maintenance, MaintenanceConfig, Pipeline, ShutdownSignals, StageLimits, Sweep, Sweeper, TimeLimit,
+    Worker, WorkerConfig, WorkerExit, WorkerPorts,
 };
 
 use super::announce::Speaker;
@@ -130,10 +130,11 @@ pub(super) fn start_maintenance(
     parts: &mut Parts,
 ) {
     let interval = Duration::from_secs(config.upkeep.sweep_interval_secs);
-    let sweep = (role != Role::Worker).then(|| Sweep {
-        interval,
-        orphan_age: Duration::from_secs(config.upkeep.orphan_age_secs),
-        ..Sweep::default()
+    let sweeper = (role != Role::Worker).then(|| Sweeper {
+        config: Sweep { interval, orphan_age: Duration::from_secs(config.upkeep.orphan_age_secs) },
+        owner: stores.owner.clone(),
+        marker: stores.own_blobs.clone(),
+        node: stores.ids.ulid(),
     });
     let maintenance = Maintenance {
         store: stores.upkeep.clone(),
@@ -144,8 +145,8 @@ pub(super) fn start_maintenance(
         config: MaintenanceConfig {
             interval: Duration::from_secs(config.upkeep.interval_secs),
             delete_grace: Duration::from_secs(config.upkeep.delete_grace_secs),
-            sweep,
         },
+        sweeper,
     };
     let stop = shutdown.soft.clone();
     parts.spawn(async move {
@@ -182,6 +183,7 @@ async fn abort_stale_uploads(bucket: &S3Store, clock: &dyn Clock, interval: Dura
 pub(super) fn operations(stores: &Stores) -> Router {
     let state = Operations {
         upkeep: stores.upkeep.clone(),
+        blobs: stores.blobs.clone(),
         disk: stores.disk.clone(),
         metrics: stores.metrics.clone(),
     };
@@ -195,21 +197,36 @@ pub(super) fn operations(stores: &Stores) -> Router {
 #[derive(Clone)]
 struct Operations {
     upkeep: Arc<dyn JobUpkeep>,
+    blobs: Arc<dyn BlobStore>,
     disk: Option<Arc<dyn Disk>>,
     metrics: Arc<Metrics>,
 }
 
 async fn ready(State(state): State<Operations>) -> Response {
-    match state.upkeep.ping().await {
-        Ok(()) => axum::Json(json!({ "status": "ready" })).into_response(),
-        Err(error) => {
-            tracing::warn!(%error, "the job store does not answer");
-            let headers = [(header::RETRY_AFTER, "1")];
-            let body =
-                axum::Json(json!({ "status": "not_ready", "reason": "the job store does not answer" }));
-            (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response()
+    let (jobs, blobs) = tokio::join!(
+        tokio::time::timeout(PATIENCE, state.upkeep.ping()),
+        tokio::time::timeout(PATIENCE, state.blobs.ping()),
+    );
+    let reason = match (jobs, blobs) {
+        (Ok(Ok(())), Ok(Ok(()))) => return axum::Json(json!({ "status": "ready" })).into_response(),
+        (Ok(Ok(())), Ok(Err(error))) => {
+            tracing::warn!(%error, "audio and results cannot be reached");
+            if state.blobs.is_lost() {
+                "the blob store is not that of the job store: is the share mounted, the bucket the right one?"
+            } else {
+                "the blob store does not answer"
+            }
         }
-    }
+        (Ok(Ok(())), Err(_)) => "the blob store does not answer",
+        (Ok(Err(error)), _) => {
+            tracing::warn!(%error, "the job store does not answer");
+            "the job store does not answer"
+        }
+        (Err(_), _) => "the job store does not answer",
+    };
+    let headers = [(header::RETRY_AFTER, "1")];
+    let body = axum::Json(json!({ "status": "not_ready", "reason": reason }));
+    (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response()
 }
 
 async fn metrics(State(state): State<Operations>) -> Response {
@@ -220,6 +237,7 @@ async fn metrics(State(state): State<Operations>) -> Response {
             Err(_) => tracing::warn!("the disk's figures took too long and are missing from this scrape"),
         }
     }
+    state.metrics.set_blob_store_lost(state.blobs.is_lost());
     match state.metrics.render() {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

@@ -4,7 +4,7 @@ use std::collections::BinaryHeap;
 use std::io;
 use std::path::Path;
 
-use verbatim_core::ports::blobs::{AUDIO_PREFIX, BlobKey, BlobMeta, RESULTS_PREFIX};
+use verbatim_core::ports::blobs::{AUDIO_PREFIX, BlobKey, BlobMeta, MARKERS_PREFIX, RESULTS_PREFIX};
 
 use super::{is_missing, meta};
 
@@ -24,7 +24,7 @@ pub(super) fn list(
     limit: usize,
 ) -> io::Result<Vec<BlobMeta>> {
     let mut page = Page { prefix, after, limit, smallest: BinaryHeap::new() };
-    for top in [AUDIO_PREFIX, RESULTS_PREFIX] {
+    for top in [AUDIO_PREFIX, RESULTS_PREFIX, MARKERS_PREFIX] {
         page.walk(root, top)?;
     }
     let mut found = Vec::new();

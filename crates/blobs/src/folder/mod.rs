@@ -1,4 +1,4 @@
-//! Blobs as files under one folder: `audio/…` and `results/…` as their keys say, and `tmp/…` for those being written.
+//! Blobs as files under one folder: `audio/…`, `results/…` and `store/…` as their keys say, and `tmp/…` for those being written.
 //! Several processes may share the folder.
 
 mod disk;
@@ -19,7 +19,7 @@ use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 use verbatim_core::ports::blobs::{
-    AUDIO_PREFIX, BlobKey, BlobMeta, BlobStore, BlobWriter, DELETIONS, RESULTS_PREFIX,
+    AUDIO_PREFIX, BlobKey, BlobMeta, BlobStore, BlobWriter, DELETIONS, MARKERS_PREFIX, RESULTS_PREFIX,
 };
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
@@ -62,6 +62,23 @@ impl FolderStore {
         })()
         .map_err(|error| io_error(&format!("cannot open the blob folder {}", root.display()), error))?;
         Ok(Self { root, staging: Arc::new(staging), deleting: Arc::new(Semaphore::new(DELETIONS)) })
+    }
+
+    /// The same for a folder that must hold this marker already: nothing is made where it does not.
+    ///
+    /// # Errors
+    /// `Unavailable` when the marker is not there; else as [`Self::open`].
+    pub fn open_marked(root: impl Into<PathBuf>, marker: &BlobKey) -> Result<Self, PortError> {
+        let root = root.into();
+        if !root.join(marker.as_str()).exists() {
+            let message = format!(
+                "{} does not hold the audio and results of this job store: there is no {marker} in it. Is the share mounted? If \
+                 they were moved without it: `verbatim blobs adopt`",
+                root.display()
+            );
+            return Err(PortError::new(ErrorKind::Unavailable, message));
+        }
+        Self::open(root)
     }
 
     /// Keys have no `.` and no empty part, so that the path stays under the root.
@@ -108,7 +125,7 @@ impl BlobStore for FolderStore {
 
     async fn delete(&self, key: &BlobKey) -> Result<(), PortError> {
         let path = self.path(key);
-        let shared = [self.root.join(AUDIO_PREFIX), self.root.join(RESULTS_PREFIX)];
+        let shared = [AUDIO_PREFIX, RESULTS_PREFIX, MARKERS_PREFIX].map(|kind| self.root.join(kind));
         let permit = Arc::clone(&self.deleting).acquire_owned().await;
         blocking(&format!("cannot delete blob {key}"), move || {
             let _permit = permit;

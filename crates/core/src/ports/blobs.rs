@@ -10,12 +10,13 @@ use futures::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 
 use crate::error::PortError;
-use crate::ids::JobId;
+use crate::ids::{JobId, StoreId};
 use crate::job::LeaseToken;
 use crate::time::Timestamp;
 
-/// The name of a blob: `audio/<job>` or `results/<job>/<fence>-<nonce>`. Lower- and upper-case letters, digits, `-`,
-/// `_` and `/`, so that it is a safe path and a safe object name.
+/// The name of a blob: `audio/<store>/<job>` or `results/<store>/<job>/<fence>-<nonce>`, without the store for those of before
+/// stores had ids; or of a store's marker, `store/<store>`. Lower- and upper-case letters, digits, `-`, `_` and `/`, so that it
+/// is a safe path and a safe object name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BlobKey(String);
@@ -33,21 +34,60 @@ pub const AUDIO_PREFIX: &str = "audio/";
 /// Where results lie.
 pub const RESULTS_PREFIX: &str = "results/";
 
+/// Where the markers of job stores lie.
+pub const MARKERS_PREFIX: &str = "store/";
+
 impl BlobKey {
-    /// The only name under which the upload for this job is written, so that a store can tell from the name alone whose
-    /// it is. A submission that attaches to another job deletes its own upload, which no job ever owned.
+    /// The only name under which a node of this job store writes the upload for this job, so that the job store can tell from
+    /// the name alone whose it is. A submission that attaches to another job deletes its own upload, which no job ever owned.
+    pub fn upload_of(store: &StoreId, job: &JobId) -> Self {
+        Self(format!("{AUDIO_PREFIX}{store}/{}", job.ulid()))
+    }
+
+    /// The only name under which the holder of this lease of this job store writes a result.
+    pub fn result_of(store: &StoreId, lease: &LeaseToken) -> Self {
+        Self(format!("{RESULTS_PREFIX}{store}/{}/{}-{}", lease.job_id, lease.fence, lease.nonce.as_str()))
+    }
+
+    /// The name of an upload where job stores have no ids.
     pub fn for_upload(job: &JobId) -> Self {
         Self(format!("{AUDIO_PREFIX}{}", job.ulid()))
     }
 
-    /// The only name under which the holder of this lease writes a result.
+    /// The name of a result where job stores have no ids.
     pub fn for_result(lease: &LeaseToken) -> Self {
         Self(format!("{RESULTS_PREFIX}{}/{}-{}", lease.job_id, lease.fence, lease.nonce.as_str()))
     }
 
+    /// The name of a job store's marker.
+    pub fn marker(store: &StoreId) -> Self {
+        Self(format!("{MARKERS_PREFIX}{store}"))
+    }
+
+    /// Whether it names a marker.
+    pub fn is_marker(&self) -> bool {
+        self.0.starts_with(MARKERS_PREFIX)
+    }
+
+    /// What the names of all audio and of all results of this job store begin with.
+    pub fn prefixes_of(store: &StoreId) -> [String; 2] {
+        [AUDIO_PREFIX, RESULTS_PREFIX].map(|kind| format!("{kind}{store}/"))
+    }
+
+    /// The job store whose it is; `None` for one of before stores had ids.
+    pub fn store(&self) -> Option<StoreId> {
+        let (_, rest) = self.0.split_once('/')?;
+        let store = match rest.split_once('/') {
+            Some((store, _)) => store,
+            None if self.is_marker() => rest,
+            None => return None,
+        };
+        StoreId::parse(store).ok()
+    }
+
     /// The key written as text.
     pub fn parse(text: &str) -> Result<Self, ParseBlobKeyError> {
-        let known = text.starts_with(AUDIO_PREFIX) || text.starts_with(RESULTS_PREFIX);
+        let known = [AUDIO_PREFIX, RESULTS_PREFIX, MARKERS_PREFIX].iter().any(|kind| text.starts_with(kind));
         let part_ok = |part: &str| {
             !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         };
@@ -184,6 +224,30 @@ pub trait BlobStore: Send + Sync {
     /// # Errors
     /// `Unavailable` or `OutOfSpace` when it cannot.
     async fn ping(&self) -> Result<(), PortError>;
+
+    /// The name under which the upload for this job is written.
+    fn upload_key(&self, job: &JobId) -> BlobKey {
+        BlobKey::for_upload(job)
+    }
+
+    /// The name under which the holder of this lease writes a result.
+    fn result_key(&self, lease: &LeaseToken) -> BlobKey {
+        BlobKey::for_result(lease)
+    }
+
+    /// What the names of all audio and of all results begin with that are the job store's own.
+    fn own_prefixes(&self) -> Vec<String> {
+        [AUDIO_PREFIX, RESULTS_PREFIX].map(str::to_owned).to_vec()
+    }
+
+    /// Whether it was seen that this is not the store that it should be (a share is not mounted, a bucket is another one), and
+    /// not yet that it is again. Asks nobody.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
+    /// Returns when the store is not lost, or not any more.
+    async fn found(&self) {}
 }
 
 /// Writes a blob that is in memory.
@@ -222,6 +286,29 @@ mod tests {
             assert!(BlobKey::parse(bad).is_err(), "{bad:?}");
         }
         assert!(BlobKey::parse("audio/01JD").is_ok());
+    }
+
+    #[test]
+    fn a_name_tells_whose_it_is() {
+        let store = StoreId::parse("01STORE0000000000000000000").unwrap();
+        let job_id = JobId::parse("work_01JD0000000000000000000000").unwrap();
+        let lease = LeaseToken {
+            job_id: job_id.clone(),
+            fence: Fence::new(3),
+            nonce: ClaimNonce::from_stored("01N"),
+        };
+        let marker = BlobKey::marker(&store);
+        let own = [BlobKey::upload_of(&store, &job_id), BlobKey::result_of(&store, &lease), marker.clone()];
+        for key in &own {
+            assert_eq!(BlobKey::parse(key.as_str()).as_ref(), Ok(key));
+            assert_eq!(key.store().as_ref(), Some(&store), "{key}");
+        }
+        assert!(marker.is_marker() && !own[0].is_marker());
+        let prefixes = BlobKey::prefixes_of(&store);
+        assert!(own[..2].iter().zip(&prefixes).all(|(key, prefix)| key.as_str().starts_with(prefix)));
+        for before in [BlobKey::for_upload(&job_id), BlobKey::for_result(&lease)] {
+            assert_eq!(before.store(), None, "{before}");
+        }
     }
 
     #[test]

@@ -123,6 +123,18 @@ pub trait JobClient: Send + Sync {
     /// Only `Unavailable` and `Internal`.
     async fn is_served(&self, class: &JobClass) -> Result<bool, PortError>;
 
+    /// Says that the result of this submission's job is gone although it should be there: from now on the job answers no
+    /// submission of the same work, which is new work then. Nothing happens when the job has another result by now.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn result_lost(
+        &self,
+        tenant: &TenantId,
+        id: &SubmissionId,
+        result: &BlobKey,
+    ) -> Result<(), PortError>;
+
     /// The events of a submission after `after`, those of the past first, then as they happen, until it has ended. When
     /// old events are gone, a snapshot stands in for them: the stream always shows the terminal state. `None` when
     /// there is no such submission.

@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod ledger;
 pub mod limiter;
 pub mod local_engine;
+pub mod ownership;
 pub mod registry;
 pub mod shared_state;
 
@@ -20,5 +21,6 @@ pub use engine::{EngineError, EngineObserver, EngineRequest, SpeechEngine};
 pub use jobs::{JobAdmin, JobClient, JobLeases, JobUpkeep};
 pub use ledger::Ledger;
 pub use limiter::Limiter;
+pub use ownership::{BlobMarker, BlobOwner};
 pub use registry::EngineRegistry;
 pub use shared_state::SharedState;

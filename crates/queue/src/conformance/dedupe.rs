@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::{JobState, SubmissionStatus};
-use verbatim_core::ports::JobClient;
+use verbatim_core::ports::{BlobKey, JobClient};
 
-use super::{Harness, Verdict, World, ensure, ensure_eq};
+use super::{Harness, Verdict, Violation, World, ensure, ensure_eq};
 
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -100,5 +100,26 @@ pub async fn failed_and_cancelled_jobs_answer_nobody<H: Harness>(harness: &H) ->
     }
     world.expect(&failed, SubmissionStatus::Failed).await?;
     world.expect(&cancelled, SubmissionStatus::Cancelled).await?;
+    world.audit().await
+}
+
+/// Whoever was answered by it is told that it is gone; the next one's work is new.
+pub async fn a_result_that_is_gone_answers_nobody<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let first = world.ticket("talk").await?;
+    let lease = world.work_off_one().await?;
+    let gone = BlobKey::for_result(&lease.token);
+    let other =
+        BlobKey::parse("results/work_another/1-a").map_err(|error| Violation::new(error.to_string()))?;
+    world.store.result_lost(&world.tenant(), &first, &other).await?;
+    ensure!(world.submit("talk").await?.submission.cached, "it has another result: nothing is forgotten");
+    for _ in 0..2 {
+        world.store.result_lost(&world.tenant(), &first, &gone).await?;
+    }
+    let again = world.submit("talk").await?;
+    ensure!(!again.submission.cached && again.blob_adopted, "the work is new: {again:?}");
+    ensure_eq!(world.get(&first).await?.result, Some(gone), "what is known of the first");
+    world.work_off_one().await?;
+    ensure!(world.submit("talk").await?.submission.cached, "the new result answers");
     world.audit().await
 }

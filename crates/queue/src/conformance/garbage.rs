@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use verbatim_core::failure::FailureKind;
-use verbatim_core::ports::jobs::{BlobFate, GarbageRequest, JobClient, JobUpkeep, LONGEST_HOLD};
-use verbatim_core::ports::{BlobKey, JobAdmin};
+use verbatim_core::job::NewSubmission;
+use verbatim_core::ports::jobs::{BlobFate, GarbageRequest, JobClient, JobLeases, JobUpkeep, LONGEST_HOLD};
+use verbatim_core::ports::{BlobKey, BlobOwner, JobAdmin};
 
 use super::{Harness, Verdict, World, ensure, ensure_eq};
 
@@ -116,5 +117,55 @@ pub async fn a_blob_that_cannot_be_deleted_keeps_no_other_from_it<H: Harness>(ha
         ensure_eq!(take(&world, 1).await?, poison, "the blob after {hold:?}");
         hold = (hold * 2).min(HOLD * LONGEST_HOLD);
     }
+    world.audit().await
+}
+
+/// Names with the store's id in them, beside those of before.
+pub async fn blobs_of_a_store_with_an_id_are_known_by_their_names<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let store = world.store.identity().await?.id;
+    let new = world.upload("talk");
+    let audio = BlobKey::upload_of(&store, &new.job_id);
+    let id = world.store.submit(NewSubmission { blob: audio.clone(), ..new }).await?.submission.id;
+    let lease = world.claim_one().await?;
+    ensure_eq!(lease.blob, audio, "the audio of the lease");
+    let result = BlobKey::result_of(&store, &lease.token);
+    ensure!(world.needs(&audio).await?, "the audio of a running job is needed");
+    ensure!(world.needs(&result).await?, "the result that is being written is needed");
+    let completion =
+        verbatim_core::job::Completion { result: result.clone(), ..world.completion(&lease.token) };
+    world.store.complete(&lease.token, completion).await?;
+    ensure_eq!(world.get(&id).await?.result, Some(result.clone()), "the published result");
+    ensure!(world.needs(&result).await?, "the published result is needed");
+    ensure!(!world.needs(&BlobKey::for_result(&lease.token)).await?, "another name is not");
+    ensure_eq!(world.garbage().await?, vec![audio], "what is to be deleted");
+    world.store.delete(&world.tenant(), &id).await?;
+    ensure!(world.garbage().await?.contains(&result), "the result goes with the job");
+    world.audit().await
+}
+
+/// The id is made once; the mark only rises.
+pub async fn a_store_keeps_its_id_and_raises_its_mark<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let first = world.store.identity().await?;
+    ensure_eq!(first.mark, 0, "the mark of a store that has marked nothing");
+    ensure_eq!(world.store.raise_mark(0).await?, 1, "the first mark");
+    ensure_eq!(world.store.raise_mark(0).await?, 2, "the second");
+    ensure_eq!(world.store.raise_mark(41).await?, 42, "one above what the marker says");
+    let now = world.store.identity().await?;
+    ensure_eq!((now.id, now.mark), (first.id, 42), "id and mark then");
+    world.audit().await
+}
+
+/// Nodes take turns, and a store that may be older than its blobs lets none of them.
+pub async fn one_node_sweeps_and_none_while_it_is_forbidden<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    ensure!(world.store.take_sweep("a", HOLD).await?, "the first who asks");
+    ensure!(world.store.take_sweep("a", HOLD).await?, "and asks again");
+    world.store.forbid_sweeps(GRACE).await?;
+    world.clock.advance(GRACE - MOMENT);
+    ensure!(!world.store.take_sweep("a", HOLD).await?, "while it is forbidden");
+    world.clock.advance(MOMENT);
+    ensure!(world.store.take_sweep("a", HOLD).await?, "after that");
     world.audit().await
 }

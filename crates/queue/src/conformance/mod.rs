@@ -56,7 +56,9 @@ use async_trait::async_trait;
 use verbatim_core::PortError;
 use verbatim_core::ids::IdSource;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::{JobAdmin, JobClient, JobLeases, JobUpkeep, Ledger, Limiter, SharedState};
+use verbatim_core::ports::{
+    BlobOwner, JobAdmin, JobClient, JobLeases, JobUpkeep, Ledger, Limiter, SharedState,
+};
 use verbatim_core::time::Clock;
 
 pub use virtual_world::{SeededIds, VirtualClock, World};
@@ -89,7 +91,15 @@ pub type Verdict<T = ()> = Result<T, Violation>;
 #[async_trait]
 pub trait Harness: Send + Sync {
     /// The store under test.
-    type Store: JobClient + JobLeases + JobAdmin + JobUpkeep + SharedState + Ledger + Limiter + 'static;
+    type Store: JobClient
+        + JobLeases
+        + JobAdmin
+        + JobUpkeep
+        + BlobOwner
+        + SharedState
+        + Ledger
+        + Limiter
+        + 'static;
 
     /// An empty store of its own, which takes time and jitter from nowhere else.
     ///
@@ -267,7 +277,11 @@ macro_rules! conformance_suite {
                 leases: every_attempt_belongs_to_the_trace_of_the_submission,
                 leases: the_next_worker_gets_the_checkpoint,
                 garbage: a_blob_that_cannot_be_deleted_keeps_no_other_from_it,
+                dedupe: a_result_that_is_gone_answers_nobody,
+                garbage: blobs_of_a_store_with_an_id_are_known_by_their_names,
                 garbage: each_blob_is_taken_by_one_node,
+                garbage: one_node_sweeps_and_none_while_it_is_forbidden,
+                garbage: a_store_keeps_its_id_and_raises_its_mark,
                 garbage: what_a_client_deletes_has_no_grace,
                 garbage: what_work_leaves_behind_is_kept_for_its_grace,
                 upkeep: a_rare_status_is_found_by_going_on,

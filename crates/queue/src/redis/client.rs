@@ -94,6 +94,17 @@ impl JobClient for RedisStore {
         Ok(served == 1)
     }
 
+    async fn result_lost(
+        &self,
+        tenant: &TenantId,
+        id: &SubmissionId,
+        result: &BlobKey,
+    ) -> Result<(), PortError> {
+        let mut call = self.0.wire.call(&scripts::RESULT_LOST);
+        call.arg(tenant.as_str()).arg(id.ulid()).arg(result.as_str());
+        self.0.wire.link.run(&call).await
+    }
+
     async fn events(
         &self,
         tenant: &TenantId,

@@ -48,7 +48,7 @@ pub(super) fn check(text: &str) -> Result<(), PortError> {
     let refused = |written: String, instead: &str| {
         let why = format!(
             "the jobs in this Redis were written by another version of Verbatim ({written}; this one works on {knows}); \
-             {instead}, or set another redis.prefix to begin afresh"
+             {instead}. Another redis.prefix begins afresh beside them; audio and results of both can lie in one place"
         );
         Err(PortError::new(ErrorKind::Invalid, why))
     };

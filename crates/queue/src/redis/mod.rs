@@ -17,6 +17,7 @@ mod ledger;
 mod limiter;
 mod link;
 mod news;
+mod owner;
 mod record;
 mod registry;
 mod scripts;

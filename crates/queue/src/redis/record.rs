@@ -11,7 +11,7 @@ use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{ClaimNonce, Fence, JobId, SubmissionId, TenantId};
 use verbatim_core::job::{JobState, Lease, LeaseToken, Submission};
 use verbatim_core::options::{Priority, TranscribeOptions};
-use verbatim_core::ports::BlobKey;
+use verbatim_core::ports::blobs::{BlobKey, RESULTS_PREFIX};
 use verbatim_core::ports::jobs::DeadLetter;
 use verbatim_core::time::Timestamp;
 use verbatim_core::trace::TraceParent;
@@ -203,7 +203,7 @@ pub(super) fn facts(id: &str, fields: &Fields, unmoving: &str) -> Result<JobFact
         engine: fields.needed("g")?.to_owned(),
         model: fields.text("mo").map(str::to_owned),
         failure: fields.text("E").map(failure),
-        result: fields.text("r").map(|kept| result(&id, kept)).transpose()?,
+        result: fields.text("r").map(|kept| result(&id, fields.text("rs"), kept)).transpose()?,
         id,
         options,
         audio,
@@ -217,8 +217,11 @@ pub(super) fn failure(text: &str) -> JobFailure {
     })
 }
 
-fn result(job: &JobId, kept: &str) -> Result<BlobKey, PortError> {
-    let whole = kept.strip_prefix('~').map(|end| format!("results/{job}/{end}"));
+fn result(job: &JobId, store: Option<&str>, kept: &str) -> Result<BlobKey, PortError> {
+    let whole = kept.strip_prefix('~').map(|end| match store {
+        Some(store) => format!("{RESULTS_PREFIX}{store}/{job}/{end}"),
+        None => format!("{RESULTS_PREFIX}{job}/{end}"),
+    });
     BlobKey::parse(whole.as_deref().unwrap_or(kept)).map_err(corrupt)
 }
 

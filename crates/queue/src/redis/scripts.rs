@@ -51,6 +51,11 @@ scripts! {
     ADOPT = " flags=allow-oom", "lua/adopt.lua";
     TICK = " flags=allow-oom", "lua/leases.lua", "lua/tick.lua";
     DISCARD = " flags=allow-oom", "lua/discard.lua";
+    RESULT_LOST = " flags=allow-oom", "lua/result_lost.lua";
+    IDENTITY = " flags=no-writes", "lua/identity.lua";
+    RAISE_MARK = " flags=allow-oom", "lua/raise_mark.lua";
+    TAKE_SWEEP = " flags=allow-oom", "lua/take_sweep.lua";
+    FORBID_SWEEPS = " flags=allow-oom", "lua/forbid_sweeps.lua";
     TAKE_GARBAGE = " flags=allow-oom", "lua/take_garbage.lua";
     BLOBS_DELETED = " flags=allow-oom", "lua/blobs_deleted.lua";
     /// Segments take room; a worker completes without having been able to report.

@@ -143,9 +143,10 @@ impl JobUpkeep for RedisStore {
         let mut call = self.0.wire.call(&scripts::REFERENCED);
         for key in keys {
             let text = key.as_str();
-            let (job, lease) = match text.strip_prefix(RESULTS_PREFIX) {
-                Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
-                None => (text.rsplit('/').next().unwrap_or_default(), ""),
+            let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
+            let (job, lease) = match text.starts_with(RESULTS_PREFIX) {
+                true => (folder.rsplit('/').next().unwrap_or_default(), name),
+                false => (name, ""),
             };
             call.arg(job.trim_start_matches("work_")).arg(text).arg(lease);
         }

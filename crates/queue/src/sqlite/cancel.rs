@@ -1,7 +1,8 @@
 //! Cancelling and deleting submissions.
 
 use verbatim_core::ids::{SubmissionId, TenantId};
-use verbatim_core::job::Submission;
+use verbatim_core::job::{JobState, Submission};
+use verbatim_core::ports::BlobKey;
 use verbatim_core::ports::jobs::DeleteOutcome;
 
 use super::error::StoreResult;
@@ -47,4 +48,20 @@ pub(super) fn delete(
         transitions::forget(step, &job, Due::AtOnce)?;
     }
     Ok(Some(DeleteOutcome::Removed))
+}
+
+/// Makes the submission's job answer no more submissions, if that is its result. The rest of it stays as it is.
+pub(super) fn result_lost(
+    step: &mut Step<'_>,
+    tenant: &TenantId,
+    id: &SubmissionId,
+    result: &BlobKey,
+) -> StoreResult<()> {
+    let Some((_, job)) = submission::load_own(step.conn, tenant, id.as_str())? else { return Ok(()) };
+    if job.state == JobState::Completed && job.result.as_ref() == Some(result) {
+        step.conn
+            .prepare_cached("UPDATE jobs SET dedupe_key = 'lost:' || id WHERE id = ?1")?
+            .execute([job.id.as_str()])?;
+    }
+    Ok(())
 }

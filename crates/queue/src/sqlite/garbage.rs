@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 use verbatim_core::ids::JobId;
-use verbatim_core::job::{JobState, LeaseToken};
+use verbatim_core::job::JobState;
 use verbatim_core::ports::BlobKey;
 use verbatim_core::ports::jobs::{BlobFate, GarbageRequest, LONGEST_HOLD, MAX_BLOBS_PER_CALL};
 use verbatim_core::time::Timestamp;
@@ -101,10 +101,11 @@ pub(super) fn fate(conn: &Connection, key: &BlobKey) -> StoreResult<BlobFate> {
 }
 
 fn is_being_written(conn: &Connection, key: &BlobKey) -> StoreResult<bool> {
-    let job = key.as_str().split('/').nth(1).and_then(|part| JobId::parse(part).ok());
+    let Some((folder, name)) = key.as_str().rsplit_once('/') else { return Ok(false) };
+    let job = folder.rsplit('/').next().and_then(|part| JobId::parse(part).ok());
     let Some(job) = job.map(|id| job::load(conn, id.as_str())).transpose()?.flatten() else {
         return Ok(false);
     };
     let Some(nonce) = job.nonce.filter(|_| job.state == JobState::Running) else { return Ok(false) };
-    Ok(BlobKey::for_result(&LeaseToken { job_id: job.id, fence: job.fence, nonce }) == *key)
+    Ok(name == format!("{}-{}", job.fence, nonce.as_str()))
 }

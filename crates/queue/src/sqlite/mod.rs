@@ -19,6 +19,7 @@ mod leases;
 mod ledger;
 mod limiter;
 mod lock;
+mod owner;
 mod ports;
 mod position;
 mod private;
@@ -49,6 +50,7 @@ use verbatim_core::{ErrorKind, PortError};
 pub use books::SqliteBooks;
 pub use directory::SqliteDirectory;
 pub use lock::FolderLock;
+pub use owner::store_id;
 pub use private::make_data_folder;
 use readers::Readers;
 pub use snapshot::{Schemas, Snapshot};
@@ -115,6 +117,7 @@ impl SqliteStore {
         let conn = schema::open_writer(&path)?;
         let signals = Arc::new(Signals::default());
         let context = WriterContext { policy, clock: Arc::clone(&clock), ids, signals: Arc::clone(&signals) };
+        writer::run_once(&conn, &context, owner::make)?;
         let taken_back = writer::run_once(&conn, &context, |step| {
             lapses::forget_ticks(step)?;
             transitions::take_back_all(step)

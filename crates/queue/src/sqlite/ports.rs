@@ -79,6 +79,16 @@ impl JobClient for SqliteStore {
         Ok(self.signals.is_served(class, self.clock.now()))
     }
 
+    async fn result_lost(
+        &self,
+        tenant: &TenantId,
+        id: &SubmissionId,
+        result: &BlobKey,
+    ) -> Result<(), PortError> {
+        let (tenant, id, result) = (tenant.clone(), id.clone(), result.clone());
+        self.writer.call(move |step| cancel::result_lost(step, &tenant, &id, &result)).await
+    }
+
     async fn events(
         &self,
         tenant: &TenantId,

@@ -8,7 +8,7 @@ use verbatim_core::{ErrorKind, PortError};
 
 use super::error::StoreResult;
 use super::job::{parsed, unsigned};
-use super::{DATABASE, KEYS_DATABASE, books, directory, schema};
+use super::{DATABASE, KEYS_DATABASE, books, directory, owner, schema};
 
 /// The versions of the databases' schemas: how many migrations there were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,8 @@ impl Snapshot {
         self.schemas
     }
 
-    /// Every blob that the jobs need, in order of key: audio still to be worked on, and results.
+    /// Every blob that the jobs need, in order of key: audio still to be worked on, and results; and the marker by which the
+    /// store knows them.
     ///
     /// # Errors
     /// `Unavailable` and `Internal`, as SQLite says.
@@ -83,7 +84,12 @@ impl Snapshot {
                  UNION SELECT result FROM jobs WHERE result IS NOT NULL ORDER BY 1",
             )?;
             let keys = statement.query_map([], |row| row.get::<_, String>(0))?;
-            keys.map(|key| parsed(BlobKey::parse(&key?))).collect()
+            let mut keys: Vec<BlobKey> =
+                keys.map(|key| parsed(BlobKey::parse(&key?))).collect::<StoreResult<_>>()?;
+            if let Some(id) = owner::marked_id(&conn)? {
+                keys.push(BlobKey::marker(&id));
+            }
+            Ok(keys)
         };
         Ok(read()?)
     }

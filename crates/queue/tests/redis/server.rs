@@ -101,6 +101,15 @@ impl RedisServer {
         }
     }
 
+    /// Writes what it holds to the disk, from where a server without an append-only file starts again.
+    pub(crate) fn save(&self) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        stream.write_all(b"SAVE\r\n").expect("it can be told");
+        let mut answer = [0; 3];
+        stream.read_exact(&mut answer).expect("it answers");
+        assert_eq!(answer, *b"+OK");
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -2,6 +2,7 @@
 //! job costs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use redis::Commands;
@@ -11,8 +12,8 @@ use verbatim_core::ids::TenantId;
 use verbatim_core::job::{JobState, Report, SubmissionStatus};
 use verbatim_core::options::TranscribeOptions;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::jobs::{ClaimRequest, Finish};
-use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::jobs::{ClaimRequest, Finish, GarbageRequest};
+use verbatim_core::ports::{BlobOwner, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::transcript::Segment;
 use verbatim_core::{ErrorKind, Refusal};
 use verbatim_queue::RedisStore;
@@ -409,5 +410,49 @@ async fn two_services_share_a_redis_without_seeing_each_other() -> Result<()> {
     ensure!(there.store.get(&TenantId::default(), &id).await?.is_none(), "the other service sees it");
     ensure!(there.claim(&there.worker(), 1).await?.is_empty(), "the other service was given it");
     here.work_off_one().await?;
+    Ok(())
+}
+
+/// Of several nodes one has the turn, until it stops keeping it.
+#[tokio::test]
+async fn one_of_several_nodes_sweeps() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let turn = Duration::from_secs(60);
+    ensure!(world.store.take_sweep("a", turn).await?);
+    ensure!(!world.store.take_sweep("b", turn).await?, "it is the other's turn");
+    world.clock.advance(turn / 2);
+    ensure!(world.store.take_sweep("a", turn).await?, "it keeps it");
+    world.clock.advance(turn - Duration::from_millis(1));
+    ensure!(!world.store.take_sweep("b", turn).await?, "it was kept");
+    world.clock.advance(Duration::from_millis(1));
+    ensure!(world.store.take_sweep("b", turn).await?, "it is over");
+    ensure!(!world.store.take_sweep("a", turn).await?, "now it is the other's");
+    Ok(())
+}
+
+/// An older snapshot: what was completed since is to be done again, and its audio has not been deleted meanwhile.
+#[tokio::test]
+async fn a_completion_that_redis_forgot_is_made_again_on_audio_that_is_still_there() -> Result<()> {
+    let mut server = RedisServer::start(&[]);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    let id = world.ticket("talk").await?;
+    server.save();
+    let lease = world.work_off_one().await?;
+    let (grace, hold) = (Duration::from_secs(600), Duration::from_secs(60));
+    let take = async || world.store.take_garbage(GarbageRequest { most: 9, grace, hold }).await;
+    world.clock.advance(grace - Duration::from_millis(1));
+    ensure!(take().await?.is_empty(), "nobody deletes it so soon");
+
+    server.kill();
+    server.restart();
+    world.expect(&id, SubmissionStatus::Queued).await?;
+    ensure!(world.needs(&lease.blob).await?, "its audio is needed again");
+    world.clock.advance(grace);
+    ensure!(take().await?.is_empty(), "what was listed for deletion was forgotten, too");
+    world.work_off_one().await?;
+    world.expect(&id, SubmissionStatus::Completed).await?;
+    world.audit().await?;
     Ok(())
 }

@@ -27,7 +27,7 @@ async fn a_hundred_uploads_of_one_file_are_one_transcription() -> Result<()> {
     ensure!(texts.iter().all(|text| text == &texts[0] && text.contains("computer")), "{texts:?}");
     let metrics = client.metrics().await?;
     ensure!(metrics.get(COMPLETED) == Some(&1.0), "{:?}", metrics.get(COMPLETED));
-    // The uploads that attached to the first are gone; its own goes with the next round of upkeep.
+    // The uploads that attached to the first are gone; its own is kept for its grace.
     ensure!(uploads_left(folder.path())? <= 1);
     Ok(())
 }

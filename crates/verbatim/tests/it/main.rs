@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_inputs;
+mod blobs;
 mod cluster;
 mod command_line;
 mod durability;

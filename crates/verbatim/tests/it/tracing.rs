@@ -185,7 +185,8 @@ async fn a_job_keeps_its_trace_over_a_restart_and_a_failed_attempt_says_why() ->
     let id = submit_within_trace(&Client::new(server.url()), "01").await?;
     ensure!(server.terminate().await?.success(), "it ends orderly");
     std::fs::remove_dir_all(folder.path().join("data/blobs/audio"))?;
-    let mut server = Server::start_in(folder.path(), &[FAKE, endpoint]).await?;
+    let once = ("VERBATIM__QUEUE__MAX_ATTEMPTS", "1");
+    let mut server = Server::start_in(folder.path(), &[FAKE, endpoint, once]).await?;
     let job = Client::new(server.url()).ended(&id).await?;
     ensure!(job["status"] == "failed", "its audio is gone: {job}");
     ensure!(server.terminate().await?.success(), "it ends orderly");

@@ -18,6 +18,7 @@ use verbatim_telemetry::Metrics;
 use crate::config::MaintenanceConfig;
 
 pub use deletions::Deleted;
+pub use sweep::Sweeper;
 
 /// The most ticks in one round.
 const MAX_TICKS: usize = 64;
@@ -36,6 +37,8 @@ pub struct Maintenance {
     pub metrics: Arc<Metrics>,
     /// How often.
     pub config: MaintenanceConfig,
+    /// The search for blobs that no job knows; `None` leaves it to others.
+    pub sweeper: Option<Sweeper>,
 }
 
 impl Maintenance {

@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::{JobState, Lease, Report};
-use verbatim_core::ports::blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter};
+use verbatim_core::ports::blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, put_bytes};
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::transcript::Segment;
 use verbatim_core::{ErrorKind, PortError};
@@ -279,17 +279,20 @@ async fn audio_that_cannot_be_read_for_a_while_costs_no_attempt() -> Result<()> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_wrong_with_the_audio_is_told_and_not_tried_again() -> Result<()> {
+async fn what_is_wrong_with_the_audio_is_told_and_what_is_missing_may_be_found_by_another() -> Result<()> {
     let world = World::new()?;
     let gone = world.submit(1).await?;
     let broken = world.submit(1).await?;
     world.blobs.delete(&world.leases.job(&gone).lease.blob).await?;
     let blob = world.leases.job(&broken).lease.blob;
-    verbatim_core::ports::blobs::put_bytes(world.blobs.as_ref(), &blob, Bytes::from_static(b"no audio"))
-        .await?;
+    put_bytes(world.blobs.as_ref(), &blob, Bytes::from_static(b"no audio")).await?;
     let worker = world.worker(FakeEngine::new(0.0), config(1))?;
-    for (id, kind) in [(gone, FailureKind::AudioMissing), (broken, FailureKind::UnsupportedMedia)] {
-        assert_eq!(worker.run_once().await?, Step::Ended(JobOutcome::Failed));
+    let ends = [
+        (gone, FailureKind::AudioMissing, JobOutcome::Retried),
+        (broken, FailureKind::UnsupportedMedia, JobOutcome::Failed),
+    ];
+    for (id, kind, outcome) in ends {
+        assert_eq!(worker.run_once().await?, Step::Ended(outcome));
         assert_eq!(world.leases.job(&id).failures[0].kind, kind);
     }
     Ok(())

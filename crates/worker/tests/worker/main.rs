@@ -2,6 +2,7 @@
 //! embedded store. Time is tokio's and paused wherever a test waits for it.
 
 mod attempts;
+mod lost_blobs;
 mod maintenance;
 mod pipeline;
 mod recycling;

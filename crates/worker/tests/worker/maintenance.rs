@@ -5,16 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::support::World;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 use verbatim_core::ports::blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, put_bytes};
 use verbatim_core::ports::jobs::{BlobFate, GarbageRequest, JobUpkeep, QueueStats, TickReport};
+use verbatim_core::ports::ownership::{BlobMarker, BlobOwner, Identity, MarkOutcome, Marked};
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_core::{CancellationToken, ErrorKind, PortError};
-use verbatim_worker_lib::{Deleted, Maintenance, MaintenanceConfig};
+use verbatim_worker_lib::{Deleted, Maintenance, MaintenanceConfig, Sweep, Sweeper};
 
 #[derive(Default)]
 struct FakeStore {
@@ -123,8 +124,6 @@ impl BlobStore for Stubborn {
     }
 }
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
 /// So many hours after the blobs of these tests were written.
 struct Later(u64);
 
@@ -141,10 +140,61 @@ fn maintenance(world: &World, store: &Arc<FakeStore>, hours: u64) -> Maintenance
     Maintenance {
         store: store.clone(),
         blobs: Arc::new(Stubborn(world.blobs.clone())),
-        clock: Arc::new(Later(hours)),
+        // A clock of the node's own that is wrong by a week makes no blob older.
+        clock: Arc::new(Later(hours + 7 * 24)),
         ids: world.ids.clone(),
         metrics: world.metrics.clone(),
         config: MaintenanceConfig::default(),
+        sweeper: None,
+    }
+}
+
+/// A job store that may have gone back; it is always our turn, unless sweeps are forbidden.
+#[derive(Default)]
+struct FakeOwner {
+    went_back: Mutex<bool>,
+    forbidden: Mutex<Option<Duration>>,
+    marks: Mutex<u64>,
+}
+
+#[async_trait]
+impl BlobOwner for FakeOwner {
+    async fn identity(&self) -> Result<Identity, PortError> {
+        Err(PortError::new(ErrorKind::Internal, "nobody asks"))
+    }
+
+    async fn raise_mark(&self, _: u64) -> Result<u64, PortError> {
+        Err(PortError::new(ErrorKind::Internal, "nobody asks"))
+    }
+
+    async fn take_sweep(&self, _: &str, _: Duration) -> Result<bool, PortError> {
+        Ok(lock(&self.forbidden).is_none())
+    }
+
+    async fn forbid_sweeps(&self, time: Duration) -> Result<(), PortError> {
+        *lock(&self.forbidden) = Some(time);
+        Ok(())
+    }
+}
+
+/// So many hours after the blobs of these tests were written.
+struct FakeMarker(Arc<FakeOwner>, u64);
+
+#[async_trait]
+impl BlobMarker for FakeMarker {
+    async fn mark(&self) -> Result<Marked, PortError> {
+        *lock(&self.0.marks) += 1;
+        let outcome = if *lock(&self.0.went_back) { MarkOutcome::WentBack } else { MarkOutcome::Renewed };
+        Ok(Marked { outcome, at: Later(self.1).now() })
+    }
+}
+
+fn sweeper(owner: &Arc<FakeOwner>, hours: u64) -> Sweeper {
+    Sweeper {
+        config: Sweep::default(),
+        owner: owner.clone(),
+        marker: Arc::new(FakeMarker(owner.clone(), hours)),
+        node: "node".to_owned(),
     }
 }
 
@@ -225,10 +275,42 @@ async fn the_sweep_takes_old_blobs_that_nothing_refers_to() -> Result<()> {
         blob(&world, &format!("audio/lost-{number}")).await?;
     }
     blob(&world, "results/work_1/2-lost").await?;
-    assert_eq!(maintenance(&world, &store, 23).sweep_once(DAY).await?, 0);
-    assert_eq!(maintenance(&world, &store, 25).sweep_once(DAY).await?, 301);
+    let owner = Arc::default();
+    let maintenance = maintenance(&world, &store, 0);
+    for (hours, deleted) in [(23, 0), (25, 301)] {
+        let sweeper = sweeper(&owner, hours);
+        let now = maintenance.mark_in_turn(&sweeper).await?.context("it is our turn")?;
+        assert_eq!(maintenance.sweep_once(&sweeper, now).await?, deleted);
+    }
     let left = world.blobs.list("", None, 9).await?;
     assert_eq!(left.into_iter().map(|meta| meta.key).collect::<Vec<_>>(), referenced);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_swept_while_the_store_may_be_older_than_its_blobs() -> Result<()> {
+    let world = World::new()?;
+    let store = Arc::new(FakeStore::default());
+    let kept = blob(&world, "audio/of-a-job-that-the-store-forgot").await?;
+    let owner = Arc::new(FakeOwner { went_back: Mutex::new(true), ..FakeOwner::default() });
+    let (stop, mut ticks) = (CancellationToken::new(), store.ticks.subscribe());
+    let keeper = Maintenance { sweeper: Some(sweeper(&owner, 25)), ..maintenance(&world, &store, 25) };
+    let token = stop.clone();
+    let running = tokio::spawn(async move { keeper.run(token).await });
+    ticks.wait_for(|_| lock(&owner.forbidden).is_some()).await?;
+    assert_eq!(*lock(&owner.forbidden), Some(Sweep::default().orphan_age));
+    assert!(world.metric("verbatim_job_store_went_back_total")? >= 1.0);
+    *lock(&owner.went_back) = false;
+    // For two hours, by the ticks.
+    ticks.wait_for(|ticks| *ticks > 7200).await?;
+    assert_eq!(world.blobs.list("", None, 9).await?.len(), 1, "{kept}");
+    *lock(&owner.forbidden) = None;
+    while !world.blobs.list("", None, 9).await?.is_empty() {
+        ticks.changed().await?;
+        assert!(*ticks.borrow() < 15_000, "nobody swept when it was allowed again");
+    }
+    stop.cancel();
+    running.await?;
     Ok(())
 }
 
@@ -239,7 +321,8 @@ async fn the_maintenance_goes_on_after_an_outage_and_stops_when_told() -> Result
     store.down.send_replace(true);
     blob(&world, "audio/lost-before").await?;
     let stop = CancellationToken::new();
-    let (keeper, token) = (maintenance(&world, &store, 25), stop.clone());
+    let sweeper = Some(sweeper(&Arc::default(), 25));
+    let (keeper, token) = (Maintenance { sweeper, ..maintenance(&world, &store, 25) }, stop.clone());
     let running = tokio::spawn(async move { keeper.run(token).await });
     store.ticks.subscribe().wait_for(|ticks| *ticks > 3).await?;
     assert!(world.metric("verbatim_store_errors_total{operation=\"tick\"}")? >= 3.0);

@@ -87,6 +87,7 @@ impl Embedded {
             metrics: self.world.metrics.clone(),
             ids: self.world.ids.clone(),
             config: MaintenanceConfig::default(),
+            sweeper: None,
         }
     }
 

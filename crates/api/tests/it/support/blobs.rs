@@ -1,7 +1,7 @@
 //! A blob store in memory.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -31,6 +31,8 @@ pub(crate) struct Shelf {
     pub(crate) written: AtomicUsize,
     /// After so many bytes the store is full.
     pub(crate) room: Mutex<Option<usize>>,
+    /// Nothing can be read.
+    pub(crate) away: AtomicBool,
 }
 
 impl Blobs {
@@ -73,6 +75,9 @@ impl BlobStore for Blobs {
         &self,
         key: &BlobKey,
     ) -> Result<BoxStream<'static, Result<Bytes, PortError>>, PortError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(PortError::new(ErrorKind::Unavailable, "the share is not mounted"));
+        }
         let blob = self.blobs.lock().unwrap().get(key).cloned();
         let blob = blob.ok_or_else(|| PortError::new(ErrorKind::NotFound, "no such blob"))?;
         Ok(stream::iter([Ok(Bytes::from(blob))]).boxed())

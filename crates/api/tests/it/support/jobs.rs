@@ -42,6 +42,8 @@ pub(crate) struct Jobs {
     pub(crate) attach: AtomicBool,
     /// The next submissions are refused so.
     pub(crate) refuse: Mutex<Option<ErrorKind>>,
+    /// Results that were said to be gone.
+    pub(crate) lost: Mutex<Vec<(SubmissionId, BlobKey)>>,
     pub(crate) panic: AtomicBool,
     /// The next submissions get no answer.
     pub(crate) hang: AtomicBool,
@@ -212,6 +214,11 @@ impl JobClient for Jobs {
 
     async fn is_served(&self, _: &JobClass) -> Result<bool, PortError> {
         Ok(!self.unserved.load(Ordering::Relaxed))
+    }
+
+    async fn result_lost(&self, _: &TenantId, id: &SubmissionId, result: &BlobKey) -> Result<(), PortError> {
+        self.lost.lock().unwrap().push((id.clone(), result.clone()));
+        Ok(())
     }
 
     async fn events(

@@ -42,6 +42,8 @@
 --   t:<tenant>         hash   running (r), waiting (w), caps (mr, mq)
 --   v                  hash   virtual times, shares of the tiers, ends of the queue
 --   n                  hash   counters
+--   blobs              hash   mark, of which the marker in the blob store holds a copy; sweeper and the end of its turn
+--                             (turn); end of the time without sweeps (quiet)
 --   garbage            zset   blobs to delete, by the time since when no job needs them (0: the client deleted it), or, once
 --                             they were taken, by that plus how long they are held
 --   garbage:takes      hash   how often each was taken
@@ -72,7 +74,8 @@
 --   cm   milliseconds of audio that checkpoints covered at most, and cf the fence under which that moved last
 --   l    length of the last lease (milliseconds) G    leases in a row that were given because the store had been away
 --   B    leases that were taken back, see `lua/leases.lua`
---   r    result; `~` stands for `results/work_<job>/`
+--   r    result; `~` stands for `results/<rs>/work_<job>/`
+--   rs   id of the store in its name; absent in those of before
 --   b    blob of the audio where that is not `audio/<job>`
 --   F    when it ended                           X    when it is forgotten
 --   s1   its first submission                    nt   submissions there are
@@ -296,16 +299,18 @@ local function blob_of(job)
   return job.f.b or ('audio/' .. job.id)
 end
 
--- A result under its usual name is kept by the end of that name, so that the hash stays compact.
+-- A result under its usual name is kept by the end of that name, and the id of the store that is in it (rs), so that the
+-- hash stays compact.
 local function result_of(job)
   local short = job.f.r and string.match(job.f.r, '^~(.*)')
-  return short and ('results/work_' .. job.id .. '/' .. short) or job.f.r
+  if not short then return job.f.r end
+  return 'results/' .. (job.f.rs and job.f.rs .. '/' or '') .. 'work_' .. job.id .. '/' .. short
 end
 
 local function keep_result(job, result)
-  local usual = 'results/work_' .. job.id .. '/'
-  if string.sub(result, 1, #usual) == usual then result = '~' .. string.sub(result, #usual + 1) end
-  put(job, 'r', result)
+  local store, short = string.match(result, '^results/(%w*)/?work_' .. job.id .. '/(.*)$')
+  if store and store ~= '' then put(job, 'rs', store) end
+  put(job, 'r', short and '~' .. short or result)
 end
 
 -- In `turns.lua`.
