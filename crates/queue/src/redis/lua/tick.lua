@@ -35,7 +35,9 @@ for _, id in ipairs(due('y')) do
   local sub = load_submission(id)
   local job = load(sub.j)
   if has_ended(sub, job) then
+    -- It ended in time; its deadline no longer matters, also if it is redriven.
     call('ZREM', P .. 'y', id)
+    call('HDEL', P .. 's:' .. id, 'd')
   else
     end_apart(sub, job, 'e', retention, ARGV[4])
     if job.f.s == 'f' then failed = failed + 1 end
