@@ -363,10 +363,10 @@ impl Cluster {
     /// The id of the worker in this node, once its log tells.
     pub fn worker_id(&self, number: usize) -> Option<String> {
         let log = std::fs::read_to_string(self.workers.get(number)?.log()).ok()?;
-        let line = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         // It restarts itself in the same process, and each image has an id of its own.
-        let started = line.filter(|line| line["message"] == "worker started");
-        let id = started.last()?["worker.id"].as_str()?.to_owned();
+        let started = lines.rfind(|line| line["message"] == "worker started")?;
+        let id = started["worker.id"].as_str()?.to_owned();
         id.strip_prefix("worker_").map(str::to_owned)
     }
 

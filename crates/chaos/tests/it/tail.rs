@@ -35,9 +35,9 @@ impl World {
                 status => ensure!(status.is_success(), "{status}"),
             }
             let job: serde_json::Value = serde_json::from_str(&answer.text().await?)?;
-            match job["status"].as_str().and_then(Status::parse).filter(|status| status.is_end()) {
-                Some(end) => return Ok(Some((end, job))),
-                None => {}
+            let end = job["status"].as_str().and_then(Status::parse).filter(|status| status.is_end());
+            if let Some(end) = end {
+                return Ok(Some((end, job)));
             }
         }
     }
