@@ -49,7 +49,7 @@ pub fn stores(redis: &mut Connection) -> Result<Stores> {
             let job = StoredJob {
                 end,
                 fence: field("f").parse().unwrap_or(0),
-                nonce: field("n").to_owned(),
+                nonce: nonce(&fields).to_owned(),
                 result: fields.get("r").map(whole),
                 audio: fields.get("b").cloned().unwrap_or_else(|| format!("audio/{id}")),
             };
@@ -77,6 +77,12 @@ pub fn blobs(root: &Path) -> Result<BTreeSet<String>> {
         }
     }
     Ok(names)
+}
+
+/// The nonce of a job's last claim. One that has ended keeps it with its last finish: `call|fence|nonce|state`.
+pub fn nonce(fields: &HashMap<String, String>) -> &str {
+    let finished = || fields.get("P")?.split('|').nth(2);
+    fields.get("n").map(String::as_str).or_else(finished).unwrap_or("")
 }
 
 /// What the store holds against each job.

@@ -39,7 +39,7 @@ async fn a_frozen_worker_loses_its_job_in_time_and_publishes_nothing_when_it_wak
     let stale = async || Ok(inspect::logs(&cluster.logs())?.1 >= 1);
     world.until("the zombie to notice", stale).await?;
     // What it may have written under its old lease is gone; what was published is the other's.
-    let published = format!("results/{}/work_{}/{}-{}", job["rs"], job["id"], job["f"], job["n"]);
+    let published = format!("results/{}/work_{}/{}-{}", job["rs"], job["id"], job["f"], inspect::nonce(&job));
     assert_eq!(job["f"], "2");
     let only_that = async || Ok(inspect::blobs(&cluster.room.blobs())? == [published.clone()].into());
     world.until("one result", only_that).await
