@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use verbatim_core::class::JobClass;
 use verbatim_core::job::{Submission, SubmissionStatus};
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::options::{ENGINE_AUTO, TranscribeOptions};
@@ -32,7 +31,8 @@ pub(crate) async fn hindrance(
     Ok(all.then(|| "every provider that could do this is paused; try again later".to_owned()))
 }
 
-/// Whether something of what is on offer can be done.
+/// Whether something of what is on offer may be done: a provider of it is not paused. Workers that are just restarting or not
+/// there yet make no node unready, since it goes on taking jobs in and handing results out.
 ///
 /// # Errors
 /// `Unavailable` with the reason when not; those of the stores.
@@ -42,12 +42,10 @@ pub(crate) async fn anything(state: &ApiState) -> Result<(), PortError> {
         return missing("no worker has joined the service yet");
     };
     let paused = paused(state).await?;
-    for model in models.models().iter().filter(|model| !paused.contains(&model.engine)) {
-        if state.jobs.is_served(&JobClass::of(&TranscribeOptions::for_model(&model.name))).await? {
-            return Ok(());
-        }
+    if models.models().iter().any(|model| !paused.contains(&model.engine)) {
+        return Ok(());
     }
-    missing("no worker that is there can do anything: it is gone, or its providers are paused")
+    missing("every provider that workers have is paused")
 }
 
 /// The engines of which each provider is paused.

@@ -26,12 +26,15 @@ pub(crate) struct Watch {
     id: SubmissionId,
     last: Option<EventSeq>,
     stream: Option<EventStream>,
+    /// Whether segments of a finished job are told as well, for which its transcript is read. Who only waits for the end must
+    /// get it while the blobs are away.
+    whole: bool,
 }
 
 impl Watch {
     /// Follows the submission from its first event.
     pub(crate) fn new(state: &ApiState, tenant: TenantId, id: SubmissionId) -> Self {
-        Self { state: state.clone(), tenant, id, last: None, stream: None }
+        Self { state: state.clone(), tenant, id, last: None, stream: None, whole: true }
     }
 
     /// The next event; `None` when there are no more, or no such submission any more.
@@ -55,10 +58,18 @@ impl Watch {
         }
     }
 
+    async fn open(&self) -> Result<Option<EventStream>, PortError> {
+        if self.whole {
+            story::events(&self.state, &self.tenant, &self.id, self.last).await
+        } else {
+            self.state.jobs.events(&self.tenant, &self.id, self.last).await
+        }
+    }
+
     async fn try_next(&mut self) -> Result<Option<JobEvent>, PortError> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            None => match story::events(&self.state, &self.tenant, &self.id, self.last).await? {
+            None => match self.open().await? {
                 Some(stream) => self.stream.insert(stream),
                 None => return Ok(None),
             },
@@ -114,7 +125,7 @@ pub(crate) async fn ended(
     tenant: &TenantId,
     id: &SubmissionId,
 ) -> Result<Submission, ApiError> {
-    let mut watch = Watch::new(state, tenant.clone(), id.clone());
+    let mut watch = Watch { whole: false, ..Watch::new(state, tenant.clone(), id.clone()) };
     while let Some(event) = watch.next().await? {
         if event.kind.is_terminal() {
             break;

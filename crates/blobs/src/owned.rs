@@ -145,7 +145,7 @@ fn lost(id: &StoreId) -> PortError {
 
 #[async_trait]
 impl BlobMarker for OwnedBlobs {
-    async fn mark(&self) -> Result<Marked, PortError> {
+    async fn mark(&self, unswept: Duration) -> Result<Marked, PortError> {
         // The marker before the mark of which it holds a copy: nodes do this at the same time.
         let known = self.known().id;
         let mut held = self.read_marker(&known).await?;
@@ -162,6 +162,9 @@ impl BlobMarker for OwnedBlobs {
         if outcome == MarkOutcome::First {
             // A mark without a marker would mean that the blob store is lost.
             self.write_marker(&identity.id, 0).await?;
+        }
+        if outcome == MarkOutcome::WentBack {
+            self.owner.forbid_sweeps(unswept).await?;
         }
         let mark = self.owner.raise_mark(held.unwrap_or(0)).await?;
         self.write_marker(&identity.id, mark).await?;

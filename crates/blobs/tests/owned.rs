@@ -1,6 +1,6 @@
 //! A job store's own part of a blob store: what is missing, what is lost, and what its marker tells.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,12 +31,14 @@ impl IdSource for CountingIds {
     }
 }
 
-/// A job store of which only this is known.
-struct Owner(Mutex<Identity>);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A job store of which only this is known; the second part says whether it is reached by who forbids sweeps.
+struct Owner(Mutex<Identity>, AtomicBool);
 
 impl Owner {
     fn new(name: &str) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Identity { id: id(name), mark: 0 })))
+        Arc::new(Self(Mutex::new(Identity { id: id(name), mark: 0 }), AtomicBool::new(true)))
     }
 
     fn become_as(&self, identity: &Identity) {
@@ -69,7 +71,8 @@ impl BlobOwner for Owner {
     }
 
     async fn forbid_sweeps(&self, _: Duration) -> Result<(), PortError> {
-        Ok(())
+        let away = || PortError::new(ErrorKind::Unavailable, "the job store is away");
+        self.1.load(Ordering::Relaxed).then_some(()).ok_or_else(away)
     }
 }
 
@@ -87,7 +90,7 @@ impl World {
         let shared = Arc::new(FolderStore::open(folder.path().join("blobs"))?);
         let owner = Owner::new("A");
         let own = OwnedBlobs::open(shared.clone(), owner.clone()).await?;
-        assert_eq!(own.mark().await?.outcome, MarkOutcome::First);
+        assert_eq!(own.mark(DAY).await?.outcome, MarkOutcome::First);
         Ok(Self { folder, shared, owner, own })
     }
 
@@ -186,14 +189,20 @@ async fn a_node_that_sees_another_place_does_not_start_and_makes_nothing_there()
 async fn the_marker_tells_when_the_job_store_went_back() -> Result<()> {
     let world = World::new().await?;
     let early = world.owner.now();
-    assert_eq!(world.own.mark().await?.outcome, MarkOutcome::Renewed);
-    assert_eq!(world.own.mark().await?.outcome, MarkOutcome::Renewed);
+    assert_eq!(world.own.mark(DAY).await?.outcome, MarkOutcome::Renewed);
+    assert_eq!(world.own.mark(DAY).await?.outcome, MarkOutcome::Renewed);
     world.owner.become_as(&early);
-    assert_eq!(world.own.mark().await?.outcome, MarkOutcome::WentBack);
-    assert_eq!(world.own.mark().await?.outcome, MarkOutcome::Renewed, "it is told once");
+    assert_eq!(world.own.mark(DAY).await?.outcome, MarkOutcome::WentBack);
+    assert_eq!(world.own.mark(DAY).await?.outcome, MarkOutcome::Renewed, "it is told once");
+    // Who could not forbid sweeps has not told it.
+    world.owner.become_as(&early);
+    world.owner.1.store(false, Ordering::Relaxed);
+    assert_eq!(kind(world.own.mark(DAY).await), Some(ErrorKind::Unavailable));
+    world.owner.1.store(true, Ordering::Relaxed);
+    assert_eq!(world.own.mark(DAY).await?.outcome, MarkOutcome::WentBack);
     // From before it had marked anything.
     world.owner.become_as(&Identity { mark: 0, ..early });
-    assert_eq!(world.own.mark().await?.outcome, MarkOutcome::WentBack);
+    assert_eq!(world.own.mark(DAY).await?.outcome, MarkOutcome::WentBack);
     Ok(())
 }
 
@@ -201,7 +210,7 @@ async fn the_marker_tells_when_the_job_store_went_back() -> Result<()> {
 async fn another_job_store_in_its_place_has_blobs_of_its_own() -> Result<()> {
     let world = World::new().await?;
     world.owner.become_as(&Identity { id: id("B"), mark: 0 });
-    assert_eq!(world.own.mark().await?.outcome, MarkOutcome::First);
+    assert_eq!(world.own.mark(DAY).await?.outcome, MarkOutcome::First);
     assert_eq!(world.own.own_prefixes(), BlobKey::prefixes_of(&id("B")).to_vec());
     let markers = world.shared.list("store/", None, 9).await?;
     assert_eq!(markers.len(), 2, "that of the one before stays");
@@ -212,7 +221,7 @@ async fn another_job_store_in_its_place_has_blobs_of_its_own() -> Result<()> {
 async fn a_marker_that_is_gone_is_not_made_again() -> Result<()> {
     let world = World::new().await?;
     world.shared.delete(&BlobKey::marker(&id("A"))).await?;
-    assert_eq!(kind(world.own.mark().await), Some(ErrorKind::Unavailable));
+    assert_eq!(kind(world.own.mark(DAY).await), Some(ErrorKind::Unavailable));
     assert!(world.own.is_lost());
     Ok(())
 }

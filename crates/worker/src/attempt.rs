@@ -140,8 +140,10 @@ impl Attempts {
             let transcript = match fetched {
                 Ok(file) => pipeline.transcribe(file, work).await?,
                 Err(error) => match earlier_transcript(blobs, &token, &error).await {
-                    Some(transcript) => transcript,
-                    None => return Err(not_fetched(&blob, &error)),
+                    Ok(Some(transcript)) => transcript,
+                    Ok(None) => return Err(not_fetched(&blob, &error)),
+                    // Whether there is one is not known: nothing is said of the audio.
+                    Err(error) => return Err(not_fetched(&blob, &error)),
                 },
             };
             gatherer.complete(&transcript.segments);
@@ -314,23 +316,26 @@ async fn earlier_transcript(
     blobs: &dyn BlobStore,
     token: &LeaseToken,
     error: &PortError,
-) -> Option<Transcript> {
+) -> Result<Option<Transcript>, PortError> {
     if error.kind() != ErrorKind::NotFound {
-        return None;
+        return Ok(None);
     }
     for own in [blobs.result_key(token), BlobKey::for_result(token)] {
-        let (folder, _) = own.as_str().rsplit_once('/')?;
-        let mut found = blobs.list(&format!("{folder}/"), None, MAX_JOBS_PER_CALL).await.ok()?;
+        let Some((folder, _)) = own.as_str().rsplit_once('/') else { continue };
+        let mut found = blobs.list(&format!("{folder}/"), None, MAX_JOBS_PER_CALL).await?;
         found.sort_by_key(|blob| blob.modified_at);
         while let Some(blob) = found.pop() {
-            let Ok(json) = get_bytes(blobs, &blob.key).await else { continue };
+            let json = match get_bytes(blobs, &blob.key).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                read => read?,
+            };
             if let Ok(transcript) = serde_json::from_slice(&json) {
                 tracing::warn!(blob = %blob.key, "the audio is gone; the transcript of an earlier attempt is published");
-                return Some(transcript);
+                return Ok(Some(transcript));
             }
         }
     }
-    None
+    Ok(None)
 }
 
 /// Audio that could not be fetched, as the client sees it.

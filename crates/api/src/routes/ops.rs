@@ -57,7 +57,7 @@ pub(crate) async fn healthz() -> Json<Health> {
 
 /// Whether the process can take work
 ///
-/// 503 while a dependency is down, the model is still loading, no worker is there or all of its engines are paused, or the
+/// 503 while a dependency is down, the model is still loading, no worker is known yet, every engine is paused, or the
 /// process is stopping.
 #[utoipa::path(get, path = "/readyz", tag = "operations", operation_id = "readyz", responses(
     (status = 200, description = "Ready", body = Ready),

@@ -203,8 +203,8 @@ async fn open_own_blobs(
         let marker = (mark > 0).then(|| BlobKey::marker(&id));
         let (blobs, bucket) = open_blobs(config, marker.as_ref()).await?;
         let own = OwnedBlobs::open(blobs, owner.clone()).await?;
-        if mark == 0 && role != Role::Worker && own.mark().await?.outcome == MarkOutcome::WentBack {
-            owner.forbid_sweeps(Duration::from_secs(config.upkeep.orphan_age_secs)).await?;
+        if mark == 0 && role != Role::Worker {
+            own.mark(Duration::from_secs(config.upkeep.orphan_age_secs)).await?;
         }
         Ok((Arc::new(own), bucket))
     };

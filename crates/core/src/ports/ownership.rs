@@ -42,11 +42,12 @@ pub struct Marked {
 /// Marks a blob store as a job store's own.
 #[async_trait]
 pub trait BlobMarker: Send + Sync {
-    /// Writes the marker, or renews it.
+    /// Writes the marker, or renews it. A job store that went back is forbidden to sweep for `unswept` before the marker says
+    /// so no more: a node that dies in between leaves the marker to tell the next one.
     ///
     /// # Errors
     /// `Unavailable` when there should be a marker and is none; else what either store answers.
-    async fn mark(&self) -> Result<Marked, PortError>;
+    async fn mark(&self, unswept: Duration) -> Result<Marked, PortError>;
 }
 
 /// The owner of blobs: a job store.

@@ -24,7 +24,8 @@ impl Maintenance {
     pub(super) async fn keep_deleting(&self) {
         loop {
             let done = self.note("delete", self.delete_due().await).unwrap_or_default();
-            if done.gone + done.left < MAX_BLOBS_PER_CALL {
+            // A whole batch that is gone may have more behind it; one that could not be deleted is no reason to hurry.
+            if done.left > 0 || done.gone < MAX_BLOBS_PER_CALL {
                 tokio::time::sleep(self.about(self.config.interval)).await;
             }
         }

@@ -20,6 +20,8 @@ use crate::config::MaintenanceConfig;
 pub use deletions::Deleted;
 pub use sweep::Sweeper;
 
+/// The longest time between ticks on average: a longer one would look like an outage of the store to the tick behind it.
+const TICK_AT_LEAST: Duration = Duration::from_secs(1);
 /// The most ticks in one round.
 const MAX_TICKS: usize = 64;
 
@@ -54,7 +56,7 @@ impl Maintenance {
     async fn keep_ticking(&self) {
         loop {
             self.note("tick", self.tick().await);
-            tokio::time::sleep(self.about(self.config.interval)).await;
+            tokio::time::sleep(self.about(self.config.interval.min(TICK_AT_LEAST))).await;
         }
     }
 

@@ -56,7 +56,7 @@ impl Maintenance {
         if !self.is_our_turn(sweeper).await? {
             return Ok(None);
         }
-        let marked = sweeper.marker.mark().await?;
+        let marked = sweeper.marker.mark(sweeper.config.orphan_age).await?;
         // What is named after a store that is new was written by it.
         if marked.outcome != MarkOutcome::WentBack {
             return Ok(Some(marked.at));
@@ -67,7 +67,6 @@ impl Maintenance {
             secs,
             "the job store has come back older than its audio and results, or empty: nothing is swept for so long"
         );
-        sweeper.owner.forbid_sweeps(sweeper.config.orphan_age).await?;
         Ok(None)
     }
 

@@ -182,9 +182,12 @@ struct FakeMarker(Arc<FakeOwner>, u64);
 
 #[async_trait]
 impl BlobMarker for FakeMarker {
-    async fn mark(&self) -> Result<Marked, PortError> {
+    async fn mark(&self, unswept: Duration) -> Result<Marked, PortError> {
         *lock(&self.0.marks) += 1;
         let outcome = if *lock(&self.0.went_back) { MarkOutcome::WentBack } else { MarkOutcome::Renewed };
+        if outcome == MarkOutcome::WentBack {
+            self.0.forbid_sweeps(unswept).await?;
+        }
         Ok(Marked { outcome, at: Later(self.1).now() })
     }
 }
