@@ -58,21 +58,20 @@ impl Watch {
         }
     }
 
-    async fn open(&self) -> Result<Option<EventStream>, PortError> {
-        if self.whole {
-            story::events(&self.state, &self.tenant, &self.id, self.last).await
-        } else {
-            self.state.jobs.events(&self.tenant, &self.id, self.last).await
-        }
-    }
-
     async fn try_next(&mut self) -> Result<Option<JobEvent>, PortError> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            None => match self.open().await? {
-                Some(stream) => self.stream.insert(stream),
-                None => return Ok(None),
-            },
+            None => {
+                let opened = if self.whole {
+                    story::events(&self.state, &self.tenant, &self.id, self.last).await?
+                } else {
+                    self.state.jobs.events(&self.tenant, &self.id, self.last).await?
+                };
+                match opened {
+                    Some(stream) => self.stream.insert(stream),
+                    None => return Ok(None),
+                }
+            }
         };
         let event = stream.next().await.transpose()?;
         if let Some(event) = &event {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use verbatim_blobs::{FolderDisk, FolderStore, OwnedBlobs, S3Config, S3Store};
 use verbatim_core::PortError;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::ownership::{Identity, MarkOutcome};
+use verbatim_core::ports::ownership::Identity;
 use verbatim_core::ports::{
     BlobKey, BlobMarker, BlobOwner, BlobStore, Directory, Disk, EngineRegistry, JobAdmin, JobClient,
     JobLeases, JobUpkeep, Ledger, Limiter, SharedState,
