@@ -34,6 +34,7 @@ async fn a_job_has_every_field_of_the_contract_and_ends_with_a_transcript() -> R
         "stage",
         "started_at",
         "status",
+        "waiting_for",
     ];
     ensure!(keys == contract, "{keys:?}");
     ensure!(job["object"] == "job" && job["links"]["self"] == location, "{job}");
