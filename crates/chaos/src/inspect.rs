@@ -79,10 +79,12 @@ pub fn blobs(root: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// The nonce of a job's last claim. One that has ended keeps it with its last finish: `call|fence|nonce|state`.
+/// The nonce of a job's last claim. One that failed or was cancelled keeps it with its last finish, `call|fence|nonce|state`;
+/// one that completed only in the name of its result, `<fence>-<nonce>`, so that there the fence alone is evidence.
 pub fn nonce(fields: &HashMap<String, String>) -> &str {
     let finished = || fields.get("P")?.split('|').nth(2);
-    fields.get("n").map(String::as_str).or_else(finished).unwrap_or("")
+    let published = || fields.get("r")?.rsplit('-').next();
+    fields.get("n").map(String::as_str).or_else(finished).or_else(published).unwrap_or("")
 }
 
 /// What the store holds against each job.

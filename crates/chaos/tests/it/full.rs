@@ -47,7 +47,8 @@ async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<(
     let redis = ["--maxmemory", "6mb"].map(str::to_owned).to_vec();
     // Workers restart meanwhile, which a full Redis must not keep them from.
     let world = World::new(Settings { concurrency: 16, redis, max_jobs: 20, ..settings() }).await?;
-    let note = "x".repeat(500);
+    // Sixteen of them are nearly all that the metadata of one job may have.
+    let note = "x".repeat(240);
     let mut accepted = Vec::new();
     let refused = loop {
         let serial = accepted.len() as u64;
