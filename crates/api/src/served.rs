@@ -1,4 +1,4 @@
-//! Whether what a client asks for can be done now: by a worker that is there, with a provider that is not paused.
+//! Live workers and unpaused providers, as those routes need them whose clients wait for the answer.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use verbatim_core::{ErrorKind, PortError, provider};
 
 use crate::state::ApiState;
 
-/// Why nobody can do now what a submission waits for, for its client; `None` when somebody can, or it waits no longer.
+/// The reason why no worker can begin a queued submission now, for its client; `None` when one can, or it is queued no longer.
 ///
 /// # Errors
 /// Those of the shared state.
@@ -31,8 +31,8 @@ pub(crate) async fn hindrance(
     Ok(all.then(|| "every provider that could do this is paused; try again later".to_owned()))
 }
 
-/// Whether something of what is on offer may be done: a provider of it is not paused. Workers that are just restarting or not
-/// there yet make no node unready, since it goes on taking jobs in and handing results out.
+/// The engine check of `/readyz`: at least one engine on offer has a provider that is not paused. Workers that are restarting or
+/// absent do not make a node unready, since it goes on taking jobs in and handing results out.
 ///
 /// # Errors
 /// `Unavailable` with the reason when not; those of the stores.

@@ -26,8 +26,8 @@ pub(crate) struct Watch {
     id: SubmissionId,
     last: Option<EventSeq>,
     stream: Option<EventStream>,
-    /// Whether segments of a finished job are told as well, for which its transcript is read. Who only waits for the end must
-    /// get it while the blobs are away.
+    /// Segments of a finished job are told as well, read from its transcript. Off for a wait for the end, which must not fail
+    /// while the blob store is away.
     whole: bool,
 }
 
