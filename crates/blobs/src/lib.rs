@@ -7,5 +7,5 @@ mod owned;
 pub mod s3;
 
 pub use folder::{FolderDisk, FolderStore};
-pub use owned::OwnedBlobs;
+pub use owned::{MarkerMissing, OwnedBlobs};
 pub use s3::{S3Config, S3Store};

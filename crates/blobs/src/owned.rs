@@ -32,10 +32,12 @@ impl OwnedBlobs {
     /// # Errors
     /// `Unavailable` with what to do when the owner has a marker and it is not there; else what either store answers.
     pub async fn open(blobs: Arc<dyn BlobStore>, owner: Arc<dyn BlobOwner>) -> Result<Self, PortError> {
-        let identity = RwLock::new(owner.identity().await?);
-        let store = Self { blobs, owner, identity, lost: watch::Sender::new(false) };
-        store.confirm().await?;
-        Ok(store)
+        let identity = owner.identity().await?;
+        // Who waits for the right place asks again and again: it says itself that it is not there.
+        if identity.mark > 0 && blobs.head(&BlobKey::marker(&identity.id)).await?.is_none() {
+            return Err(lost(&identity.id));
+        }
+        Ok(Self { blobs, owner, identity: RwLock::new(identity), lost: watch::Sender::new(false) })
     }
 
     async fn write_marker(&self, id: &StoreId, mark: u64) -> Result<(), PortError> {
@@ -140,7 +142,26 @@ fn lost(id: &StoreId) -> PortError {
          its prefix) the right one? If they were moved without it: `verbatim blobs adopt`",
         BlobKey::marker(id)
     );
-    PortError::new(ErrorKind::Unavailable, message)
+    PortError::new(ErrorKind::Unavailable, message).with_source(MarkerMissing)
+}
+
+/// The source of errors that say that a blob store is not that of the job store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MarkerMissing;
+
+impl std::fmt::Display for MarkerMissing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the marker is missing")
+    }
+}
+
+impl std::error::Error for MarkerMissing {}
+
+impl MarkerMissing {
+    /// Whether this is why.
+    pub fn is_source_of(error: &PortError) -> bool {
+        std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<Self>)
+    }
 }
 
 #[async_trait]
@@ -170,8 +191,9 @@ impl BlobMarker for OwnedBlobs {
         self.write_marker(&identity.id, mark).await?;
         let written = self.blobs.head(&BlobKey::marker(&identity.id)).await?;
         let at = written.ok_or_else(|| lost(&identity.id))?.modified_at;
-        self.remember(Identity { mark, ..identity });
-        Ok(Marked { outcome, at })
+        let identity = Identity { mark, ..identity };
+        self.remember(identity.clone());
+        Ok(Marked { outcome, identity, at })
     }
 }
 

@@ -24,6 +24,7 @@ use verbatim_core::ports::blobs::{
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
 
+use crate::MarkerMissing;
 pub use disk::FolderDisk;
 use staging::Staging;
 use writer::FolderWriter;
@@ -76,7 +77,7 @@ impl FolderStore {
                  they were moved without it: `verbatim blobs adopt`",
                 root.display()
             );
-            return Err(PortError::new(ErrorKind::Unavailable, message));
+            return Err(PortError::new(ErrorKind::Unavailable, message).with_source(MarkerMissing));
         }
         Self::open(root)
     }

@@ -31,10 +31,12 @@ pub enum MarkOutcome {
 }
 
 /// A marker that was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
     /// What the one before told.
     pub outcome: MarkOutcome,
+    /// Who the job store was then, with the mark that was written.
+    pub identity: Identity,
     /// When this one was written, by the blob store's clock.
     pub at: Timestamp,
 }

@@ -9,8 +9,7 @@ use tokio::time::Instant;
 use verbatim_core::PortError;
 use verbatim_core::ports::blobs::BlobKey;
 use verbatim_core::ports::jobs::{BlobFate, MAX_BLOBS_PER_CALL};
-use verbatim_core::ports::ownership::{BlobMarker, BlobOwner, MarkOutcome};
-use verbatim_core::time::Timestamp;
+use verbatim_core::ports::ownership::{BlobMarker, BlobOwner, Identity, MarkOutcome, Marked};
 
 use super::Maintenance;
 use crate::config::Sweep;
@@ -37,29 +36,29 @@ impl Maintenance {
         let Some(sweeper) = &self.sweeper else { return };
         let mut swept: Option<Instant> = None;
         loop {
-            let now = self.note("mark", self.mark_in_turn(sweeper).await).flatten();
+            let marked = self.note("mark", self.mark_in_turn(sweeper).await).flatten();
             let due = swept.is_none_or(|swept| swept.elapsed() >= sweeper.config.interval);
-            if let Some(now) = now.filter(|_| due) {
+            if let Some(marked) = marked.filter(|_| due) {
                 swept = Some(Instant::now());
-                self.note("sweep", self.sweep_once(sweeper, now).await);
+                self.note("sweep", self.sweep_once(sweeper, &marked).await);
             }
             tokio::time::sleep(self.about(sweeper.config.interval.min(MARK))).await;
         }
     }
 
-    /// Renews the marker if it is this node's turn to sweep. Returns the time by the blob store's clock, by which blobs have
-    /// their ages; `None` when there must be no sweep.
+    /// Renews the marker if it is this node's turn to sweep. Returns it, with the time by the blob store's clock, by which
+    /// blobs have their ages; `None` when there must be no sweep.
     ///
     /// # Errors
     /// What either store answered.
-    pub async fn mark_in_turn(&self, sweeper: &Sweeper) -> Result<Option<Timestamp>, PortError> {
+    pub async fn mark_in_turn(&self, sweeper: &Sweeper) -> Result<Option<Marked>, PortError> {
         if !self.is_our_turn(sweeper).await? {
             return Ok(None);
         }
         let marked = sweeper.marker.mark(sweeper.config.orphan_age).await?;
         // What is named after a store that is new was written by it.
         if marked.outcome != MarkOutcome::WentBack {
-            return Ok(Some(marked.at));
+            return Ok(Some(marked));
         }
         self.metrics.job_store_went_back.inc();
         let secs = sweeper.config.orphan_age.as_secs();
@@ -76,26 +75,26 @@ impl Maintenance {
         sweeper.owner.take_sweep(&sweeper.node, sweeper.config.interval.min(MARK) * 2).await
     }
 
-    /// Deletes blobs of at least the configured age that nothing refers to, as long as it is this node's turn. Returns how
-    /// many.
+    /// Deletes blobs of at least the configured age that nothing refers to, as long as it is this node's turn and the job
+    /// store is the one that wrote `marked`, no older than then. Returns how many.
     ///
     /// # Errors
     /// What either store answered; what was done until then stays done. A blob that cannot be deleted is no error: the next
     /// sweep finds it.
-    pub async fn sweep_once(&self, sweeper: &Sweeper, now: Timestamp) -> Result<usize, PortError> {
+    pub async fn sweep_once(&self, sweeper: &Sweeper, marked: &Marked) -> Result<usize, PortError> {
         let mut deleted = 0;
         for prefix in self.blobs.own_prefixes() {
             let mut after: Option<BlobKey> = None;
             loop {
                 let page = self.blobs.list(&prefix, after.as_ref(), MAX_BLOBS_PER_CALL).await?;
                 let Some(last) = page.last() else { break };
-                if !self.is_our_turn(sweeper).await? {
-                    return Ok(deleted);
-                }
                 after = Some(last.key.clone());
                 let orphan_age = sweeper.config.orphan_age;
-                let old = page.into_iter().filter(|blob| now.since(blob.modified_at) >= orphan_age);
+                let old = page.into_iter().filter(|blob| marked.at.since(blob.modified_at) >= orphan_age);
                 let orphans = self.orphans(old.map(|blob| blob.key).collect()).await?;
+                if !self.may_delete(sweeper, &marked.identity).await? {
+                    return Ok(deleted);
+                }
                 deleted += self.delete(orphans).await.0.len();
             }
         }
@@ -103,6 +102,23 @@ impl Maintenance {
             tracing::info!(deleted, "blobs that nothing referred to were deleted");
         }
         Ok(deleted)
+    }
+
+    /// Whether what the job store just said of blobs can be acted on. A sweep takes long enough for the job store to be
+    /// replaced or put back meanwhile, and such a one knows nothing of blobs that are needed. Who it is comes after its word
+    /// on the blobs, so that the word is no younger; and the turn comes last, since a node that raises the mark of a store
+    /// that went back has forbidden sweeps before.
+    async fn may_delete(&self, sweeper: &Sweeper, begun_for: &Identity) -> Result<bool, PortError> {
+        let Identity { id, mark } = sweeper.owner.identity().await?;
+        if id != begun_for.id || mark < begun_for.mark {
+            tracing::error!(
+                store.id = %id,
+                store.id_before = %begun_for.id,
+                "the job store was replaced or put back during a sweep, which ends here"
+            );
+            return Ok(false);
+        }
+        self.is_our_turn(sweeper).await
     }
 
     /// Those of these blobs that the store knows nothing of.

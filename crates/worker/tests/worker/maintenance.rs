@@ -10,8 +10,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio::sync::watch;
+use verbatim_core::ids::StoreId;
 use verbatim_core::ports::blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, put_bytes};
-use verbatim_core::ports::jobs::{BlobFate, GarbageRequest, JobUpkeep, QueueStats, TickReport};
+use verbatim_core::ports::jobs::{
+    BlobFate, GarbageRequest, JobUpkeep, MAX_BLOBS_PER_CALL, QueueStats, TickReport,
+};
 use verbatim_core::ports::ownership::{BlobMarker, BlobOwner, Identity, MarkOutcome, Marked};
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_core::{CancellationToken, ErrorKind, PortError};
@@ -25,6 +28,8 @@ struct FakeStore {
     /// Taken, and not confirmed.
     held: Mutex<Vec<BlobKey>>,
     referenced: Mutex<HashSet<BlobKey>>,
+    /// What happens before each of the coming questions for fates, the last one first.
+    before_fates: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
     ticks: watch::Sender<u64>,
     down: watch::Sender<bool>,
 }
@@ -57,6 +62,10 @@ impl JobUpkeep for FakeStore {
     }
 
     async fn fates(&self, keys: &[BlobKey]) -> Result<Vec<BlobFate>, PortError> {
+        let happens = lock(&self.before_fates).pop();
+        if let Some(happens) = happens {
+            happens();
+        }
         let fate = |key| {
             if lock(&self.referenced).contains(key) {
                 BlobFate::Needed
@@ -149,18 +158,31 @@ fn maintenance(world: &World, store: &Arc<FakeStore>, hours: u64) -> Maintenance
     }
 }
 
-/// A job store that may have gone back; it is always our turn, unless sweeps are forbidden.
-#[derive(Default)]
+/// A job store that may have gone back, or be replaced; it is always our turn, unless sweeps are forbidden.
 struct FakeOwner {
+    identity: Mutex<Identity>,
     went_back: Mutex<bool>,
     forbidden: Mutex<Option<Duration>>,
-    marks: Mutex<u64>,
+}
+
+fn identity(id: &str, mark: u64) -> Identity {
+    Identity { id: StoreId::parse(&id.repeat(26)).expect("an id"), mark }
+}
+
+impl Default for FakeOwner {
+    fn default() -> Self {
+        Self {
+            identity: Mutex::new(identity("A", 7)),
+            went_back: Mutex::default(),
+            forbidden: Mutex::default(),
+        }
+    }
 }
 
 #[async_trait]
 impl BlobOwner for FakeOwner {
     async fn identity(&self) -> Result<Identity, PortError> {
-        Err(PortError::new(ErrorKind::Internal, "nobody asks"))
+        Ok(lock(&self.identity).clone())
     }
 
     async fn raise_mark(&self, _: u64) -> Result<u64, PortError> {
@@ -183,12 +205,11 @@ struct FakeMarker(Arc<FakeOwner>, u64);
 #[async_trait]
 impl BlobMarker for FakeMarker {
     async fn mark(&self, unswept: Duration) -> Result<Marked, PortError> {
-        *lock(&self.0.marks) += 1;
         let outcome = if *lock(&self.0.went_back) { MarkOutcome::WentBack } else { MarkOutcome::Renewed };
         if outcome == MarkOutcome::WentBack {
             self.0.forbid_sweeps(unswept).await?;
         }
-        Ok(Marked { outcome, at: Later(self.1).now() })
+        Ok(Marked { outcome, identity: self.0.identity().await?, at: Later(self.1).now() })
     }
 }
 
@@ -282,11 +303,48 @@ async fn the_sweep_takes_old_blobs_that_nothing_refers_to() -> Result<()> {
     let maintenance = maintenance(&world, &store, 0);
     for (hours, deleted) in [(23, 0), (25, 301)] {
         let sweeper = sweeper(&owner, hours);
-        let now = maintenance.mark_in_turn(&sweeper).await?.context("it is our turn")?;
-        assert_eq!(maintenance.sweep_once(&sweeper, now).await?, deleted);
+        let marked = maintenance.mark_in_turn(&sweeper).await?.context("it is our turn")?;
+        assert_eq!(maintenance.sweep_once(&sweeper, &marked).await?, deleted);
     }
     let left = world.blobs.list("", None, 9).await?;
     assert_eq!(left.into_iter().map(|meta| meta.key).collect::<Vec<_>>(), referenced);
+    Ok(())
+}
+
+/// More than a page, all needed: what the sweep makes of them when the job store turns into `then` after the first page.
+async fn left_by_a_sweep_during_which_the_store_becomes(then: Identity) -> Result<usize> {
+    let world = World::new()?;
+    let (store, owner) = (Arc::new(FakeStore::default()), Arc::new(FakeOwner::default()));
+    let lost = blob(&world, "audio/a-lost").await?;
+    for number in 0..MAX_BLOBS_PER_CALL + 9 {
+        let needed = blob(&world, &format!("audio/b-{number}")).await?;
+        lock(&store.referenced).insert(needed);
+    }
+    let (forgetful, becoming) = (store.clone(), owner.clone());
+    let turns = move || {
+        lock(&forgetful.referenced).clear();
+        *lock(&becoming.identity) = then;
+    };
+    *lock(&store.before_fates) = vec![Box::new(turns), Box::new(|| {})];
+    let (maintenance, sweeper) = (maintenance(&world, &store, 0), sweeper(&owner, 25));
+    let marked = maintenance.mark_in_turn(&sweeper).await?.context("it is our turn")?;
+    maintenance.sweep_once(&sweeper, &marked).await?;
+    assert!(lock(&store.before_fates).is_empty(), "the sweep did not come to the second page");
+    assert!(world.blobs.head(&lost).await?.is_none(), "the first page was swept");
+    let first = world.blobs.list("", None, MAX_BLOBS_PER_CALL).await?;
+    let last = first.last().map(|meta| meta.key.clone());
+    Ok(first.len() + world.blobs.list("", last.as_ref(), MAX_BLOBS_PER_CALL).await?.len())
+}
+
+#[tokio::test]
+async fn a_sweep_ends_when_the_job_store_is_replaced_or_put_back() -> Result<()> {
+    for then in [identity("B", 8), identity("A", 6)] {
+        let left = left_by_a_sweep_during_which_the_store_becomes(then.clone()).await?;
+        assert_eq!(left, MAX_BLOBS_PER_CALL + 9, "{then:?}");
+    }
+    // One that only forgot them is not in doubt.
+    let left = left_by_a_sweep_during_which_the_store_becomes(identity("A", 8)).await?;
+    assert!(left < MAX_BLOBS_PER_CALL, "the second page was not swept");
     Ok(())
 }
 
