@@ -22,13 +22,14 @@ pub(super) struct Patience<'g> {
 }
 
 impl Patience<'_> {
-    /// Opens a store: tries again while it is away, and ends at once when waiting would not help.
+    /// Opens a store: tries again while it is away, and ends at once when waiting would not help. `reason` says what an
+    /// error means, in words that any client may read.
     ///
     /// # Errors
     /// The last one met.
     pub(super) async fn open<T>(
         &self,
-        reason: &'static str,
+        reason: impl Fn(&PortError) -> &'static str,
         open: impl AsyncFn() -> Result<T, PortError>,
     ) -> Result<T, PortError> {
         let mut said: Option<Instant> = None;
@@ -47,6 +48,7 @@ impl Patience<'_> {
             if error.kind() != ErrorKind::Unavailable || now >= self.until {
                 return Err(error);
             }
+            let reason = reason(&error);
             self.gate.waits_for(Some(reason));
             if said.is_none_or(|said| now.duration_since(said) >= SAY_AGAIN) {
                 let seconds_left = self.until.duration_since(now).as_secs();
@@ -73,13 +75,16 @@ mod tests {
     async fn tried(kind: ErrorKind, failures: u32, patience: u64) -> (u32, Result<(), ErrorKind>) {
         let (gate, tries) = (Gate::default(), AtomicU32::new(0));
         let patience = Patience { until: Instant::now() + Duration::from_secs(patience), gate: &gate };
-        let opened = patience.open("the store is away", async || {
-            if tries.fetch_add(1, Ordering::Relaxed) < failures {
-                Err(PortError::new(kind, "away"))
-            } else {
-                Ok(())
-            }
-        });
+        let opened = patience.open(
+            |_| "the store is away",
+            async || {
+                if tries.fetch_add(1, Ordering::Relaxed) < failures {
+                    Err(PortError::new(kind, "away"))
+                } else {
+                    Ok(())
+                }
+            },
+        );
         let ended = opened.await.map_err(|error| error.kind());
         (tries.into_inner(), ended)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt;
 use tokio::time::Instant;
-use verbatim_blobs::{FolderDisk, FolderStore, OwnedBlobs, S3Config, S3Store};
+use verbatim_blobs::{FolderDisk, FolderStore, MarkerMissing, OwnedBlobs, S3Config, S3Store};
 use verbatim_core::PortError;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::ownership::Identity;
@@ -33,6 +33,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// What clients are told while a store is waited for.
 const NO_JOB_STORE: &str = "the job store is waited for";
 const NO_BLOB_STORE: &str = "the store for audio and results is waited for";
+const OTHER_BLOB_STORE: &str = "the audio and results of the job store are not in the place where this node looks for them: is the \
+                                share mounted, the bucket the right one?";
 
 /// What the parts of the service share. Some of these are one and the same store.
 pub(super) struct Stores {
@@ -128,7 +130,7 @@ impl Stores {
             // Boxed: its futures are nested too deeply to lie within ours.
             connecting.boxed().await
         };
-        let store = patience.open(NO_JOB_STORE, connect).await;
+        let store = patience.open(|_| NO_JOB_STORE, connect).await;
         let store = store.with_context(|| format!("cannot work with {}", url.redacted()))?;
         let store = Arc::new(store);
         let (own_blobs, bucket) = open_own_blobs(role, config, store.clone(), &patience).await?;
@@ -208,7 +210,9 @@ async fn open_own_blobs(
         }
         Ok((Arc::new(own), bucket))
     };
-    Ok(patience.open(NO_BLOB_STORE, open).await?)
+    let reason =
+        |error: &PortError| if MarkerMissing::is_source_of(error) { OTHER_BLOB_STORE } else { NO_BLOB_STORE };
+    Ok(patience.open(reason, open).await?)
 }
 
 /// The blob store that the configuration names, where this marker must be, if there is one.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
+use reqwest::multipart::{Form, Part};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -30,6 +31,18 @@ impl Cluster {
     }
 
     async fn node(&self, command: &str, folder: &Path, more: &[(&str, &str)]) -> Result<Server> {
+        let (mut node, log) = self.listening(command, folder, more).await?;
+        node.ready().await.with_context(|| std::fs::read_to_string(log).unwrap_or_default())?;
+        Ok(node)
+    }
+
+    /// A node as soon as it listens, and its log.
+    async fn listening(
+        &self,
+        command: &str,
+        folder: &Path,
+        more: &[(&str, &str)],
+    ) -> Result<(Server, PathBuf)> {
         let url = self.redis.url();
         let mut settings = vec![
             ("VERBATIM__REDIS__URL", url.as_str()),
@@ -38,7 +51,7 @@ impl Cluster {
             ("VERBATIM__FAKE__REAL_TIME_FACTOR", "0.2"),
         ];
         settings.extend(more);
-        Server::start_node(command, folder, &settings).await
+        Server::start_to_listen(command, folder, &settings).await
     }
 
     fn blobs(&self) -> PathBuf {
@@ -98,13 +111,25 @@ async fn a_worker_that_does_not_see_the_share_fails_no_job() -> Result<()> {
     let worker = cluster.node("worker", &folder, &[]).await?;
     let api = cluster.node("api", &folder, &[]).await?;
     let elsewhere = tempfile::tempdir()?;
-    let refused = cluster.node("worker", elsewhere.path(), &[]);
-    let refused = tokio::time::timeout(std::time::Duration::from_secs(10), refused).await;
-    // It ends with a word about it, or waits for the share: it is not ready.
-    if let Ok(ended) = refused {
-        let said = format!("{:#}", ended.err().context("it is ready without the share")?);
-        ensure!(said.contains("Is the share mounted?"), "{said}");
+    let (mut lost, log) = cluster.listening("worker", elsewhere.path(), &[]).await?;
+    // It waits for the share, and says so.
+    let client = Client::new(lost.url());
+    let waits = async || -> Result<Value> {
+        Ok(client.http.get(format!("{}/readyz", client.url)).send().await?.json().await?)
+    };
+    while !waits().await?["reason"].as_str().is_some_and(|reason| reason.contains("is the share mounted")) {
+        ensure!(lost.runs()?, "it does not wait");
+        tokio::task::yield_now().await;
     }
+    ensure!(lost.terminate().await?.success() && !std::fs::read_to_string(log)?.contains("ERROR"));
+    // And ends with a sentence when it has waited long enough.
+    let hasty = [("VERBATIM__SERVER__START_PATIENCE_SECS", "1")];
+    let (mut lost, log) = cluster.listening("worker", elsewhere.path(), &hasty).await?;
+    let code = lost.ended().await?.code();
+    let log = std::fs::read_to_string(log)?;
+    let last = log.lines().last().unwrap_or_default();
+    ensure!(code == Some(1), "{code:?} {log}");
+    ensure!(last.starts_with("error: ") && last.contains("Is the share mounted?"), "{log}");
     ensure!(!elsewhere.path().join("data/blobs").exists(), "it made a store of its own");
     let client = Client::new(api.url());
     for number in 0..5 {
@@ -181,6 +206,36 @@ async fn a_result_that_is_gone_does_not_answer_the_next_upload() -> Result<()> {
     ensure!(job["status"] == "completed" && job["cached"] == false, "{job}");
     ensure!(client.text(&again).await? == text);
     ensure!(client.metrics().await?.get("verbatim_results_lost_total") == Some(&1.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_result_that_is_gone_answers_one_request_of_an_openai_client_and_no_more() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let fake = [("VERBATIM__WORKER__ENGINES", "fake"), ("VERBATIM__FAKE__REAL_TIME_FACTOR", "0.01")];
+    let server = Server::start_in(folder.path(), &fake).await?;
+    let client = Client::new(server.url());
+    let ask = async || -> Result<(StatusCode, Value)> {
+        let file = Part::bytes(numbered(1)).file_name("audio.wav");
+        let form = Form::new().text("model", "whisper-1").part("file", file);
+        let url = format!("{}/v1/audio/transcriptions", client.url);
+        let answer = client.http.post(url).multipart(form).send().await?;
+        Ok((answer.status(), answer.json().await?))
+    };
+    let (status, first) = ask().await?;
+    ensure!(status == StatusCode::OK, "{first}");
+    for result in files(&folder.path().join("data/blobs/results"))? {
+        std::fs::remove_file(result)?;
+    }
+    let (status, problem) = ask().await?;
+    ensure!(status == StatusCode::GONE, "{status} {problem}");
+    for origin in ["work done afresh", "its result"] {
+        let (status, again) = ask().await?;
+        ensure!(status == StatusCode::OK && again["text"] == first["text"], "{origin}: {status} {again}");
+    }
+    let metrics = client.metrics().await?;
+    ensure!(metrics.get("verbatim_results_lost_total") == Some(&1.0));
+    ensure!(metrics.get("verbatim_job_attempts_total{outcome=\"completed\"}") == Some(&2.0), "{metrics:?}");
     Ok(())
 }
 
