@@ -166,8 +166,9 @@ pub(crate) async fn get(
 
 /// Cancel or remove a job
 ///
-/// A job that has not ended is cancelled (202). One that has is removed (204), and its audio and result with it unless
-/// another submission shares them.
+/// A job that has not ended is cancelled (202); its audio is deleted after a grace (600 seconds, unless the operator chose
+/// another). One that has ended, also by being cancelled, is removed (204), and its audio and result with it at once, unless
+/// another submission shares them. So whoever wants audio gone that is still being worked on sends this twice.
 #[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "delete_job",
     params(("id" = String, Path, description = "The job's id")),
     responses(

@@ -154,8 +154,8 @@ impl Default for QueueConfig {
 pub struct UpkeepConfig {
     /// Time between rounds of maintenance: due and lapsed jobs, what has expired; and deletions.
     pub interval_secs: u64,
-    /// How long audio and results that no job needs any more are kept before they are deleted. What a client deletes goes
-    /// at once.
+    /// How long audio and results that no job needs any more are kept before they are deleted. What a client removes goes
+    /// at once; a cancelled job's audio goes when this time is over, or the job is removed.
     pub delete_grace_secs: u64,
     /// Time between searches for blobs that nothing refers to. Workers do not search.
     pub sweep_interval_secs: u64,

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use verbatim_core::failure::FailureKind;
+use verbatim_core::ids::SubmissionId;
 use verbatim_core::job::NewSubmission;
-use verbatim_core::ports::jobs::{BlobFate, GarbageRequest, JobClient, JobLeases, JobUpkeep, LONGEST_HOLD};
+use verbatim_core::ports::jobs::{
+    BlobFate, DeleteOutcome, GarbageRequest, JobClient, JobLeases, JobUpkeep, LONGEST_HOLD,
+};
 use verbatim_core::ports::{BlobKey, BlobOwner, JobAdmin};
 
 use super::{Harness, Verdict, World, ensure, ensure_eq};
@@ -39,7 +42,36 @@ pub async fn what_work_leaves_behind_is_kept_for_its_grace<H: Harness>(harness: 
     world.audit().await
 }
 
-/// Who deletes what is theirs wants it gone.
+/// Deletes a job that has not ended, as its client does: the first time cancels it, the second removes it.
+async fn cancel_and_remove<H: Harness>(world: &World<'_, H>, id: &SubmissionId) -> Verdict {
+    for outcome in [DeleteOutcome::Cancelled, DeleteOutcome::Removed] {
+        ensure_eq!(world.store.delete(&world.tenant(), id).await?, Some(outcome), "what deleting it did");
+    }
+    Ok(())
+}
+
+/// A store that comes back from before a cancellation runs the job again, on audio that is there.
+pub async fn what_a_client_cancels_is_kept_for_its_grace<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let waiting = world.upload("waiting");
+    let (blob, waiting) = (waiting.blob.clone(), world.store.submit(waiting).await?.submission.id);
+    world.store.delete(&world.tenant(), &waiting).await?;
+    let running = world.ticket("running").await?;
+    let lease = world.claim_one().await?;
+    world.store.delete(&world.tenant(), &running).await?;
+    world.fail(&lease, FailureKind::Cancelled).await?;
+    world.clock.advance(GRACE - MOMENT);
+    ensure_eq!(take(&world, 9).await?, vec![], "blobs due a moment before the grace is over");
+    world.clock.advance(MOMENT);
+    let mut due = take(&world, 9).await?;
+    due.sort();
+    let mut both = vec![blob, lease.blob];
+    both.sort();
+    ensure_eq!(due, both, "blobs due after it");
+    world.audit().await
+}
+
+/// Who deletes what is theirs wants it gone: a job that has ended, also by being cancelled.
 pub async fn what_a_client_deletes_has_no_grace<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;
     let done = world.ticket("done").await?;
@@ -52,7 +84,7 @@ pub async fn what_a_client_deletes_has_no_grace<H: Harness>(harness: &H) -> Verd
 
     let waiting = world.upload("waiting");
     let (blob, waiting) = (waiting.blob.clone(), world.store.submit(waiting).await?.submission.id);
-    world.store.delete(&world.tenant(), &waiting).await?;
+    cancel_and_remove(&world, &waiting).await?;
     ensure_eq!(take(&world, 9).await?, vec![blob.clone()], "audio of what waited");
     world.store.blobs_deleted(&[blob]).await?;
 
@@ -61,6 +93,8 @@ pub async fn what_a_client_deletes_has_no_grace<H: Harness>(harness: &H) -> Verd
     world.store.delete(&world.tenant(), &running).await?;
     ensure_eq!(take(&world, 9).await?, vec![], "audio that is being worked on");
     world.fail(&lease, FailureKind::Cancelled).await?;
+    ensure_eq!(take(&world, 9).await?, vec![], "audio of what was cancelled");
+    world.store.delete(&world.tenant(), &running).await?;
     ensure_eq!(take(&world, 9).await?, vec![lease.blob.clone()], "audio that was worked on");
     world.store.blobs_deleted(&[lease.blob]).await?;
 
@@ -76,7 +110,7 @@ pub async fn what_a_client_deletes_has_no_grace<H: Harness>(harness: &H) -> Verd
 pub async fn each_blob_is_taken_by_one_node<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;
     for number in 0..5 {
-        world.cancel(&world.ticket(&format!("talk {number}")).await?).await?;
+        cancel_and_remove(&world, &world.ticket(&format!("talk {number}")).await?).await?;
     }
     let (first, second) = (take(&world, 3).await?, take(&world, 3).await?);
     ensure_eq!((first.len(), second.len()), (3, 2), "blobs that two nodes take");
@@ -98,11 +132,11 @@ pub async fn each_blob_is_taken_by_one_node<H: Harness>(harness: &H) -> Verdict 
 /// It is tried ever more rarely, and those that were listed after it get their turn at once.
 pub async fn a_blob_that_cannot_be_deleted_keeps_no_other_from_it<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;
-    world.cancel(&world.ticket("poison").await?).await?;
+    cancel_and_remove(&world, &world.ticket("poison").await?).await?;
     let poison = take(&world, 1).await?;
     ensure_eq!(poison.len(), 1, "blobs to take");
     for number in 0..3 {
-        world.cancel(&world.ticket(&format!("talk {number}")).await?).await?;
+        cancel_and_remove(&world, &world.ticket(&format!("talk {number}")).await?).await?;
     }
     for _ in 0..3 {
         let next = take(&world, 1).await?;

@@ -282,6 +282,7 @@ macro_rules! conformance_suite {
                 garbage: each_blob_is_taken_by_one_node,
                 garbage: one_node_sweeps_and_none_while_it_is_forbidden,
                 garbage: a_store_keeps_its_id_and_raises_its_mark,
+                garbage: what_a_client_cancels_is_kept_for_its_grace,
                 garbage: what_a_client_deletes_has_no_grace,
                 garbage: what_work_leaves_behind_is_kept_for_its_grace,
                 upkeep: a_rare_status_is_found_by_going_on,

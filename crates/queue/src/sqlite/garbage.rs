@@ -19,7 +19,7 @@ use crate::blobs::readable;
 pub(super) enum Due {
     /// A client or an operator deleted what it belongs to.
     AtOnce,
-    /// Its job is done, or was forgotten.
+    /// Its job is done or cancelled, or was forgotten.
     AfterGrace,
 }
 

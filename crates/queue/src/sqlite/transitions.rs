@@ -101,8 +101,8 @@ pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<(
         }
     };
     if job.state != JobState::Failed {
-        let due = if job.state == JobState::Cancelled { Due::AtOnce } else { Due::AfterGrace };
-        discard(step, &job.blob, due)?;
+        // Also where a client gave it up: a store that comes back from before that runs the job again.
+        discard(step, &job.blob, Due::AfterGrace)?;
         step.conn.prepare_cached("DELETE FROM checkpoints WHERE job_id = ?1")?.execute([job.id.as_str()])?;
     }
     // From here on segments are read from the transcript; without one they are no more. How it came about says nothing

@@ -44,11 +44,12 @@
 --   n                  hash   counters
 --   blobs              hash   mark, of which the marker in the blob store holds a copy; sweeper and the end of its turn
 --                             (turn); end of the time without sweeps (quiet)
---   garbage            zset   blobs to delete, by the time since when no job needs them (0: the client deleted it), or, once
+--   garbage            zset   blobs to delete, by the time since when no job needs them (0: the client removed it), or, once
 --                             they were taken, by that plus how long they are held
 --   garbage:takes      hash   how often each was taken
 --   g                  set    blobs to delete, of nodes of before; emptied into `garbage`
---   tick               hash   who ticked last (node), when (at), and when the store was found again after a silence (back)
+--   tick               hash   who ticked last (node), when (at), when the store was found again after a silence (back), and how
+--                             many leases turned out since to have been taken from a worker that lives (revived)
 --
 -- The fields of a job, `j:`. Times are milliseconds since the epoch, flags are 1 or absent.
 --   t    tenant                                  k    dedupe key
@@ -400,8 +401,8 @@ local function shorten(job)
   if #short < #whole then call('SET', P .. 'd:' .. job.id, short) end
 end
 
--- Ends the job: `c` completed, `f` failed (why in E), `x` cancelled. Audio that a client gave up goes at once, that of work
--- that was done after its grace, and the checkpoint at once; a dead letter's stay with it.
+-- Ends the job: `c` completed, `f` failed (why in E), `x` cancelled. Its audio goes after its grace, for a store that comes
+-- back from before the end runs the job again; the checkpoint goes at once. A dead letter's stay with it.
 local function finish_job(job, state, retention)
   leave(job)
   put(job, 's', state)
@@ -409,7 +410,7 @@ local function finish_job(job, state, retention)
   if state == 'f' then
     call('ZADD', P .. 'dlq', now_text, job.id)
   else
-    discard(blob_of(job), state == 'x')
+    discard(blob_of(job))
     if job.f.cp then call('DEL', P .. 'h:' .. job.id) end
     drop_all(job, OVER_FOR_GOOD)
     shorten(job)
