@@ -137,6 +137,8 @@ pub struct Metrics {
     /// Leases held by this process.
     pub leases_held: IntGauge,
     restarts: IntCounterVec,
+    /// Whether this process's worker has passed a limit, claims nothing more and finishes what it holds (1).
+    pub worker_retiring: IntGauge,
     /// Errors of the job store met by this process, by `operation`.
     pub store_errors: IntCounterVec,
     /// Results that were gone from the blob store although they should have been there.
@@ -151,6 +153,7 @@ pub struct Metrics {
     jobs: IntGaugeVec,
     workers: IntGauge,
     queue_unserved: IntGauge,
+    queue_isolated: IntGauge,
     resident_bytes: IntGauge,
     disk_free_bytes: IntGaugeVec,
     disk_size_bytes: IntGaugeVec,
@@ -174,6 +177,18 @@ pub(crate) fn opts(name: &str, help: &str) -> Opts {
 
 pub(crate) fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
     HistogramOpts::new(name, help).namespace("verbatim").buckets(buckets.to_vec())
+}
+
+/// Why submissions are refused, as labels.
+const REFUSALS: [&str; 5] = ["store_full", "queue_full", "too_many_jobs", "unavailable", "other"];
+
+/// Exports these labels before anything is counted under them: an alert on the increase of a counter misses the one with which
+/// it begins to be there.
+fn from_zero(counters: IntCounterVec, labels: &[&str]) -> IntCounterVec {
+    for label in labels {
+        counters.with_label_values(&[label]).inc_by(0);
+    }
+    counters
 }
 
 impl Metrics {
@@ -219,13 +234,19 @@ impl Metrics {
                 "Submissions by where their answer came from.",
                 &["outcome"],
             )?,
-            refusals: counters(
-                "submissions_refused_total",
-                "Submissions that the job store did not take, by why.",
-                &["reason"],
-            )?,
+            refusals: from_zero(
+                counters(
+                    "submissions_refused_total",
+                    "Submissions that the job store did not take, by why.",
+                    &["reason"],
+                )?,
+                &REFUSALS,
+            ),
             attempts: counters("job_attempts_total", "Attempts by how they ended.", &["outcome"])?,
-            failures: counters("job_failures_total", "Failed attempts by kind.", &["kind"])?,
+            failures: from_zero(
+                counters("job_failures_total", "Failed attempts by kind.", &["kind"])?,
+                &[FailureKind::AudioMissing.code()],
+            ),
             queue_seconds: register(
                 r,
                 Histogram::with_opts(histogram(
@@ -261,6 +282,13 @@ impl Metrics {
                 "worker_restarts_total",
                 "Restarts of this process by its worker, which passed a limit.",
                 &["reason"],
+            )?,
+            worker_retiring: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "worker_retiring",
+                    "Whether this worker passed a limit, claims nothing more and finishes what it holds (1).",
+                )),
             )?,
             store_errors: counters(
                 "store_errors_total",
@@ -316,6 +344,13 @@ impl Metrics {
             queue_unserved: register(
                 r,
                 IntGauge::with_opts(opts("queue_unserved", "Queued jobs that no worker there can do.")),
+            )?,
+            queue_isolated: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "queue_isolated",
+                    "Queued jobs that must run alone, since two workers died while they held them.",
+                )),
             )?,
             resident_bytes: register(
                 r,
@@ -394,6 +429,7 @@ impl Metrics {
         }
         self.workers.set(clamp(stats.workers));
         self.blobs_to_delete.set(clamp(stats.garbage));
+        self.queue_isolated.set(clamp(stats.isolated));
         self.queue_unserved.set(clamp(stats.unserved.iter().map(|(_, jobs)| jobs).sum()));
     }
 
@@ -441,6 +477,17 @@ mod tests {
         assert!(text.contains("# HELP verbatim_submissions_total Submissions"));
         assert!(text.contains("verbatim_submissions_total{outcome=\"cached\"} 1"));
         assert!(text.contains("verbatim_queue_duration_seconds_bucket{le=\"5\"} 1"));
+    }
+
+    #[test]
+    fn what_alerts_look_for_is_there_before_it_happens() {
+        let metrics = Metrics::new().expect("metrics have distinct names");
+        let text = metrics.render().expect("renders");
+        for refused in REFUSALS {
+            let zero = format!("verbatim_submissions_refused_total{{reason=\"{refused}\"}} 0");
+            assert!(text.contains(&zero), "{zero}");
+        }
+        assert!(text.contains("verbatim_job_failures_total{kind=\"audio_missing\"} 0"));
     }
 
     #[test]

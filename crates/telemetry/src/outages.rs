@@ -1,4 +1,4 @@
-//! What the maintenance of the job store met: outages, and leases that lapsed.
+//! What the job store's outages left behind: leases that lapsed, and jobs that had been done before.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 use verbatim_core::ports::jobs::TickReport;
@@ -12,6 +12,9 @@ pub struct OutageMetrics {
     away_seconds: prometheus::Counter,
     lapsed: IntCounter,
     extended: IntCounter,
+    revived: IntCounter,
+    /// Transcripts of earlier attempts that were published, since the audio of a job that had been done was gone.
+    pub adopted: IntCounter,
     ticks_here: IntGauge,
 }
 
@@ -38,6 +41,14 @@ impl OutageMetrics {
                 "leases_extended_total",
                 "Leases that lapsed while the job store was away and were given one more lease.",
             )?,
+            revived: counter(
+                "leases_revived_total",
+                "Leases that were taken back from workers that turned out to live: what was counted for it was taken back.",
+            )?,
+            adopted: counter(
+                "transcripts_adopted_total",
+                "Transcripts of earlier attempts that were published because the audio of their jobs was gone.",
+            )?,
             ticks_here: register(
                 registry,
                 IntGauge::with_opts(opts(
@@ -50,9 +61,11 @@ impl OutageMetrics {
 
     /// Counts what a round of maintenance met.
     pub fn count_tick(&self, tick: &TickReport) {
-        let TickReport { promoted: _, lapsed, failed: _, expired: _, extended, away, elsewhere } = *tick;
+        let TickReport { promoted: _, lapsed, failed: _, expired: _, extended, away, revived, elsewhere } =
+            *tick;
         self.lapsed.inc_by(lapsed);
         self.extended.inc_by(extended);
+        self.revived.inc_by(revived);
         self.ticks_here.set(i64::from(!elsewhere));
         if let Some(away) = away {
             self.gaps.inc();

@@ -65,7 +65,7 @@ impl Attempts {
             let gatherer = Arc::new(Gatherer::new(lease.checkpoint.as_ref(), stop, ahead));
             let (ending, outcome) = self.work(&held, &gatherer, &session.hard).await;
             // Before the slot is given back, so that nothing is claimed past a limit.
-            session.attempt_ended(gatherer.reach(), &self.config);
+            session.attempt_ended(gatherer.reach(), &self.config, &self.ports.metrics);
             self.record(ending.as_ref(), outcome, begun.elapsed());
             trace(&traced, lease, ending.as_ref(), outcome);
             outcome
@@ -140,7 +140,10 @@ impl Attempts {
             let transcript = match fetched {
                 Ok(file) => pipeline.transcribe(file, work).await?,
                 Err(error) => match earlier_transcript(blobs, &token, &error).await {
-                    Ok(Some(transcript)) => transcript,
+                    Ok(Some(transcript)) => {
+                        ports.metrics.outages.adopted.inc();
+                        transcript
+                    }
                     Ok(None) => return Err(not_fetched(&blob, &error)),
                     // Whether there is one is not known: nothing is said of the audio.
                     Err(error) => return Err(not_fetched(&blob, &error)),

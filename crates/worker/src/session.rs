@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use verbatim_core::CancellationToken;
+use verbatim_telemetry::Metrics;
 use verbatim_telemetry::metrics::resident_bytes;
 
 use crate::config::WorkerConfig;
@@ -61,7 +62,7 @@ pub(crate) struct Session {
 impl Session {
     /// Looks, at the end of an attempt, whether the worker has passed a limit. Past `max_jobs` it goes on until it holds
     /// nothing; at twice as many, and with too much memory, it claims no more.
-    pub(crate) fn attempt_ended(&self, reach: Reach, config: &WorkerConfig) {
+    pub(crate) fn attempt_ended(&self, reach: Reach, config: &WorkerConfig, metrics: &Metrics) {
         // What was sent back at once is no work, and says nothing of the worker.
         if reach == Reach::Nothing {
             return;
@@ -72,14 +73,20 @@ impl Session {
         };
         if config.max_rss_bytes > 0 && resident_bytes() > Some(config.max_rss_bytes) {
             self.pass(WorkerExit::MemoryLimit);
-            self.soft.cancel();
+            self.retire(metrics);
         }
         if config.max_jobs > 0 && worked >= config.max_jobs {
             self.pass(WorkerExit::JobLimit);
             if worked >= config.max_jobs.saturating_mul(2) {
-                self.soft.cancel();
+                self.retire(metrics);
             }
         }
+    }
+
+    /// No more claims, whatever is held.
+    fn retire(&self, metrics: &Metrics) {
+        metrics.worker_retiring.set(1);
+        self.soft.cancel();
     }
 
     fn pass(&self, limit: WorkerExit) {

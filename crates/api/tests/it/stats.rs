@@ -116,6 +116,7 @@ impl Busy {
             submissions: 11,
             workers: 1,
             garbage: 0,
+            isolated: 0,
             unserved: Vec::new(),
         };
         Self { world, keys, values, books, doorman }

@@ -252,6 +252,9 @@ pub struct TickReport {
     /// How long nobody had ticked, where that was longer than a few intervals: the store was out of reach (stopped, cut
     /// off, its process frozen), or its clock was put forward.
     pub away: Option<Duration>,
+    /// Leases that had been taken back from workers that turned out to live, since the tick before: what had been counted
+    /// against their jobs was taken back.
+    pub revived: u64,
     /// Whether another node ticks for the cluster, and this call did nothing.
     pub elsewhere: bool,
 }
@@ -259,19 +262,20 @@ pub struct TickReport {
 impl TickReport {
     /// Whether there may be more to do at once: a round that did something may have met its bound.
     pub fn did_something(&self) -> bool {
-        let Self { promoted, lapsed, failed, expired, extended, away: _, elsewhere: _ } = *self;
+        let Self { promoted, lapsed, failed, expired, extended, away: _, revived: _, elsewhere: _ } = *self;
         promoted + lapsed + failed + expired + extended > 0
     }
 
     /// Adds what another round did.
     pub fn add(&mut self, other: Self) {
-        let Self { promoted, lapsed, failed, expired, extended, away, elsewhere } = other;
+        let Self { promoted, lapsed, failed, expired, extended, away, revived, elsewhere } = other;
         self.promoted += promoted;
         self.lapsed += lapsed;
         self.failed += failed;
         self.expired += expired;
         self.extended += extended;
         self.away = self.away.max(away);
+        self.revived += revived;
         self.elsewhere |= elsewhere;
     }
 }
@@ -282,7 +286,7 @@ pub struct GarbageRequest {
     /// At most so many; capped at [`MAX_BLOBS_PER_CALL`].
     pub most: usize,
     /// How long a blob has been needed by no job before it is due, so that a store that comes back without its last moments
-    /// still finds what they deleted. What a client deleted itself is due at once.
+    /// still finds what they deleted. What a client or an operator removed itself is due at once.
     pub grace: Duration,
     /// How long those that are taken for the first time belong to who took them.
     pub hold: Duration,
@@ -315,6 +319,8 @@ pub struct QueueStats {
     pub workers: u64,
     /// Blobs listed for deletion.
     pub garbage: u64,
+    /// Queued jobs that must run alone.
+    pub isolated: u64,
     /// Classes of queued jobs that none of these workers can do, and how many jobs each has.
     pub unserved: Vec<(JobClass, u64)>,
 }

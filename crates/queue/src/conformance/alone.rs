@@ -8,6 +8,7 @@ use verbatim_core::job::{Lease, NewSubmission};
 use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::policy::RESERVED_ONE_IN;
 use verbatim_core::ports::JobLeases;
+use verbatim_core::ports::JobUpkeep;
 use verbatim_core::ports::jobs::ClaimRequest;
 
 use super::virtual_world::LEASE;
@@ -50,6 +51,7 @@ pub async fn a_busy_worker_is_reserved_until_it_is_idle_and_the_others_go_on<H: 
         return Err(Violation::new("two workers are busy"));
     };
     isolated_before_others(&world).await?;
+    ensure_eq!(world.store.stats().await?.isolated, 1, "isolated jobs that wait");
     ensure_eq!(claim(&world, reserved, false).await?, None, "what the first busy worker gets");
     for _ in 0..6 {
         world.clock.advance(Duration::from_secs(600));
@@ -60,6 +62,7 @@ pub async fn a_busy_worker_is_reserved_until_it_is_idle_and_the_others_go_on<H: 
     world.complete(held).await?;
     let alone = claim(&world, reserved, true).await?;
     ensure!(alone.as_ref().is_some_and(|lease| lease.alone), "idle, it gets the isolated job: {alone:?}");
+    ensure_eq!(world.store.stats().await?.isolated, 0, "isolated jobs that wait while it runs");
     ensure_eq!(claim(&world, reserved, false).await?, None, "what it gets beside the isolated job");
     world.audit().await
 }

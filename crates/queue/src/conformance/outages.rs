@@ -156,7 +156,12 @@ pub async fn a_worker_that_was_cut_off_goes_on_with_what_nobody_took<H: Harness>
             expect_held(&world, &lease).await?;
             world.expect(&id, SubmissionStatus::Processing).await?;
             ensure_eq!(world.get(&id).await?.attempt, 1, "the attempt that goes on");
-            ensure_eq!(world.pass(LEASE - MOMENT).await?.lapsed, 0, "leases taken back that were renewed");
+            let seen = world.pass(LEASE - MOMENT).await?;
+            ensure_eq!(
+                (seen.lapsed, seen.revived),
+                (0, 1),
+                "leases taken back that were renewed, and revived"
+            );
             expect_crashes(&world, &lease, 0).await?;
         }
     }
@@ -198,6 +203,8 @@ pub async fn a_worker_that_comes_back_late_is_uncounted<H: Harness>(harness: &H)
     ensure_eq!(world.renew(&first.token).await?, Renewal::Lost, "the renewal of a lease that another has");
     ensure_eq!(world.renew(&first.token).await?, Renewal::Lost, "the same once more");
     ensure_eq!(world.complete(&first).await?, Finish::Stale, "its completion");
+    ensure_eq!(world.settle().await?.revived, 1, "leases taken from a worker that lives");
+    ensure_eq!(world.settle().await?.revived, 0, "the same a moment later");
     expect_held(&world, &third).await?;
     expect_crashes(&world, &third, 1).await?;
     let (_, first) = held(&world, "another").await?;

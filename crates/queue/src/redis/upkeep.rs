@@ -104,10 +104,19 @@ impl JobUpkeep for RedisStore {
         }
         let answer: Vec<u64> = self.0.wire.link.run(&call).await?;
         match answer[..] {
-            [promoted, lapsed, failed, expired, old, extended, away] => {
+            [promoted, lapsed, failed, expired, old, extended, away, revived] => {
                 self.adopt(if old == 1 { MOST_PAGES } else { 1 }).await?;
                 let away = (away > 0).then_some(Duration::from_millis(away));
-                Ok(TickReport { promoted, lapsed, failed, expired, extended, away, elsewhere: false })
+                Ok(TickReport {
+                    promoted,
+                    lapsed,
+                    failed,
+                    expired,
+                    extended,
+                    away,
+                    revived,
+                    elsewhere: false,
+                })
             }
             [workers] => {
                 let pause = i64::try_from(pause(workers).as_millis()).unwrap_or(0);
@@ -161,13 +170,14 @@ impl JobUpkeep for RedisStore {
 
     async fn stats(&self) -> Result<QueueStats, PortError> {
         let call = self.0.wire.call(&scripts::STATS);
-        let (counts, workers, oldest, now, garbage, unserved): (
+        let (counts, workers, oldest, now, garbage, unserved, isolated): (
             Fields,
             u64,
             Vec<i64>,
             i64,
             u64,
             Vec<(String, u64)>,
+            u64,
         ) = self.0.wire.link.run(&call).await?;
         let mut by_class: BTreeMap<JobClass, u64> = BTreeMap::new();
         for (class, jobs) in unserved {
@@ -198,6 +208,7 @@ impl JobUpkeep for RedisStore {
             submissions: count("subs")?,
             workers,
             garbage,
+            isolated,
             unserved: by_class.into_iter().collect(),
         })
     }

@@ -93,6 +93,12 @@ pub(super) fn classes(conn: &Connection) -> StoreResult<Vec<(JobClass, u64)>> {
         .collect()
 }
 
+/// Queued jobs that must run alone.
+pub(super) fn isolated(conn: &Connection) -> StoreResult<u64> {
+    let sql = "SELECT coalesce(sum(jobs), 0) FROM lanes WHERE lane LIKE '!%'";
+    Ok(unsigned(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?))
+}
+
 /// The tenant of the lane whose turn it is in the tier, with its tag.
 pub(super) fn head(conn: &Connection, tier: Priority, lane: &Lane) -> StoreResult<Option<(i64, String)>> {
     let head = conn

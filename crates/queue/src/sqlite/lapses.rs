@@ -91,6 +91,7 @@ pub(super) fn is_held_again(step: &mut Step<'_>, job: &mut Job, token: &LeaseTok
     let (Some(known), false) = (known, job.state.is_terminal()) else { return Ok(false) };
     let past = job.taken_back.remove(known);
     uncount(job, &past);
+    step.revived();
     let is_last = job.state != JobState::Running && job.fence == token.fence;
     if is_last {
         let length = Duration::from_millis(past.lease_ms);

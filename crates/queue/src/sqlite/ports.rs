@@ -147,7 +147,8 @@ impl JobLeases for SqliteStore {
 #[async_trait]
 impl JobUpkeep for SqliteStore {
     async fn tick(&self) -> Result<TickReport, PortError> {
-        self.writer.call(tick::tick).await
+        let done = self.writer.call(tick::tick).await?;
+        Ok(TickReport { revived: self.signals.take_revived(), ..done })
     }
 
     async fn take_garbage(&self, request: GarbageRequest) -> Result<Vec<BlobKey>, PortError> {

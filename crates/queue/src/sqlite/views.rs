@@ -101,6 +101,7 @@ pub(super) fn stats(conn: &Connection, now: Timestamp, workers: u64) -> StoreRes
         submissions: count("SELECT count(*) FROM submissions")?,
         workers,
         garbage: count("SELECT count(*) FROM garbage")?,
+        isolated: lanes::isolated(conn)?,
         unserved: merged(lanes::classes(conn)?),
     })
 }

@@ -1,6 +1,8 @@
-//! Who waits for news inside this process: watchers of jobs, workers without work, and which workers are there.
+//! Who waits for news inside this process: watchers of jobs, workers without work, and which workers are there or turned
+//! out to be.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -16,6 +18,8 @@ pub(super) struct Signals {
     workers: Mutex<HashMap<WorkerId, Seen>>,
     /// When the reservation of each reserved worker lapses.
     reserved: Mutex<HashMap<WorkerId, Timestamp>>,
+    /// Leases that turned out to have been taken from a worker that lives, and were not told yet.
+    revived: AtomicU64,
 }
 
 /// A worker that was heard of.
@@ -98,6 +102,16 @@ impl Signals {
     /// Whether the reservation of this worker has not lapsed.
     pub(super) fn is_reserved(&self, worker: &str, now: Timestamp) -> bool {
         locked(&self.reserved).iter().any(|(id, end)| id.as_str() == worker && *end > now)
+    }
+
+    /// So many leases turned out to have been taken from workers that live.
+    pub(super) fn leases_revived(&self, leases: u64) {
+        self.revived.fetch_add(leases, Ordering::Relaxed);
+    }
+
+    /// How many did since this was asked last.
+    pub(super) fn take_revived(&self) -> u64 {
+        self.revived.swap(0, Ordering::Relaxed)
     }
 
     /// Whether a worker that is there can do jobs of this class.

@@ -34,6 +34,7 @@ pub(super) struct Step<'a> {
 struct Effects {
     touched: Vec<JobId>,
     work: bool,
+    revived: u64,
 }
 
 impl Step<'_> {
@@ -45,6 +46,11 @@ impl Step<'_> {
     /// Idle workers will look again.
     pub(super) fn work_arrived(&mut self) {
         self.effects.work = true;
+    }
+
+    /// A lease turned out to have been taken from a worker that lives.
+    pub(super) fn revived(&mut self) {
+        self.effects.revived += 1;
     }
 }
 
@@ -209,6 +215,7 @@ fn publish(signals: &Signals, effects: Vec<Effects>) {
         if effect.work {
             signals.wake_worker();
         }
+        signals.leases_revived(effect.revived);
     }
 }
 

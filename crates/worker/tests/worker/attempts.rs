@@ -216,6 +216,32 @@ async fn a_store_that_is_down_is_waited_for_with_the_finished_work_in_hand() -> 
     Ok(())
 }
 
+/// Reports that are refused for a long time are tried ever more rarely: the finish waits for none of these waits.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_full_takes_the_finish_without_the_reports() -> Result<()> {
+    let world = World::new()?;
+    let id = world.submit_with(1, prompt(WAIT)).await?;
+    world.leases.change(|state| state.full = true);
+    let engine = OddEngine::default();
+    let worker = world.worker(engine.clone(), config(1))?;
+    let working = async {
+        engine.until(|gate| gate.arrived == 1).await;
+        // Until the next try is ten seconds away.
+        let tried = world.leases.until(|state| state.failed_calls >= 12).await;
+        engine.open();
+        (tried.failed_calls, tokio::time::Instant::now())
+    };
+    let (step, (tried, opened)) = tokio::join!(worker.run_once(), working);
+    assert_eq!(step?, Step::Ended(JobOutcome::Completed));
+    // A paused clock.
+    assert!(opened.elapsed() < Duration::from_secs(1), "the finish waited for {:?}", opened.elapsed());
+    let state = world.leases.until(|_| true).await;
+    // Three tries each for the report in hand and the last one.
+    assert!(state.failed_calls <= tried + 6, "{} reports more were tried", state.failed_calls - tried);
+    assert!(state.jobs[&id].reports.is_empty());
+    Ok(())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_completion_whose_answer_was_lost_stands() -> Result<()> {
     let world = World::new()?;

@@ -35,6 +35,7 @@ async fn a_job_whose_audio_is_gone_takes_what_an_earlier_attempt_stored() -> Res
     assert!(!first.contains(&completion.result), "it is published under the name of its own lease");
     assert_eq!(world.transcript(&completion.result).await?, transcript);
     assert_eq!((completion.duration_ms, &completion.model), (transcript.duration_ms, &transcript.model));
+    assert_eq!(world.metric("verbatim_transcripts_adopted_total")?, 1.0);
     Ok(())
 }
 

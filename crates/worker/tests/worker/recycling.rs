@@ -80,6 +80,7 @@ async fn past_its_limit_a_worker_goes_on_until_it_holds_nothing_and_at_twice_tha
     let worker = world.worker(engine.clone(), WorkerConfig { max_jobs: 3, ..config(2) })?;
     let (_signals, running) = start(&worker);
     engine.until(|gate| gate.arrived == 1).await;
+    assert_eq!(world.metric("verbatim_worker_retiring")?, 0.0);
     for _ in 0..20 {
         world.submit(1).await?;
     }
@@ -91,6 +92,7 @@ async fn past_its_limit_a_worker_goes_on_until_it_holds_nothing_and_at_twice_tha
     assert_eq!((done(&later), later.running()), (done(&state), 1), "it claims no more");
     assert!(later.renewals >= state.renewals + 500, "and goes on renewing");
     assert!(!running.is_finished() && begun.elapsed() >= LONG, "without a deadline");
+    assert_eq!(world.metric("verbatim_worker_retiring")?, 1.0);
     engine.open();
     assert_eq!(running.await??, WorkerExit::JobLimit);
     let state = world.leases.until(|_| true).await;

@@ -3,7 +3,7 @@
 -- another may, 10 from how long a silence on the store was away, 11 how many leases in a row are given for that, 12 on: for
 -- each of several draws of jitter, what to do after each number of crashes.
 -- Answers promoted, lapsed, failed, expired, whether fewer jobs are in lanes than are queued, extended, and for how long the store was away
--- (0: it was not); to a node that is to leave the ticks to another one, how many workers there are to share the wait.
+-- (0: it was not), and leases that turned out since the last tick to have been taken from a worker that lives; to a node that is to leave the ticks to another one, how many workers there are to share the wait.
 local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
 local most_graces = tonumber(ARGV[11])
 local promoted, lapsed, failed, expired, extended, away = 0, 0, 0, 0, 0, 0
@@ -24,6 +24,8 @@ if not was_here then
   call('HSET', P .. 'tick', 'back', now_text)
 end
 call('HSET', P .. 'tick', 'node', ARGV[8], 'at', now_text)
+local revived = tonumber(call('HGET', P .. 'tick', 'revived')) or 0
+if revived > 0 then call('HDEL', P .. 'tick', 'revived') end
 
 local function due(index)
   -- What came before may have taken jobs out of it.
@@ -169,4 +171,4 @@ local function sum(numbers)
 end
 flush()
 local old = sum(call('HMGET', P .. 'n', 'q0', 'q1', 'q2')) > sum(call('HVALS', P .. 'lanes'))
-return { promoted, lapsed, failed, expired, old and 1 or 0, extended, away }
+return { promoted, lapsed, failed, expired, old and 1 or 0, extended, away, revived }

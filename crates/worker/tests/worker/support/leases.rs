@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) down: bool,
     /// Every call's answer is lost after it took effect.
     pub(crate) deaf: bool,
+    /// Has no room for reports, as a full Redis; everything else is done.
+    pub(crate) full: bool,
     /// Claims wait until this is over.
     pub(crate) claims_wait: bool,
     pub(crate) claims: Vec<ClaimRequest>,
@@ -179,6 +181,13 @@ impl JobLeases for FakeLeases {
     }
 
     async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError> {
+        let refused = |state: &mut State| {
+            state.failed_calls += u32::from(state.full);
+            state.full
+        };
+        if self.change(refused) {
+            return Err(PortError::new(ErrorKind::OutOfSpace, "the store is full"));
+        }
         self.call(|state| state.current(token).map(|job| job.reports.push(report)).is_some())
     }
 
