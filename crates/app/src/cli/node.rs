@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::{
-    Command, ConfigCommand, CostArgs, DeadLettersArgs, KeysArgs, ModelsCommand, ServerArgs, ServiceArgs,
+    BlobsArgs, Command, ConfigCommand, CostArgs, DeadLettersArgs, KeysArgs, ModelsCommand, ServerArgs,
+    ServiceArgs,
 };
 
 /// The command line of the binaries that are one node of a cluster and nothing else.
@@ -39,6 +40,8 @@ pub enum NodeCommand {
     Dlq(DeadLettersArgs),
     /// What the work has cost
     Cost(CostArgs),
+    /// Look at audio and results by the job store that they belong to, and delete those of one that is gone
+    Blobs(BlobsArgs),
     /// Look at, fetch and find models
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -54,6 +57,7 @@ impl From<NodeCommand> for Command {
             NodeCommand::Keys(arguments) => Self::Keys(arguments),
             NodeCommand::Dlq(arguments) => Self::Dlq(arguments),
             NodeCommand::Cost(arguments) => Self::Cost(arguments),
+            NodeCommand::Blobs(arguments) => Self::Blobs(arguments),
             NodeCommand::Models(command) => Self::Models(command),
             NodeCommand::Config(command) => Self::Config(command),
         }
