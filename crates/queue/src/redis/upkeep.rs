@@ -52,11 +52,13 @@ pub(super) struct Turn {
     node: String,
     /// Milliseconds until which another node ticks.
     anothers_until: AtomicI64,
+    /// The outage of the store of which this process heard last; 0 for none.
+    outage: AtomicI64,
 }
 
 impl Turn {
     pub(super) fn of(node: String) -> Self {
-        Self { node, anothers_until: AtomicI64::new(i64::MIN) }
+        Self { node, anothers_until: AtomicI64::new(i64::MIN), outage: AtomicI64::new(0) }
     }
 
     fn node(&self) -> &str {
@@ -65,6 +67,15 @@ impl Turn {
 
     fn is_anothers(&self, now: i64) -> bool {
         now < self.anothers_until.load(Ordering::Relaxed)
+    }
+
+    fn outage(&self) -> i64 {
+        self.outage.load(Ordering::Relaxed)
+    }
+
+    /// Whether this outage is news.
+    fn hears_of(&self, outage: i64) -> bool {
+        outage != 0 && self.outage.swap(outage, Ordering::Relaxed) != outage
     }
 
     fn leave_until(&self, then: i64) {
@@ -98,15 +109,17 @@ impl JobUpkeep for RedisStore {
             .arg(self.0.turn.node())
             .arg(millis(TURN))
             .arg(millis(AWAY))
-            .arg(MOST_GRACES);
+            .arg(MOST_GRACES)
+            .arg(self.0.turn.outage());
         for _ in 0..DRAWS {
             call.arg(steps(&crashes, &lost, self.0.ids.fraction()).0);
         }
         let answer: Vec<u64> = self.0.wire.link.run(&call).await?;
         match answer[..] {
-            [promoted, lapsed, failed, expired, old, extended, away, revived] => {
+            [promoted, lapsed, failed, expired, old, extended, away, outage, revived] => {
                 self.adopt(if old == 1 { MOST_PAGES } else { 1 }).await?;
-                let away = (away > 0).then_some(Duration::from_millis(away));
+                let is_news = self.0.turn.hears_of(i64::try_from(outage).unwrap_or(0));
+                let away = is_news.then_some(Duration::from_millis(away));
                 Ok(TickReport {
                     promoted,
                     lapsed,

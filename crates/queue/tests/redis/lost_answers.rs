@@ -1,10 +1,12 @@
 //! Calls whose answer is lost on the way: the store repeats them by itself, and what they did stays as it was.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::SubmissionStatus;
 use verbatim_core::ports::jobs::DeleteOutcome;
-use verbatim_core::ports::{JobAdmin, JobClient};
+use verbatim_core::ports::{JobAdmin, JobClient, JobUpkeep};
 use verbatim_queue::conformance::World;
 
 use crate::line::Line;
@@ -70,6 +72,34 @@ async fn a_dead_letter_whose_answer_is_lost_is_redriven_or_discarded_once_and_sa
     let discarded = world.store.discard_dead_letter(&lease.token.job_id).await?;
     ensure!(line.has_lost_it() && discarded, "it was discarded, but the answer says that there was none");
     ensure!(!world.store.discard_dead_letter(&lease.token.job_id).await?, "another call finds none");
+    world.audit().await?;
+    Ok(())
+}
+
+/// Whoever finds that the store was away has often given up waiting for it.
+#[tokio::test]
+async fn an_outage_is_told_once_whoever_hears_of_it() -> Result<()> {
+    let redis = RedisServer::start(&[]);
+    let line = Line::to(&redis).await?;
+    let harness = RedisHarness::at_through(&line.url, &redis.url());
+    let world = World::open(&harness).await?;
+    let id = world.ticket("talk").await?;
+    let away = Duration::from_secs(60);
+    for time in 0..2 {
+        world.store.tick().await?;
+        // Every connection is open.
+        for _ in 0..8 {
+            world.get(&id).await?;
+        }
+        world.clock.advance(away);
+        line.lose_one();
+        let first = world.store.tick().await.ok().and_then(|tick| tick.away);
+        ensure!(line.has_lost_it(), "the line has kept no answer back");
+        let second = world.store.tick().await?.away;
+        ensure!(first.or(second) == Some(away), "outage {time}: {first:?} {second:?}");
+        ensure!(first.is_none() || second.is_none(), "outage {time} was told twice");
+        ensure!(world.store.tick().await?.away.is_none(), "outage {time} was told twice");
+    }
     world.audit().await?;
     Ok(())
 }

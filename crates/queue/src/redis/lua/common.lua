@@ -48,8 +48,9 @@
 --                             they were taken, by that plus how long they are held
 --   garbage:takes      hash   how often each was taken
 --   g                  set    blobs to delete, of nodes of before; emptied into `garbage`
---   tick               hash   who ticked last (node), when (at), when the store was found again after a silence (back), and how
---                             many leases turned out since to have been taken from a worker that lives (revived)
+--   tick               hash   who ticked last (node), when (at), when the store was found again after a silence (back), how
+--                             many leases turned out since to have been taken from a worker that lives (revived), and the
+--                             outage that nobody has heard of: when it was found (outage), its milliseconds (away)
 --
 -- The fields of a job, `j:`. Times are milliseconds since the epoch, flags are 1 or absent.
 --   t    tenant                                  k    dedupe key

@@ -1,16 +1,18 @@
 -- ARGV: 2 at most of each kind, 3 retention, 4 failure of a submission that was too late, 5 of a job that is too old, 6 of
 -- a job whose workers vanished, 7 deaths after which a job is isolated, 8 the node that ticks, 9 after how long a silence
--- another may, 10 from how long a silence on the store was away, 11 how many leases in a row are given for that, 12 on: for
--- each of several draws of jitter, what to do after each number of crashes.
--- Answers promoted, lapsed, failed, expired, whether fewer jobs are in lanes than are queued, extended, and for how long the store was away
--- (0: it was not), and leases that turned out since the last tick to have been taken from a worker that lives; to a node that is to leave the ticks to another one, how many workers there are to share the wait.
+-- another may, 10 from how long a silence on the store was away, 11 how many leases in a row are given for that, 12 the outage
+-- of which the node heard last, 13 on: for each of several draws of jitter, what to do after each number of crashes.
+-- Answers promoted, lapsed, failed, expired, whether fewer jobs are in lanes than are queued, extended, for how long the store
+-- was away (0: it was not) with a number that tells this outage from others, and leases that turned out since the last tick to
+-- have been taken from a worker that lives; to a node that is to leave the ticks to another one, how many workers there are to
+-- share the wait.
 local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
 local most_graces = tonumber(ARGV[11])
-local promoted, lapsed, failed, expired, extended, away = 0, 0, 0, 0, 0, 0
+local promoted, lapsed, failed, expired, extended = 0, 0, 0, 0, 0
 
 -- One node ticks for the cluster: the one that did last, until it has been silent. A time of the last tick that lies far
 -- in the future says that the clock was put back.
-local last = call('HMGET', P .. 'tick', 'node', 'at', 'back')
+local last = call('HMGET', P .. 'tick', 'node', 'at', 'back', 'outage', 'away')
 local silence = last[2] and now - last[2]
 local was_here = silence and math.abs(silence) < tonumber(ARGV[10])
 if was_here and last[1] ~= ARGV[8] and silence < tonumber(ARGV[9]) then
@@ -18,10 +20,20 @@ if was_here and last[1] ~= ARGV[8] and silence < tonumber(ARGV[9]) then
 end
 -- When the store was last found again after a silence.
 local back = tonumber(last[3])
+-- An outage is told until a node says that it has heard of it: whoever finds it often waits no longer for the answer.
+local outage = tonumber(last[4]) or 0
+local away = outage ~= 0 and tonumber(last[5]) or 0
+if outage ~= 0 and last[4] == ARGV[12] then
+  outage, away = 0, 0
+  call('HDEL', P .. 'tick', 'outage', 'away')
+end
 if not was_here then
   back = now
-  away = silence and math.max(0, silence) or 0
   call('HSET', P .. 'tick', 'back', now_text)
+  if silence and silence > 0 then
+    outage, away = now, away + silence
+    call('HSET', P .. 'tick', 'outage', now_text, 'away', whole(away))
+  end
 end
 call('HSET', P .. 'tick', 'node', ARGV[8], 'at', now_text)
 local revived = tonumber(call('HGET', P .. 'tick', 'revived')) or 0
@@ -106,7 +118,7 @@ for at, id in ipairs(due('run')) do
   if is_given_grace(job, back, most_graces) then
     extended = extended + 1
   else
-    take_back(job, was_alone(job), ARGV[12 + (at - 1) % (#ARGV - 11)])
+    take_back(job, was_alone(job), ARGV[13 + (at - 1) % (#ARGV - 12)])
     save(job)
     lapsed = lapsed + 1
   end
@@ -171,4 +183,4 @@ local function sum(numbers)
 end
 flush()
 local old = sum(call('HMGET', P .. 'n', 'q0', 'q1', 'q2')) > sum(call('HVALS', P .. 'lanes'))
-return { promoted, lapsed, failed, expired, old and 1 or 0, extended, away, revived }
+return { promoted, lapsed, failed, expired, old and 1 or 0, extended, away, outage, revived }
