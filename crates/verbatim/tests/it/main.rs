@@ -5,10 +5,12 @@
 mod backup;
 mod bad_inputs;
 mod blobs;
+mod clocks;
 mod cluster;
 mod command_line;
 mod durability;
 mod examples;
+mod half_open;
 mod http;
 /// The same contract over the cluster's store.
 #[path = "http/mod.rs"]
@@ -16,6 +18,7 @@ mod http_over_redis;
 mod intake;
 mod keys;
 mod openai_sdk;
+mod outages;
 mod providers;
 mod recycle;
 mod redis_tls;

@@ -62,6 +62,19 @@ impl Server {
         Self::spawn_as(command, folder, process).await
     }
 
+    /// The same, whose clock is wrong by so much: `+10m`, `-10m`. Only by the clock on the wall: pauses last as long as ever.
+    pub(crate) async fn start_node_at(
+        offset: &str,
+        command: &str,
+        folder: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
+        let mut process = Command::new("faketime");
+        process.args(["-m", "-f", offset, env!("CARGO_BIN_EXE_verbatim")]);
+        process.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").envs(settings.iter().copied());
+        Self::spawn_as(command, folder, process).await
+    }
+
     /// The same, as soon as it listens: it may wait for something. Also says where it writes its log.
     pub(crate) async fn start_to_listen(
         command: &str,
@@ -154,8 +167,22 @@ impl Server {
 
     /// SIGTERM.
     pub(crate) async fn signal(&self) -> Result<()> {
+        self.send("-TERM").await
+    }
+
+    /// SIGSTOP: it does nothing any more, and its connections stay open.
+    pub(crate) async fn freeze(&self) -> Result<()> {
+        self.send("-STOP").await
+    }
+
+    /// SIGCONT.
+    pub(crate) async fn thaw(&self) -> Result<()> {
+        self.send("-CONT").await
+    }
+
+    async fn send(&self, signal: &str) -> Result<()> {
         let id = self.child.id().context("the service runs")?.to_string();
-        ensure!(Command::new("kill").args(["-TERM", &id]).status().await?.success(), "it could not be told");
+        ensure!(Command::new("kill").args([signal, &id]).status().await?.success(), "it could not be told");
         Ok(())
     }
 
