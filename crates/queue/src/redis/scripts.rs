@@ -25,7 +25,7 @@ macro_rules! scripts {
         $(
             $(#[$doc])*
             pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-                Script::new(text!($flags, "lua/common.lua", "lua/turns.lua", $($file),+))
+                Script::new(text!($flags, "lua/common.lua", "lua/ends.lua", "lua/turns.lua", $($file),+))
             });
         )*
     };
