@@ -72,9 +72,10 @@ pub enum EventKind {
         /// Attempts made so far.
         attempt: u32,
     },
-    /// A worker took it.
+    /// A worker took it; or the transcript turned out to have other segments than the attempt has reported, which are told
+    /// next. Segments that came before no longer count.
     Started {
-        /// The number of this attempt, from 1. Segments of earlier attempts no longer count.
+        /// The number of this attempt, from 1.
         attempt: u32,
     },
     /// It got further.
@@ -84,7 +85,7 @@ pub enum EventKind {
         /// What the worker is doing.
         stage: Stage,
     },
-    /// A segment was decoded. Within an attempt, indices rise from 0.
+    /// A segment was decoded. Behind each [`Self::Started`], indices rise from 0.
     Segment {
         /// The attempt it belongs to.
         attempt: u32,

@@ -282,4 +282,9 @@ pub struct Completion {
     pub engine: String,
     /// The model that answered: the one asked for, unless the client left the choice to the service.
     pub model: String,
+    /// Segments of the transcript. Watchers are told of those that no report brought too.
+    pub segments: u32,
+    /// Whether the transcript has other segments than the reports brought, as where another engine took over within the
+    /// attempt: watchers are told that it started again, and all segments under new numbers.
+    pub retold: bool,
 }

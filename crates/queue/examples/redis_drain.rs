@@ -94,6 +94,8 @@ async fn complete(store: &RedisStore, lease: &Lease) -> Result<()> {
         duration_ms: 16_040,
         engine: "none".to_owned(),
         model: "tiny.en".to_owned(),
+        segments: 0,
+        retold: false,
     };
     let finish = store.complete(&lease.token, completion).await?;
     ensure!(finish == Finish::Done(JobState::Completed), "a job ended as {finish:?}");

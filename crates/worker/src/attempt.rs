@@ -149,7 +149,8 @@ impl Attempts {
                     Err(error) => return Err(not_fetched(&blob, &error)),
                 },
             };
-            gatherer.complete(&transcript.segments);
+            let retold = !gatherer.complete(&transcript.segments);
+            let segments = u32::try_from(transcript.segments.len()).unwrap_or(u32::MAX);
             let _place = pipeline.stages().store(&cancel).await?;
             gatherer.stage(Stage::Storing);
             let json = serde_json::to_vec(&transcript).map_err(|error| {
@@ -172,6 +173,8 @@ impl Attempts {
                 duration_ms: transcript.duration_ms,
                 engine: transcript.engine,
                 model: transcript.model,
+                segments,
+                retold,
             })
         };
         AbortOnDropHandle::new(tokio::spawn(traces::carried(producing).in_current_span()))

@@ -1,6 +1,7 @@
 //! From the engine's thread to the job store: what an engine says is gathered without blocking it and reported, under
 //! the fence, by one task per job.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,8 +56,8 @@ pub(crate) struct Clock {
 #[derive(Default)]
 struct Pending {
     report: Report,
-    /// Segments gathered so far.
-    count: usize,
+    /// A digest of each segment gathered so far, by its index.
+    told: Vec<u64>,
     /// Where the last of them ends.
     end_ms: u64,
     /// Whether they are another engine's than those to come.
@@ -91,10 +92,13 @@ impl Gatherer {
         self.clock.subscribe()
     }
 
-    /// Adds those of the transcript's segments that the engine did not report as it went.
-    pub(crate) fn complete(&self, all: &[Segment]) {
+    /// Adds those of the transcript's segments that the engine did not report as it went. `false`, and nothing is added, when
+    /// it reported others than the transcript has: watchers are told all of them with the completion.
+    pub(crate) fn complete(&self, all: &[Segment]) -> bool {
         self.reached(Reach::Engine);
-        self.update(|pending| pending.add(all, &[]));
+        let mut agrees = false;
+        self.update(|pending| agrees = pending.complete(all));
+        agrees
     }
 
     fn update(&self, change: impl FnOnce(&mut Pending)) {
@@ -110,6 +114,14 @@ impl Gatherer {
         let report = std::mem::take(&mut self.lock().report);
         (report != Report::default()).then_some(report)
     }
+
+    /// Puts segments back that the store refused, before those that were gathered since: what comes later is told behind
+    /// them or not at all, so that no watcher misses one in the middle.
+    fn put_back(&self, mut refused: Vec<Segment>) {
+        let mut pending = self.lock();
+        refused.append(&mut pending.report.segments);
+        pending.report.segments = refused;
+    }
 }
 
 impl Pending {
@@ -122,10 +134,10 @@ impl Pending {
                 continue;
             }
             let index = segment.index as usize;
-            if let Some(skipped) = earlier.get(self.count..index) {
+            if let Some(skipped) = earlier.get(self.told.len()..index) {
                 skipped.iter().for_each(|segment| self.push(segment.clone()));
             }
-            if index >= self.count {
+            if index >= self.told.len() {
                 self.push(segment.clone());
             }
         }
@@ -133,19 +145,43 @@ impl Pending {
 
     /// Within an attempt what was shown stays shown. An engine that took over from a failed one has cut the audio
     /// otherwise: watchers get those of its segments that lie, for the greater part, behind what they have. The
-    /// transcript is all its own.
+    /// transcript is all its own, and is told anew with the completion.
     fn add_behind(&mut self, segment: &Segment) {
         if segment.start_ms.midpoint(segment.end_ms) >= self.end_ms {
-            let index = u32::try_from(self.count).unwrap_or(u32::MAX);
+            let index = u32::try_from(self.told.len()).unwrap_or(u32::MAX);
             self.push(Segment { index, ..segment.clone() });
         }
     }
 
+    fn complete(&mut self, all: &[Segment]) -> bool {
+        let in_order = all.iter().enumerate().all(|(at, segment)| segment.index as usize == at);
+        let same = |(told, segment): (&u64, &Segment)| *told == digest(segment);
+        if !in_order || self.told.len() > all.len() || !self.told.iter().zip(all).all(same) {
+            return false;
+        }
+        all.iter().skip(self.told.len()).for_each(|segment| self.push(segment.clone()));
+        true
+    }
+
     fn push(&mut self, segment: Segment) {
-        self.count = segment.index as usize + 1;
+        let index = segment.index as usize;
+        // Those between were never told; a transcript has segments in their place, so that it is told anew.
+        self.told.resize(index, UNTOLD);
+        self.told.push(digest(&segment));
         self.end_ms = self.end_ms.max(segment.end_ms);
         self.report.segments.push(segment);
     }
+}
+
+/// The digest of a segment that an engine left out.
+const UNTOLD: u64 = 0;
+
+/// Tells whether two segments are the same to watchers, who see all of them.
+fn digest(segment: &Segment) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    // Writing JSON to a text fails only for keys that are no text, of which a segment has none.
+    serde_json::to_string(segment).ok().hash(&mut hasher);
+    hasher.finish().max(UNTOLD + 1)
 }
 
 impl EngineObserver for Gatherer {
@@ -170,7 +206,7 @@ impl EngineObserver for Gatherer {
     }
 
     fn begun_anew(&self) {
-        self.update(|pending| pending.begun_anew = pending.count > 0);
+        self.update(|pending| pending.begun_anew = !pending.told.is_empty());
     }
 
     fn checkpoint(&self, checkpoint: Checkpoint) {
@@ -277,8 +313,9 @@ impl Reporting {
                 tries_left -= 1;
             }
             if !may_pass(&error) || tries_left == 0 {
-                // The watchers miss something; the job does not depend on it.
-                tracing::error!(job.id = %self.token.job_id, %error, "progress was refused and is left out");
+                // The job does not depend on it; watchers get segments later, at the latest with the completion.
+                tracing::error!(job.id = %self.token.job_id, %error, "progress was refused and is told later");
+                self.gatherer.put_back(report.segments);
                 return true;
             }
             tracing::warn!(job.id = %self.token.job_id, %error, "progress could not be reported; trying again");
@@ -326,9 +363,52 @@ mod tests {
         let other = [segment(0, 0, 1_500, "A"), segment(1, 1_500, 4_200, "B"), segment(2, 4_200, 6_000, "C")];
         gatherer.window_done(4_200, &other[..2]);
         gatherer.window_done(6_000, &other[2..]);
-        gatherer.complete(&other);
+        assert!(!gatherer.complete(&other), "the transcript is told anew");
         let shown = gatherer.take().expect("a report").segments;
         let shown: Vec<_> = shown.iter().map(|segment| (segment.index, segment.text.as_str())).collect();
         assert_eq!(shown, [(0, "a"), (1, "b"), (2, "C")]);
+    }
+
+    #[test]
+    fn a_transcript_that_begins_as_was_told_is_only_gone_on_with() {
+        let all = [segment(0, 0, 2_000, "a"), segment(1, 2_000, 4_000, "b"), segment(2, 4_000, 6_000, "c")];
+        let told = |gatherer: &Gatherer| {
+            let report = gatherer.take().unwrap_or_default();
+            report.segments.iter().map(|segment| segment.index).collect::<Vec<_>>()
+        };
+        let gatherer = Gatherer::new(None, Arc::default(), None);
+        gatherer.window_done(2_000, &all[..1]);
+        // Another engine that heard the same.
+        gatherer.begun_anew();
+        gatherer.window_done(4_000, &all[..2]);
+        assert!(gatherer.complete(&all));
+        assert_eq!(told(&gatherer), [0, 1, 2]);
+
+        let one_more = [segment(0, 0, 2_000, "a"), segment(1, 2_000, 4_000, "b")];
+        let (other_words, fewer) = ([segment(0, 0, 2_000, "A")], &one_more[..1]);
+        for transcript in [&other_words[..], fewer] {
+            let gatherer = Gatherer::new(None, Arc::default(), None);
+            gatherer.window_done(4_000, &one_more);
+            assert!(!gatherer.complete(transcript), "{transcript:?}");
+            assert_eq!(
+                told(&gatherer),
+                [0, 1],
+                "nothing of the transcript is added to what it does not go on from"
+            );
+        }
+        let gatherer = Gatherer::new(None, Arc::default(), None);
+        gatherer.window_done(6_000, &all[2..]);
+        assert!(!gatherer.complete(&all), "the first two were never told");
+    }
+
+    #[test]
+    fn refused_segments_are_told_before_later_ones() {
+        let gatherer = Gatherer::new(None, Arc::default(), None);
+        gatherer.window_done(2_000, &[segment(0, 0, 2_000, "a")]);
+        let refused = gatherer.take().expect("a report").segments;
+        gatherer.window_done(4_000, &[segment(1, 2_000, 4_000, "b")]);
+        gatherer.put_back(refused);
+        let told = gatherer.take().expect("a report").segments;
+        assert_eq!(told.iter().map(|segment| segment.index).collect::<Vec<_>>(), [0, 1]);
     }
 }

@@ -65,6 +65,7 @@ impl Telling {
         };
         match event.map(|event| event.kind) {
             Some(EventKind::Segment { segment, .. }) => self.ready.extend(self.deltas.of(&segment)),
+            Some(EventKind::Started { .. }) => self.deltas.start_over(),
             Some(kind) if !kind.is_terminal() => {}
             _ => {
                 self.ticket.settle();
@@ -78,20 +79,35 @@ impl Telling {
     }
 }
 
-/// Which segments have been told. An attempt that starts over repeats the first ones; what was said cannot be taken
-/// back, so they are passed over, and `transcript.text.done` has the whole text as it ended up.
+/// Which segments have been told. What was said cannot be taken back when they start over, maybe cut otherwise by another
+/// engine: those that lie, for the greater part, in what was told are passed over, and `transcript.text.done` has the whole
+/// text as it ended up.
 #[derive(Debug, Default)]
 struct Deltas {
+    /// The index behind the last one told.
     next: u32,
+    /// Where the last of them ends.
+    end_ms: u64,
+    /// Whether segments have started over since something was told.
+    over: bool,
 }
 
 impl Deltas {
+    fn start_over(&mut self) {
+        self.over = self.next > 0;
+    }
+
     fn of(&mut self, segment: &Segment) -> Option<Value> {
-        if segment.index < self.next {
+        let known = match self.over {
+            true => segment.start_ms.midpoint(segment.end_ms) < self.end_ms,
+            false => segment.index < self.next,
+        };
+        if known {
             return None;
         }
         let text = if self.next == 0 { segment.text.trim_start() } else { &segment.text };
         self.next = segment.index + 1;
+        self.end_ms = self.end_ms.max(segment.end_ms);
         Some(json!({ "type": "transcript.text.delta", "delta": text }))
     }
 
@@ -112,11 +128,13 @@ mod tests {
     use verbatim_core::language::Language;
     use verbatim_core::options::Task;
 
+    /// A segment of one second.
     fn segment(index: u32, text: &str) -> Segment {
+        let start_ms = u64::from(index) * 1000;
         Segment {
             index,
-            start_ms: 0,
-            end_ms: 0,
+            start_ms,
+            end_ms: start_ms + 1000,
             text: text.into(),
             words: Vec::new(),
             speaker: None,
@@ -133,8 +151,9 @@ mod tests {
         let segments = [segment(0, " One."), segment(1, " Two."), segment(2, " Three.")];
         let mut deltas = Deltas::default();
         let mut told = Vec::new();
-        for index in [0, 1, 0, 1, 2] {
-            told.extend(deltas.of(&segments[index]));
+        for attempt in [&segments[..2], &segments] {
+            deltas.start_over();
+            told.extend(attempt.iter().filter_map(|segment| deltas.of(segment)));
         }
         let transcript = Transcript {
             task: Task::Transcribe,
@@ -153,5 +172,20 @@ mod tests {
 
         let cached = Deltas::default().rest(&transcript);
         assert_eq!(texts(&cached), "One. Two. Three.");
+    }
+
+    #[test]
+    fn an_engine_that_cut_the_audio_finer_repeats_nothing() {
+        let (mut deltas, mut told) = (Deltas::default(), Vec::new());
+        deltas.start_over();
+        told.extend(deltas.of(&segment(0, " One.")));
+        told.extend(deltas.of(&segment(1, " Two.")));
+        deltas.start_over();
+        for (index, text) in [" One", " and", " two", " and", " three."].into_iter().enumerate() {
+            let start_ms = index as u64 * 500;
+            let finer = Segment { start_ms, end_ms: start_ms + 500, ..segment(index as u32, text) };
+            told.extend(deltas.of(&finer));
+        }
+        assert_eq!(texts(&told), "One. Two. three.");
     }
 }

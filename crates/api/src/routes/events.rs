@@ -27,7 +27,9 @@ use crate::{story, watch};
 ///
 /// Server-Sent Events: `queued`, `started`, `progress`, `segment` as each is decoded, then one of `completed`, `failed` and
 /// `cancelled`, after which the stream ends. `Last-Event-ID` resumes; when nothing is left to tell, the answer is 204,
-/// which ends an `EventSource`. A retried job starts its segments over under a new `attempt`.
+/// which ends an `EventSource`. With each `started` the segments start over, and earlier ones no longer count: a retried job has
+/// a new `attempt` then; where another engine took over from one that failed, `started` comes with the same `attempt` once
+/// more before the end, and behind it every segment of the transcript.
 #[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs", operation_id = "watch_job",
     params(
         ("id" = String, Path, description = "The job's id"),

@@ -18,7 +18,7 @@
 //! | 7 | tenants are served equally, caps hold | [`fairness`]: all; [`caps`]: all |
 //! | 8 | no tier starves, nor any job | [`claims`]: `tiers_share_by_weight_and_none_starves`; [`service`]: all |
 //! | 9 | one job's failure touches no other | [`leases`]: `the_failure_of_one_job_…`; [`crashes`]: `an_isolated_…`; [`alone`]: all |
-//! | 10 | event streams show the end | [`events`]: all; [`dead_letters`]: `a_redriven_job_tells_its_story_anew` |
+//! | 10 | event streams show the end | [`events`], [`resuming`]: all; [`dead_letters`]: `a_redriven_job_tells_its_story_anew` |
 //! | 11 | repeating a call is harmless | [`repeats`]: all; [`dead_letters`]: `redriving_and_discarding_again_…` |
 //!
 //! What the ports promise beyond the invariants is in a module called `promises`; what providers share is in modules of
@@ -43,6 +43,7 @@ pub mod limiter;
 pub mod model;
 pub mod outages;
 pub mod repeats;
+pub mod resuming;
 pub mod retries;
 pub mod service;
 pub mod shared_state;
@@ -249,6 +250,9 @@ macro_rules! conformance_suite {
                 events: a_watcher_sees_the_whole_story_in_order,
                 events: segments_keep_their_numbers_when_they_are_in_the_transcript,
                 events: an_attached_and_a_cached_submission_see_the_end,
+                resuming: segments_that_no_report_brought_are_told_with_the_completion,
+                resuming: watchers_start_over_when_the_transcript_has_other_segments,
+                resuming: who_comes_back_after_any_event_is_told_exactly_the_rest,
             }
             invariant_11 {
                 dead_letters: redriving_and_discarding_again_changes_nothing,

@@ -243,6 +243,8 @@ impl<'a, H: Harness> World<'a, H> {
             duration_ms: 2_500,
             engine: "fake".to_owned(),
             model: "tiny.en".to_owned(),
+            segments: 0,
+            retold: false,
         }
     }
 

@@ -102,8 +102,8 @@ fn segment(line: &str) -> Result<JobEvent, PortError> {
     Ok(JobEvent { seq: EventSeq(seq), at: Timestamp::from_millis(at), kind })
 }
 
-/// Of a completed job: that its attempt began, and its segments, which are in the transcript. The first of the two has lost
-/// its own number; it has one before all segments, and before the end of a submission that left.
+/// Of a completed job: that its attempt began, and its segments, which are in the transcript. Where an older node completed it,
+/// the first of the two has lost its number: it gets one before all segments, and before the end of a submission that left.
 fn of_the_transcript(job: &Fields, until: u64) -> Result<Vec<JobEvent>, PortError> {
     let (Some("c"), Some(end), Some(at)) = (job.text("s"), job.number::<u64>("es")?, job.time("F")?) else {
         return Ok(Vec::new());
@@ -115,10 +115,11 @@ fn of_the_transcript(job: &Fields, until: u64) -> Result<Vec<JobEvent>, PortErro
     let first: Option<u64> = first.and_then(|(_, first)| first.parse().ok());
     let count = job.number::<u32>("ns")?.unwrap_or(0);
     let mut events = Vec::new();
-    if job.text("ss").is_none() {
-        let seq = EventSeq(first.unwrap_or(end).min(until).saturating_sub(1));
-        let begun = job.time("S")?.unwrap_or(at);
-        events.push(JobEvent { seq, at: begun, kind: EventKind::Started { attempt } });
+    let made_up = first.unwrap_or(end).min(until).saturating_sub(1);
+    let begun = EventSeq(job.number("sq")?.unwrap_or(made_up));
+    if begun.0 < until {
+        let at = job.time("sT")?.or(job.time("S")?).unwrap_or(at);
+        events.push(JobEvent { seq: begun, at, kind: EventKind::Started { attempt } });
     }
     if let Some(first) = first.map(EventSeq).filter(|_| count > 0 && until == u64::MAX) {
         let kind = EventKind::Transcribed { attempt, first, count };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
+use verbatim_core::event::SEGMENT_STRIDE;
 use verbatim_core::job::LeaseToken;
 use verbatim_core::ports::jobs::Finish;
 use verbatim_core::{ErrorKind, PortError};
@@ -18,10 +19,13 @@ const TOGETHER: usize = 64;
 /// Calls under way at once: one travels while another is worked on.
 const CARRIERS: usize = 2;
 
+/// What a finish says besides its lease, as `lua/finish.lua` takes it.
+pub(super) type Details = [String; 6];
+
 struct Item {
     call: &'static str,
     token: LeaseToken,
-    details: [String; 4],
+    details: Details,
     reply: oneshot::Sender<Result<Finish, PortError>>,
 }
 
@@ -48,7 +52,7 @@ impl Finishes {
         &self,
         call: &'static str,
         token: &LeaseToken,
-        details: [String; 4],
+        details: Details,
     ) -> Result<Finish, PortError> {
         let gone = || PortError::new(ErrorKind::Internal, "nobody carries finishes to Redis any more");
         let (reply, answer) = oneshot::channel();
@@ -71,7 +75,7 @@ async fn carry(wire: Arc<Wire>, retention: Duration, waiting: Arc<Mutex<mpsc::Re
 
 async fn finish_all(wire: &Wire, retention: Duration, items: &[Item]) -> Result<Vec<String>, PortError> {
     let mut call = wire.call(&scripts::FINISH);
-    call.arg(millis(retention));
+    call.arg(millis(retention)).arg(SEGMENT_STRIDE);
     for Item { call: kind, token, details, .. } in items {
         call.arg(*kind)
             .arg(token.job_id.ulid())
@@ -100,5 +104,9 @@ fn answer(items: Vec<Item>, answers: Result<Vec<String>, PortError>) {
 }
 
 fn finish_of(state: &str) -> Result<Finish, PortError> {
-    if state.is_empty() { Ok(Finish::Stale) } else { Ok(Finish::Done(record::state(state))) }
+    match state.strip_prefix('!') {
+        Some(why) => Err(corrupt(format!("a job that is to be finished: {why}"))),
+        None if state.is_empty() => Ok(Finish::Stale),
+        None => Ok(Finish::Done(record::state(state))),
+    }
 }

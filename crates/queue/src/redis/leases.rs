@@ -100,16 +100,17 @@ impl JobLeases for RedisStore {
     }
 
     async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
-        let Completion { result, duration_ms, engine, model } = completion;
-        self.0.finishes.finish("c", token, [result.into(), duration_ms.to_string(), engine, model]).await
+        let Completion { result, duration_ms, engine, model, segments, retold } = completion;
+        let (segments, retold) = (segments.to_string(), u8::from(retold).to_string());
+        let details = [result.into(), duration_ms.to_string(), engine, model, segments, retold];
+        self.0.finishes.finish("c", token, details).await
     }
 
     async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError> {
         let (delays, refund) = steps(&self.0.policy.retry, &failure, self.0.ids.fraction());
-        self.0
-            .finishes
-            .finish("f", token, [json(&failure)?, delays, u8::from(refund).to_string(), String::new()])
-            .await
+        let [one, two, three] = Default::default();
+        let details = [json(&failure)?, delays, u8::from(refund).to_string(), one, two, three];
+        self.0.finishes.finish("f", token, details).await
     }
 
     async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError> {

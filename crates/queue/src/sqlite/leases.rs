@@ -89,6 +89,7 @@ pub(super) fn complete(
         job.estimated_secs = secs;
         job.engine = completion.engine;
         job.model = Some(completion.model);
+        transitions::number_segments(step, job, completion.segments, completion.retold)?;
         transitions::end(step, job, End::Completed(completion.result))
     })
 }

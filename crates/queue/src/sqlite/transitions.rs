@@ -71,6 +71,29 @@ pub(super) fn append_segment(step: &mut Step<'_>, job: &mut Job, segment: Segmen
     append_as(step, job, seq, &EventKind::Segment { attempt, segment })
 }
 
+/// Gives each segment of the transcript the number under which watchers are told of it: those that were reported keep theirs,
+/// the others follow. Where the transcript has other segments, or there is no room left for the numbers that are to follow,
+/// watchers are told that the attempt started again, and all segments get new numbers.
+pub(super) fn number_segments(
+    step: &mut Step<'_>,
+    job: &mut Job,
+    count: u32,
+    retold: bool,
+) -> StoreResult<()> {
+    let number = |first, index| segment_seq(EventSeq(first), index).0;
+    let mut first = job.segments_from.filter(|_| job.next_segment > 0);
+    let is_late = |first| job.next_segment < count && number(first, job.next_segment) <= job.last_seq;
+    if retold || first.is_some_and(is_late) {
+        append_started(step, job)?;
+        (first, job.next_segment) = (None, 0);
+    }
+    let Some(last) = count.checked_sub(1).filter(|last| *last >= job.next_segment) else { return Ok(()) };
+    let first = first.unwrap_or(job.last_seq + 1);
+    (job.segments_from, job.next_segment) = (Some(first), count);
+    job.last_seq = number(first, last);
+    Ok(())
+}
+
 /// Begins a new attempt's stream: what earlier attempts reported no longer counts.
 pub(super) fn append_started(step: &mut Step<'_>, job: &mut Job) -> StoreResult<()> {
     step.conn

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::engines::{ELSEWHERE, HANG, LATE, LATE_BY, LIE, OddEngine, PANIC, QUIET, SPOIL, WAIT};
+use crate::support::engines::{ELSEWHERE, HANG, LATE, LATE_BY, LIE, OddEngine, PANIC, QUIET, SPOIL, TAKE_OVER, WAIT};
 use crate::support::{World, config};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
@@ -108,6 +108,36 @@ async fn the_segments_of_an_engine_that_reports_nothing_are_reported_at_the_end(
     let reported: Vec<u32> =
         job.reports.iter().flat_map(|report| &report.segments).map(|segment| segment.index).collect();
     assert_eq!((job.state, reported), (JobState::Completed, vec![0, 1, 2]));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_completion_says_what_watchers_were_not_told() -> Result<()> {
+    let world = World::new()?;
+    let worker = world.worker(OddEngine::default(), config(1))?;
+    for (how, retold) in [(TAKE_OVER, true), (QUIET, false)] {
+        let id = world.submit_with(25, prompt(how)).await?;
+        worker.run_once().await?;
+        let job = world.leases.job(&id);
+        let completion = job.completions.first().context("completed")?;
+        let transcript = world.transcript(&completion.result).await?;
+        assert_eq!((completion.segments as usize, completion.retold), (transcript.segments.len(), retold));
+    }
+    Ok(())
+}
+
+/// A store that refuses reports for a while gets every segment once it takes them again, in order.
+#[tokio::test(start_paused = true)]
+async fn segments_that_were_refused_are_reported_again() -> Result<()> {
+    let world = World::new()?;
+    world.leases.change(|state| state.reports_to_refuse = 3);
+    let id = world.submit(100).await?;
+    world.worker(FakeEngine::new(0.1), config(1))?.run_once().await?;
+    let job = world.leases.job(&id);
+    let completion = job.completions.first().context("completed")?;
+    let reported: Vec<Segment> = job.reports.iter().flat_map(|report| report.segments.clone()).collect();
+    assert_eq!(reported, world.transcript(&completion.result).await?.segments);
+    assert!(!completion.retold && world.leases.state().reports_to_refuse == 0);
     Ok(())
 }
 

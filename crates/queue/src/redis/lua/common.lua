@@ -51,6 +51,7 @@
 --   tick               hash   who ticked last (node), when (at), when the store was found again after a silence (back), how
 --                             many leases turned out since to have been taken from a worker that lives (revived), and the
 --                             outage that nobody has heard of: when it was found (outage), its milliseconds (away)
+--   tick:standby       zset   nodes that take over when that one is silent, by the time until which they count
 --
 -- The fields of a job, `j:`. Times are milliseconds since the epoch, flags are 1 or absent.
 --   t    tenant                                  k    dedupe key
@@ -84,8 +85,11 @@
 --   nl   submissions that wait for it
 -- Its events have the numbers up to `ls`; what each says:
 --   qs qa qt     queued: number, attempts, time  ss sa sT     started: the same
+--   sq   of a completed job: the number of its last start, where that is not right before its first segment's; its time is that
+--        in S where sT is absent
 --   ps ep eg pT  progress: number, progress, stage, time
---   ns   segments of this attempt so far         es   number of its end
+--   ns   segments: of this attempt so far, then of the transcript
+--   es   number of its end
 --   sb   number of this attempt's first segment, as `fence:number`; those of the others follow from it
 --
 -- The fields of a submission, `s:`.
@@ -240,6 +244,33 @@ local function load_some(id, fields)
   return { id = id, f = f, set = {}, at = 0 }
 end
 
+-- The first of a job's fields that is not what scripts calculate with; nothing where all are. Asked before the first write, so
+-- that a job that cannot be read keeps its place whole. `held`: it was claimed, and its tenant charged.
+local NEEDED, NEEDED_LIVE, NEEDED_HELD = { 'ls', 'nl', 'p' }, { 'a', 'f', 'o' }, { 'cc', 'ct' }
+local AT_MOST = { 'C', 'D', 'G', 'R', 'cm', 'l', 'ns', 'nt', 'z' }
+local function broken_field(job, held)
+  local f = job.f
+  for _, name in ipairs({ 's', 't', 'k' }) do
+    if not f[name] then return name end
+  end
+  local function missing(names)
+    for _, name in ipairs(names) do
+      if not tonumber(f[name]) then return name end
+    end
+  end
+  for _, name in ipairs(AT_MOST) do
+    if f[name] and not tonumber(f[name]) then return name end
+  end
+  local is_over = f.s == 'c' or f.s == 'f' or f.s == 'x'
+  return missing(NEEDED) or not is_over and missing(NEEDED_LIVE) or held and (missing(NEEDED_HELD) or not f.w and 'w') or nil
+end
+
+-- Works on one record of several. An error ends the work on this one only. Answers why it did, or nothing.
+local function try(work, ...)
+  local done, problem = pcall(work, ...)
+  if not done then return type(problem) == 'table' and problem.err or tostring(problem) end
+end
+
 -- What is put last counts, in Redis as well.
 local function put(job, field, value)
   if type(value) == 'number' then value = whole(value) end
@@ -295,6 +326,18 @@ local function note_queued(job)
   put(job, 'qs', next_seq(job))
   put(job, 'qa', job.f.a)
   put(job, 'qt', now_text)
+end
+
+local function note_started(job)
+  put(job, 'ss', next_seq(job))
+  put(job, 'sa', job.f.a)
+  put(job, 'sT', now_text)
+end
+
+-- The number of this attempt's first segment, if there is one.
+local function first_segment(job)
+  local fence, first = string.match(job.f.sb or '', '^(.-):(.*)$')
+  return fence == job.f.f and tonumber(first) or nil
 end
 
 local function blob_of(job)

@@ -15,7 +15,7 @@ local OVER = { 'B', 'L', 'Q', 'R', 'W', 'cc', 'ct', 'l', 'n', 'o', 'w', 'z' }
 local OVER_FOR_GOOD = { 'C', 'D', 'K', 'cf', 'cm', 'cp', 'e', 'u', 'x' }
 -- Only a transcript has segments; and how it came about says nothing beside it.
 local UNHEARD = { 'ns', 'sb' }
-local UNTOLD = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sT', 'sa', 'ss' }
+local UNTOLD = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sa', 'ss' }
 
 -- Takes out of what does not move of a job what is absent (a text has its quotes escaped, so that none can look like it),
 -- and the trace, which only an attempt goes on with.
@@ -44,7 +44,12 @@ local function finish_job(job, state, retention)
   -- From here on segments are read from the transcript.
   if job.f.ns then call('DEL', P .. 'e:' .. job.id) end
   if state == 'c' then
+    -- That it was begun keeps its number, so that no watcher is told it twice; one right before the first segment needs no room.
+    -- Mostly it was begun once, so that the time is known.
+    local first = first_segment(job)
+    if job.f.ss and not (first and tonumber(job.f.ss) == first - 1) then put(job, 'sq', job.f.ss) end
     drop_all(job, UNTOLD)
+    if job.f.sT == job.f.S then drop_all(job, { 'sT' }) end
   else
     forget_work(job)
     drop_all(job, UNHEARD)

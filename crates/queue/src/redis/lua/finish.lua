@@ -1,15 +1,38 @@
--- ARGV: 2 retention, then for each job 8 values: call, job, fence, nonce and four more, as the call wants them:
---   c complete: result, milliseconds of audio, engine, model
+-- ARGV: 2 retention, 3 what lies between the numbers of two segments, then for each job 10 values: call, job, fence, nonce and
+-- six more, as the call wants them:
+--   c complete: result, milliseconds of audio, engine, model, segments of the transcript, whether they are others than those
+--               that were reported (1 or 0)
 --   f fail:     failure JSON, what to do after each number of attempts (delay, or -1 to give up), refund (1 or 0)
 --   l release:  -
--- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer.
-local retention = tonumber(ARGV[2])
+-- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer. One whose
+-- job cannot be read, which stays as it is, is answered with `!` and why.
+local retention, stride = tonumber(ARGV[2]), tonumber(ARGV[3])
 local FIELDS = { 's', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u', 'ls', 'ct', 'cc', 'cp', 'pr', 'P', 'nl', 'K',
-  'B', 'C', 'D', 'G', 'Q', 'l', 'ns', 'r' }
+  'B', 'C', 'D', 'G', 'Q', 'l', 'ns', 'r', 'sb',
+  'S', 'sT', 'ss' }
 
 local act = {}
 
-function act.c(job, result, millis, engine, model)
+-- Gives each segment of the transcript the number under which watchers are told of it: those that were reported keep theirs,
+-- the others follow. Where the transcript has other segments, or there is no room left for the numbers that are to follow,
+-- watchers are told that the attempt started again, and all segments get new numbers.
+local function number_segments(job, count, retold)
+  local told = tonumber(job.f.ns or 0)
+  local first = told > 0 and first_segment(job) or nil
+  if retold or first and told < count and first + stride * told <= tonumber(job.f.ls) then
+    note_started(job)
+    first, told = nil, 0
+    drop(job, 'ns')
+    call('DEL', P .. 'e:' .. job.id)
+  end
+  if count <= told then return end
+  first = first or tonumber(job.f.ls) + 1
+  put(job, 'sb', format('%s:%.0f', job.f.f, first))
+  put(job, 'ns', count)
+  put(job, 'ls', first + stride * (count - 1))
+end
+
+function act.c(job, result, millis, engine, model, segments, retold)
   local secs = math.max(1, math.ceil(tonumber(millis) / 1000))
   settle(job, secs)
   if job.f.x then
@@ -22,6 +45,7 @@ function act.c(job, result, millis, engine, model)
   put(job, 'mo', model)
   put(job, 'pr', '1')
   keep_result(job, result)
+  number_segments(job, tonumber(segments), retold == '1')
   finish_job(job, 'c', retention)
 end
 
@@ -53,30 +77,37 @@ local function is_published(job, fence, nonce)
   return string.sub(result_of(job) or '', -#name) == name
 end
 
-local answers = {}
-for i = 3, #ARGV, 8 do
-  local kind = ARGV[i]
-  local job = load_some(ARGV[i + 1], FIELDS)
-  local token = ARGV[i + 2] .. '|' .. ARGV[i + 3]
-  if not job then
-    answers[#answers + 1] = ''
-  elseif job.f.s == 'r' and job.f.f .. '|' .. job.f.n == token or is_held_again(job, ARGV[i + 2], ARGV[i + 3]) then
-    act[kind](job, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7])
+local function finish(kind, id, fence, nonce, ...)
+  local job = load_some(id, FIELDS)
+  if not job then return '' end
+  local token = fence .. '|' .. nonce
+  local held = job.f.s == 'r' and job.f.f .. '|' .. job.f.n == token
+  if held or not is_terminal(job.f.s) and fence_taken_back(job, nonce) then
+    local broken = broken_field(job, true)
+    if broken then return '!field ' .. broken end
+  end
+  if held or is_held_again(job, fence, nonce) then
+    act[kind](job, ...)
     -- The name of a published result says which lease published it.
-    if job.f.s ~= 'c' or not is_published(job, ARGV[i + 2], ARGV[i + 3]) then
+    if job.f.s ~= 'c' or not is_published(job, fence, nonce) then
       put(job, 'P', kind .. '|' .. token .. '|' .. job.f.s)
     else
       drop_all(job, { 'P' })
     end
     save(job)
-    answers[#answers + 1] = job.f.s
-  elseif kind == 'c' and job.f.s == 'c' and is_published(job, ARGV[i + 2], ARGV[i + 3]) then
-    answers[#answers + 1] = 'c'
-  else
-    local past = kind .. '|' .. token .. '|'
-    local same = job.f.P and string.sub(job.f.P, 1, #past) == past
-    answers[#answers + 1] = same and string.sub(job.f.P, -1) or ''
+    return job.f.s
   end
+  if kind == 'c' and job.f.s == 'c' and is_published(job, fence, nonce) then return 'c' end
+  local past = kind .. '|' .. token .. '|'
+  local same = job.f.P and string.sub(job.f.P, 1, #past) == past
+  return same and string.sub(job.f.P, -1) or ''
+end
+
+local answers = {}
+for i = 4, #ARGV, 10 do
+  local at = #answers + 1
+  local problem = try(function() answers[at] = finish(unpack(ARGV, i, i + 9)) end)
+  if problem then answers[at] = '!' .. problem end
 end
 flush()
 return answers

@@ -36,6 +36,13 @@ local function taken_back(job)
   return leases
 end
 
+-- The fence of a lease that was taken back, by the nonce of the claim that got it.
+local function fence_taken_back(job, nonce)
+  for _, lease in ipairs(taken_back(job)) do
+    if lease[2] == nonce then return lease[1] end
+  end
+end
+
 -- A job stops being isolated when the deaths that isolated it turn out to be fewer: the death `at` was none. If there was
 -- another one after that which isolated it, that one would have done so.
 local function is_still_isolated(leases, at)

@@ -11,8 +11,8 @@ local log, stride = P .. 'e:' .. job.id, tonumber(ARGV[10])
 
 -- The number of a segment follows from that of the attempt's first, so that it can be told when only the transcript is left.
 local function segment_seq(index)
-  local fence, first = string.match(job.f.sb or '', '^(.-):(.*)$')
-  local seq = fence == job.f.f and tonumber(first) + stride * index or 0
+  local first = first_segment(job)
+  local seq = first and first + stride * index or 0
   local last = tonumber(job.f.ls)
   if seq <= last then
     -- The first one; or more happened between two segments than there is room for.

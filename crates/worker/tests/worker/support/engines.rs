@@ -57,6 +57,8 @@ pub(crate) const ELSEWHERE: &str = "elsewhere";
 pub(crate) const QUIET: &str = "quiet";
 /// Fails at once when all is done.
 pub(crate) const SPOIL: &str = "spoil";
+/// Takes over from another engine, which has heard two segments where there is one.
+pub(crate) const TAKE_OVER: &str = "take over";
 /// Says that it was cancelled, which it was not.
 pub(crate) const LIE: &str = "lie";
 
@@ -147,6 +149,19 @@ impl SpeechEngine for OddEngine {
             Some(SPOIL) => {
                 FakeEngine::new(0.0).transcribe(request, observer, cancel).await?;
                 return Err(EngineError::new(FailureKind::EngineFailed, "spoilt in the end"));
+            }
+            Some(TAKE_OVER) => {
+                let half = |index: u32| Segment {
+                    index,
+                    start_ms: u64::from(index) * 5_000,
+                    end_ms: u64::from(index + 1) * 5_000,
+                    text: " half of it".to_owned(),
+                    words: Vec::new(),
+                    speaker: None,
+                    decoding: None,
+                };
+                observer.window_done(10_000, &[half(0), half(1)]);
+                observer.begun_anew();
             }
             Some(QUIET) => return FakeEngine::new(0.0).transcribe(request, Arc::new(Nobody), cancel).await,
             _ => {}

@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) claims_wait: bool,
     pub(crate) claims: Vec<ClaimRequest>,
     pub(crate) failed_calls: u32,
+    /// So many reports that bring segments are refused for a reason that repeating does not mend.
+    pub(crate) reports_to_refuse: u32,
     pub(crate) renewals: u32,
     /// The most jobs that ran at once.
     pub(crate) most_running: usize,
@@ -128,6 +130,10 @@ impl FakeLeases {
         waited.expect("it comes to this").expect("the store lives").clone()
     }
 
+    pub(crate) fn state(&self) -> State {
+        self.0.borrow().clone()
+    }
+
     pub(crate) fn job(&self, id: &JobId) -> Job {
         self.0.borrow().jobs[id].clone()
     }
@@ -182,11 +188,16 @@ impl JobLeases for FakeLeases {
 
     async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError> {
         let refused = |state: &mut State| {
-            state.failed_calls += u32::from(state.full);
-            state.full
+            if state.full {
+                state.failed_calls += 1;
+                return Some((ErrorKind::OutOfSpace, "the store is full"));
+            }
+            let due = !report.segments.is_empty() && state.reports_to_refuse > 0;
+            state.reports_to_refuse -= u32::from(due);
+            due.then_some((ErrorKind::Internal, "the report was refused"))
         };
-        if self.change(refused) {
-            return Err(PortError::new(ErrorKind::OutOfSpace, "the store is full"));
+        if let Some((kind, why)) = self.change(refused) {
+            return Err(PortError::new(kind, why));
         }
         self.call(|state| state.current(token).map(|job| job.reports.push(report)).is_some())
     }
