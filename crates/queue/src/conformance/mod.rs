@@ -173,6 +173,7 @@ macro_rules! conformance_suite {
                 crashes: innocents_are_not_blamed_when_leases_lapse_one_after_the_other,
                 crashes: one_death_isolates_nothing,
                 dead_letters: a_redriven_poison_job_still_runs_alone,
+                outages: a_claim_repeated_after_a_cut_off_counts_no_death,
                 outages: a_store_that_comes_and_goes_still_finds_the_dead,
                 outages: a_store_that_was_there_extends_nothing,
                 outages: a_worker_that_comes_back_late_is_uncounted,

@@ -35,8 +35,8 @@ pub const WORKERS: usize = 3;
 const CLASSES: [&str; 3] = ["tiny.en", "base", "small"];
 /// The classes that each worker can do; the last can do everything.
 const ABLE: [&[usize]; WORKERS] = [&[0], &[0, 1], &[0, 1, 2]];
-/// How long a claim can be repeated at least, in milliseconds: as long as its lease lasts.
-const REPEATABLE: i64 = 30_000;
+/// How long a claim can be repeated at least, in milliseconds.
+const REPEATABLE: i64 = 600_000;
 
 /// Work of a tenant on its way.
 #[derive(Debug, Clone)]

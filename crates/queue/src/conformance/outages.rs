@@ -216,6 +216,51 @@ pub async fn a_worker_that_comes_back_late_is_uncounted<H: Harness>(harness: &H)
     world.audit().await
 }
 
+/// A claim whose answer was lost is repeated once its worker reaches the store again, however late: it gets the lease that it
+/// was given, if nobody has taken the job since, and the job is not blamed for a death.
+pub async fn a_claim_repeated_after_a_cut_off_counts_no_death<H: Harness>(harness: &H) -> Verdict {
+    let world = World::open(harness).await?;
+    let alone = world.policy.retry.base_delay;
+    for leases in [1, 3, 10] {
+        for pause in [Duration::ZERO, alone] {
+            let id = world.ticket(&format!("claimed again after {leases} {pause:?}")).await?;
+            let request = world.request(&world.worker(), true);
+            let lost = world.store.claim(request.clone()).await?;
+            // Others tick all the time.
+            ensure_eq!(world.pass(LEASE * leases + pause).await?.lapsed, 1, "leases taken back");
+            let given = Lease { expires_at: world.now().plus(LEASE), ..needed(lost)? };
+            for call in ["the claim, repeated", "the same once more"] {
+                ensure_eq!(world.store.claim(request.clone()).await?, Some(given.clone()), "{call}");
+            }
+            world.expect(&id, SubmissionStatus::Processing).await?;
+            expect_held(&world, &given).await?;
+            expect_crashes(&world, &given, 0).await?;
+        }
+    }
+    // Another worker has the job by then.
+    world.ticket("taken").await?;
+    let request = world.request(&world.worker(), true);
+    needed(world.store.claim(request.clone()).await?)?;
+    world.die().await?;
+    let second = world.claim_one().await?;
+    ensure_eq!(world.store.claim(request).await?, None, "a claim of what another has");
+    expect_held(&world, &second).await?;
+    expect_crashes(&world, &second, 0).await?;
+    // The store was away for longer than a claim is remembered while it is there.
+    world.ticket("claimed before an outage").await?;
+    let request = world.request(&world.worker(), true);
+    let lost = needed(world.store.claim(request.clone()).await?)?;
+    world.away(Duration::from_secs(3600));
+    world.settle().await?;
+    let again = needed(world.store.claim(request).await?)?;
+    ensure_eq!(again.token, lost.token, "the lease of a claim from before the outage");
+    world.audit().await
+}
+
+fn needed(lease: Option<Lease>) -> Verdict<Lease> {
+    lease.ok_or_else(|| Violation::new("there is a job to claim"))
+}
+
 /// Ticks that come as often as they should are no gap: leases that nobody renews are taken back at their end.
 pub async fn a_store_that_was_there_extends_nothing<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;

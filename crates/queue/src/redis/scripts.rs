@@ -43,7 +43,7 @@ scripts! {
     DEAD_LETTERS = " flags=no-writes", "lua/dead_letters.lua";
     REFERENCED = " flags=no-writes", "lua/referenced.lua";
     /// What takes work off a full Redis goes on: it makes room in the end.
-    CLAIM = " flags=allow-oom", "lua/claim.lua";
+    CLAIM = " flags=allow-oom", "lua/leases.lua", "lua/claim.lua";
     RENEW = " flags=allow-oom", "lua/leases.lua", "lua/renew.lua";
     FINISH = " flags=allow-oom", "lua/leases.lua", "lua/finish.lua";
     CANCEL = " flags=allow-oom", "lua/cancel.lua";

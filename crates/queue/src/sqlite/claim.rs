@@ -17,12 +17,12 @@ use super::tiers::Shares;
 use super::transitions::{self, End};
 use super::watch::Signals;
 use super::writer::Step;
-use super::{lanes, tenants};
+use super::{lanes, lapses, tenants};
 use crate::MOST_TOO_OLD;
 use crate::ticket::too_old;
 
 /// How long after its lease a claim can still be repeated.
-const REPEATABLE: Duration = Duration::from_secs(600);
+pub(super) const REPEATABLE: Duration = Duration::from_secs(600);
 
 /// Does what [`verbatim_core::ports::JobLeases::claim`] says.
 ///
@@ -33,7 +33,7 @@ pub(super) fn claim(
     signals: &Signals,
     request: &ClaimRequest,
 ) -> StoreResult<Option<Lease>> {
-    if let Some(answer) = repeated(step.conn, request)? {
+    if let Some(answer) = repeated(step, request)? {
         return Ok(answer);
     }
     let holding = holding(step.conn, request)?;
@@ -82,16 +82,21 @@ struct Asking<'r> {
     reserved: Option<Lane>,
 }
 
-/// The answer that this claim got before, if it is still held. `None` for a new claim.
-fn repeated(conn: &Connection, request: &ClaimRequest) -> StoreResult<Option<Option<Lease>>> {
-    let known: Option<String> = conn
+/// The answer that this claim got before, if its lease is still held: also one that was taken back while the worker was cut
+/// off, for it lives, if nobody has taken the job since. `None` for a new claim.
+fn repeated(step: &mut Step<'_>, request: &ClaimRequest) -> StoreResult<Option<Option<Lease>>> {
+    let known: Option<String> = step
+        .conn
         .prepare_cached("SELECT job FROM claims WHERE worker = ?1 AND nonce = ?2")?
         .query_row([request.worker.as_str(), request.nonce.as_str()], |row| row.get(0))
         .optional()?;
     let Some(known) = known else { return Ok(None) };
-    let held = |job: &Job| job.state == JobState::Running && job.nonce.as_ref() == Some(&request.nonce);
-    let job = job::load(conn, &known)?.filter(held);
-    job.map(|job| lease_of(conn, job)).transpose().map(Some)
+    let Some(mut job) = job::load(step.conn, &known)? else { return Ok(Some(None)) };
+    let held = job.state == JobState::Running && job.nonce.as_ref() == Some(&request.nonce);
+    if !held && !lapses::is_claimed_again(step, &mut job, &request.nonce)? {
+        return Ok(Some(None));
+    }
+    lease_of(step.conn, job).map(Some).map(Some)
 }
 
 /// Keeps the answer for the claim's repetition.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use verbatim_core::ids::ClaimNonce;
 use verbatim_core::job::{JobState, LeaseToken};
 use verbatim_core::policy::ISOLATED_AFTER;
 use verbatim_core::time::Timestamp;
@@ -106,6 +107,14 @@ pub(super) fn is_held_again(step: &mut Step<'_>, job: &mut Job, token: &LeaseTok
     }
     job::save(step.conn, job)?;
     Ok(is_last)
+}
+
+/// The same for the claim that got the lease, which its worker repeats.
+pub(super) fn is_claimed_again(step: &mut Step<'_>, job: &mut Job, nonce: &ClaimNonce) -> StoreResult<bool> {
+    let past = job.taken_back.iter().find(|past| past.nonce == *nonce);
+    let token =
+        past.map(|past| LeaseToken { job_id: job.id.clone(), fence: past.fence, nonce: nonce.clone() });
+    token.map_or(Ok(false), |token| is_held_again(step, job, &token))
 }
 
 /// Takes back what was counted. The job stops being isolated when the deaths that isolated it turn out to be fewer than it

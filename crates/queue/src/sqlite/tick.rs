@@ -6,6 +6,7 @@ use verbatim_core::job::JobState;
 use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, TickReport};
 use verbatim_core::time::Timestamp;
 
+use super::claim::REPEATABLE;
 use super::error::StoreResult;
 use super::garbage::Due;
 use super::job::{self, Job};
@@ -26,7 +27,7 @@ pub(super) fn tick(step: &mut Step<'_>) -> StoreResult<TickReport> {
     end_old_jobs(step, &mut report)?;
     take_back_lapsed(step, back, &mut report)?;
     promote_due(step, &mut report)?;
-    forget_expired(step, &mut report)?;
+    forget_expired(step, back, &mut report)?;
     Ok(report)
 }
 
@@ -124,7 +125,7 @@ fn promote_due(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> 
     Ok(())
 }
 
-fn forget_expired(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> {
+fn forget_expired(step: &mut Step<'_>, back: Timestamp, report: &mut TickReport) -> StoreResult<()> {
     let expired = due(step, "SELECT id FROM jobs WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2")?;
     for job in job::load_all(step.conn, &expired)? {
         let submissions: u32 = step
@@ -140,12 +141,15 @@ fn forget_expired(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<(
                  SELECT tenant, key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
         )?
         .execute(params![step.now.as_millis(), MOST])?;
-    step.conn
-        .prepare_cached(
-            "DELETE FROM claims WHERE worker IN (
-                 SELECT worker FROM claims WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
-        )?
-        .execute(params![step.now.as_millis(), MOST])?;
+    // After an outage workers may be about to repeat the claim under which they lost the store.
+    if step.now >= back.plus(REPEATABLE) {
+        step.conn
+            .prepare_cached(
+                "DELETE FROM claims WHERE worker IN (
+                     SELECT worker FROM claims WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
+            )?
+            .execute(params![step.now.as_millis(), MOST])?;
+    }
     shared_state::forget_expired(step, MOST)?;
     ledger::forget_old(step, MOST)?;
     tenants::forget_idle(step.conn, MOST)

@@ -295,9 +295,10 @@ impl Model {
         given
     }
 
-    fn still_held(&self, worker: usize) -> Option<Given> {
-        let (last, _) = self.turns.last[worker].as_ref()?;
-        Some(last).filter(|given| self.is_current(given)).cloned()
+    fn still_held(&mut self, worker: usize) -> Option<Given> {
+        let (last, _) = self.turns.last[worker].clone()?;
+        let held = self.is_current(&last) || self.is_held_again(&last);
+        held.then(|| Given { alone: self.jobs[last.job].isolated, ..last })
     }
 
     /// Whether nobody ended this lease yet.

@@ -16,11 +16,16 @@ local function lease_of(job)
     f.cp and call('GET', P .. 'h:' .. job.id) or '' }
 end
 
--- A repetition of the worker's last claim gets the same lease, if it is still held.
+-- A repetition of the worker's last claim gets the same lease, if it is still held: also one that was taken back while the
+-- worker was cut off, for it lives, if nobody has taken the job since.
 local last = call('HMGET', P .. 'k:' .. worker, 'n', 'j', 'd')
 if last[1] == nonce then
   local job = load(last[2])
-  return job and job.f.s == 'r' and job.f.n == nonce and lease_of(job)
+  if not job then return nil end
+  local held, fence = job.f.s == 'r' and job.f.n == nonce, fence_taken_back(job, nonce)
+  if not held and fence then held = is_held_again(job, fence, nonce) end
+  flush()
+  return held and lease_of(job)
 end
 
 if digest ~= '*' and call('EXISTS', P .. 'abilities:' .. digest) == 0 then return 'abilities' end

@@ -169,9 +169,12 @@ for tier = 0, 2 do
   end
 end
 
-for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now - 600000, 'LIMIT', 0, most)) do
-  call('ZREM', P .. 'workers', worker)
-  call('DEL', P .. 'k:' .. worker)
+-- After an outage workers may be about to repeat the claim under which they lost the store.
+if now - back >= 600000 then
+  for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now - 600000, 'LIMIT', 0, most)) do
+    call('ZREM', P .. 'workers', worker)
+    call('DEL', P .. 'k:' .. worker)
+  end
 end
 call('ZREMRANGEBYSCORE', P .. 'abilities', '-inf', now - 600000)
 
