@@ -413,6 +413,15 @@ pub trait JobUpkeep: Send + Sync {
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.
     async fn tick(&self) -> Result<TickReport, PortError>;
 
+    /// Says that this node ticks no more. If it was the one that ticks for all, another one takes over at once, before the gap
+    /// looks like an outage. A store that only one process has needs none of this.
+    ///
+    /// # Errors
+    /// Only `Unavailable`, `OutOfSpace` and `Internal`.
+    async fn hand_over(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+
     /// Takes blobs that are due for deletion: nobody else is given them for a while. They stay listed until
     /// [`Self::blobs_deleted`] confirms that they are gone; what is not confirmed is given again once its hold is over, and
     /// each time is held for twice as long as the last, so that one that cannot be deleted stands in no other's way.

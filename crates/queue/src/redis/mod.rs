@@ -69,7 +69,7 @@ struct Inner {
     identity: Identity,
     news: News,
     finishes: Finishes,
-    turn: Turn,
+    turn: Arc<Turn>,
     /// When this process connected.
     started: tokio::time::Instant,
     policy: StorePolicy,
@@ -112,10 +112,11 @@ impl RedisStore {
         let wire =
             Arc::new(Wire { link: Link::new(&address)?, root: format!("{prefix}layout"), prefix, clock });
         let id = health::check(&wire, ids.as_ref()).await.map_err(error::at_start)?;
-        let news = News::start(address, &wire.prefix);
+        let turn = Arc::new(Turn::of(ids.ulid()));
+        let news = News::start(address, &wire.prefix, &turn);
         let identity = Identity::start(&wire, &ids, id);
         let finishes = Finishes::start(&wire, policy.result_retention);
-        let (turn, started) = (Turn::of(ids.ulid()), tokio::time::Instant::now());
+        let started = tokio::time::Instant::now();
         Ok(Self(Arc::new(Inner { wire, identity, news, finishes, turn, started, policy, ids })))
     }
 }

@@ -12,17 +12,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::address::Address;
 use super::dial::{ANSWER, OPEN};
+use super::upkeep::Turn;
 
 /// Before the subscription is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a subscription may be silent before it is asked whether it lives.
 const QUIET: Duration = Duration::from_secs(5);
 
-#[derive(Default)]
 struct Waiting {
     jobs: Mutex<HashMap<String, watch::Sender<()>>>,
     work: Notify,
     wanted: watch::Sender<Wanted>,
+    turn: Arc<Turn>,
 }
 
 /// What anybody in this process ever waited for.
@@ -40,8 +41,13 @@ pub(super) struct News {
 
 impl News {
     /// Listens until it is dropped.
-    pub(super) fn start(address: Address, prefix: &str) -> Self {
-        let waiting = Arc::new(Waiting::default());
+    pub(super) fn start(address: Address, prefix: &str, turn: &Arc<Turn>) -> Self {
+        let waiting = Arc::new(Waiting {
+            jobs: Mutex::default(),
+            work: Notify::new(),
+            wanted: watch::Sender::default(),
+            turn: Arc::clone(turn),
+        });
         let channels = Channels { news: format!("{prefix}news"), work: format!("{prefix}work") };
         let listening = tokio::spawn(listen(address, channels, Arc::clone(&waiting)));
         Self { waiting, _listening: AbortOnDropHandle::new(listening) }
@@ -152,7 +158,13 @@ async fn subscribed(
             }
         };
         match message {
-            Ok(Some(message)) if message.get_channel_name() == channels.work => waiting.work.notify_one(),
+            Ok(Some(message)) if message.get_channel_name() == channels.work => {
+                if message.get_payload_bytes() == b"turn" {
+                    waiting.turn.is_free();
+                } else {
+                    waiting.work.notify_one();
+                }
+            }
             Ok(Some(message)) => {
                 if let Ok(ids) = message.get_payload::<String>() {
                     ids.split(',').for_each(|id| waiting.job(id));

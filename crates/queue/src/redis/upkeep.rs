@@ -1,7 +1,7 @@
 //! For those who keep the store in order.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,14 +33,19 @@ const MOST_PAGES: usize = 16;
 const TURN: Duration = Duration::from_millis(1500);
 /// How often a node that does not tick asks whether it should, in a small cluster.
 const ASK: Duration = Duration::from_secs(1);
-/// In a cluster of more workers than this, each asks less often, so that together they ask as often as these would.
-const ASKERS: u32 = 4;
+/// Nodes that stand by: they ask that often however large the cluster is.
+const STANDBYS: u32 = 2;
+/// How long a node stands by after it has asked.
+const STANDS_BY: Duration = Duration::from_secs(4);
+/// Of the others, in a cluster of more workers than this, each asks less often, so that together they ask as often as these
+/// would.
+const ASKERS: u32 = 2;
 /// The longest that a node does not ask.
 const ASK_AT_LEAST: Duration = Duration::from_secs(30);
 /// Draws of jitter that come with a tick, so that jobs that lapsed together do not return together.
 const DRAWS: usize = 8;
 
-/// How long a node that does not tick waits before it asks again, where there are so many workers.
+/// How long a node that neither ticks nor stands by waits before it asks again, where there are so many workers.
 fn pause(workers: u64) -> Duration {
     let share = u32::try_from(workers).unwrap_or(u32::MAX) / ASKERS;
     (ASK * share.clamp(1, 60)).min(ASK_AT_LEAST)
@@ -54,11 +59,18 @@ pub(super) struct Turn {
     anothers_until: AtomicI64,
     /// The outage of the store of which this process heard last; 0 for none.
     outage: AtomicI64,
+    /// The node that ticked has handed over.
+    free: AtomicBool,
 }
 
 impl Turn {
     pub(super) fn of(node: String) -> Self {
-        Self { node, anothers_until: AtomicI64::new(i64::MIN), outage: AtomicI64::new(0) }
+        Self {
+            node,
+            anothers_until: AtomicI64::new(i64::MIN),
+            outage: AtomicI64::new(0),
+            free: AtomicBool::new(false),
+        }
     }
 
     fn node(&self) -> &str {
@@ -66,7 +78,13 @@ impl Turn {
     }
 
     fn is_anothers(&self, now: i64) -> bool {
-        now < self.anothers_until.load(Ordering::Relaxed)
+        let free = self.free.swap(false, Ordering::Relaxed);
+        !free && now < self.anothers_until.load(Ordering::Relaxed)
+    }
+
+    /// The next call asks, whatever was answered last.
+    pub(super) fn is_free(&self) {
+        self.free.store(true, Ordering::Relaxed);
     }
 
     fn outage(&self) -> i64 {
@@ -89,6 +107,11 @@ impl RedisStore {
         let monotonic = || i64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.0.wire.clock.as_ref().map_or_else(monotonic, |clock| clock.now().as_millis())
     }
+
+    /// A time drawn from half of `pause` to half as long again, so that nodes that were started together do not ask together.
+    fn about(&self, pause: Duration) -> Duration {
+        pause.mul_f64(0.5 + self.0.ids.fraction())
+    }
 }
 
 #[async_trait]
@@ -110,14 +133,20 @@ impl JobUpkeep for RedisStore {
             .arg(millis(TURN))
             .arg(millis(AWAY))
             .arg(MOST_GRACES)
-            .arg(self.0.turn.outage());
+            .arg(self.0.turn.outage())
+            .arg(STANDBYS)
+            .arg(millis(STANDS_BY));
         for _ in 0..DRAWS {
             call.arg(steps(&crashes, &lost, self.0.ids.fraction()).0);
         }
-        let answer: Vec<u64> = self.0.wire.link.run(&call).await?;
+        let (answer, which): (Vec<u64>, String) = self.0.wire.link.run(&call).await?;
         match answer[..] {
-            [promoted, lapsed, failed, expired, old, extended, away, outage, revived] => {
+            [promoted, lapsed, failed, expired, old, extended, away, outage, revived, unreadable] => {
                 self.adopt(if old == 1 { MOST_PAGES } else { 1 }).await?;
+                if unreadable > 0 {
+                    // The others were looked after.
+                    return Err(corrupt(format!("{unreadable} records that are due, among them {which}")));
+                }
                 let is_news = self.0.turn.hears_of(i64::try_from(outage).unwrap_or(0));
                 let away = is_news.then_some(Duration::from_millis(away));
                 Ok(TickReport {
@@ -131,13 +160,20 @@ impl JobUpkeep for RedisStore {
                     elsewhere: false,
                 })
             }
-            [workers] => {
-                let pause = i64::try_from(pause(workers).as_millis()).unwrap_or(0);
-                self.0.turn.leave_until(self.now() + pause);
+            [workers, stands_by] => {
+                let pause = if stands_by == 1 { ASK } else { self.about(pause(workers)) };
+                self.0.turn.leave_until(self.now() + i64::try_from(pause.as_millis()).unwrap_or(0));
                 Ok(TickReport { elsewhere: true, ..TickReport::default() })
             }
             _ => Err(corrupt("an answer to a tick")),
         }
+    }
+
+    async fn hand_over(&self) -> Result<(), PortError> {
+        let mut call = self.0.wire.call(&scripts::HAND_OVER);
+        call.arg(self.0.turn.node());
+        let _: u8 = self.0.wire.link.run(&call).await?;
+        Ok(())
     }
 
     async fn take_garbage(&self, request: GarbageRequest) -> Result<Vec<BlobKey>, PortError> {

@@ -5,6 +5,7 @@ mod adoption;
 mod audit;
 mod away;
 mod conformance;
+mod corrupt;
 mod directory;
 mod failover;
 mod identity;

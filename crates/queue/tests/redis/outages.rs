@@ -109,6 +109,112 @@ async fn one_node_ticks_for_the_cluster_and_another_takes_over_within_two_interv
     Ok(())
 }
 
+/// A cluster of so many workers that nodes which do not tick hardly ask, and some of its nodes. They tick each half second.
+struct Cluster {
+    nodes: Vec<RedisStore>,
+    clock: Arc<VirtualClock>,
+}
+
+const STEP: Duration = Duration::from_millis(500);
+
+impl Cluster {
+    async fn start(harness: &RedisHarness, nodes: u64) -> Result<Self> {
+        let clock = Arc::new(VirtualClock::default());
+        let mut cluster = Self { nodes: Vec::new(), clock };
+        for number in 1..=nodes {
+            let ids = Arc::new(SeededIds::starting_at(number * 1_000_000));
+            let node = harness.fresh(StorePolicy::default(), cluster.clock.clone(), ids).await?;
+            // As a worker does that has nothing to do.
+            let waiting = node.clone();
+            tokio::spawn(async move {
+                loop {
+                    waiting.work_may_be_there().await;
+                }
+            });
+            cluster.nodes.push(node);
+        }
+        let ids = SeededIds::starting_at(1);
+        for _ in 0..400 {
+            let request = ClaimRequest {
+                worker: WorkerId::generate(&ids),
+                nonce: ClaimNonce::generate(&ids),
+                idle: true,
+                lease: Duration::from_secs(3600),
+                abilities: Abilities::all(),
+            };
+            cluster.nodes[0].claim(request).await?;
+        }
+        // Each has been told how long it may wait.
+        for _ in 0..4 {
+            cluster.step().await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Which node ticked, and what it noticed.
+    async fn step(&self) -> Result<Option<(usize, Option<Duration>)>> {
+        self.clock.advance(STEP);
+        let mut ticked = None;
+        for (at, node) in self.nodes.iter().enumerate() {
+            let tick = node.tick().await?;
+            if !tick.elsewhere {
+                ensure!(ticked.is_none(), "two nodes tick");
+                ticked = Some((at, tick.away));
+            }
+        }
+        Ok(ticked)
+    }
+
+    async fn ticker(&self) -> Result<usize> {
+        Ok(self.step().await?.context("somebody ticks")?.0)
+    }
+
+    /// How long nobody ticks.
+    async fn silence(&self) -> Result<Duration> {
+        for steps in 1..200 {
+            // Word of a turn that is free travels on the real clock.
+            sleep(Duration::from_millis(20)).await;
+            if let Some((_, away)) = self.step().await? {
+                ensure!(away.is_none(), "it looks like an outage of {away:?}");
+                return Ok(STEP * steps);
+            }
+        }
+        anyhow::bail!("nobody ticks any more")
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_the_node_that_ticks_is_no_outage() -> Result<()> {
+    let harness = RedisHarness::new();
+    let mut cluster = Cluster::start(&harness, 8).await?;
+    // Killed, one after the other.
+    for _ in 0..4 {
+        let ticker = cluster.ticker().await?;
+        cluster.nodes.remove(ticker);
+        let silence = cluster.silence().await?;
+        ensure!(silence < Duration::from_secs(4), "nobody ticked for {silence:?}");
+        for _ in 0..100 {
+            cluster.step().await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn scaling_down_to_a_few_nodes_is_no_outage() -> Result<()> {
+    let harness = RedisHarness::new();
+    let mut cluster = Cluster::start(&harness, 12).await?;
+    let ticker = cluster.ticker().await?;
+    // All that ticked or asked lately end together, each as it is told to.
+    cluster.nodes.swap(0, ticker);
+    for node in cluster.nodes.drain(..9) {
+        node.hand_over().await?;
+    }
+    let silence = cluster.silence().await?;
+    ensure!(silence < Duration::from_secs(4), "nobody ticked for {silence:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn nodes_that_do_not_tick_hardly_ask() -> Result<()> {
     let server = RedisServer::start(&[]);

@@ -22,6 +22,8 @@ pub use sweep::Sweeper;
 
 /// The longest time between ticks on average: a longer one would look like an outage of the store to the tick behind it.
 const TICK_AT_LEAST: Duration = Duration::from_secs(1);
+/// How long a process that ends waits for the store to hear that it ticks no more.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// The most ticks in one round.
 const MAX_TICKS: usize = 64;
 
@@ -51,6 +53,11 @@ impl Maintenance {
             _ = tasks => {}
             () = stop.cancelled() => {}
         }
+        match tokio::time::timeout(HAND_OVER, self.store.hand_over()).await {
+            Ok(done) => self.note("hand_over", done),
+            // Another node notices the silence.
+            Err(_) => None,
+        };
     }
 
     async fn keep_ticking(&self) {

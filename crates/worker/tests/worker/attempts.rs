@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::engines::{ELSEWHERE, HANG, LATE, LATE_BY, LIE, OddEngine, PANIC, QUIET, SPOIL, TAKE_OVER, WAIT};
+use crate::support::engines::{
+    ELSEWHERE, HANG, LATE, LATE_BY, LIE, OddEngine, PANIC, QUIET, SPOIL, TAKE_OVER, WAIT,
+};
 use crate::support::{World, config};
 use anyhow::{Context, Result};
 use async_trait::async_trait;

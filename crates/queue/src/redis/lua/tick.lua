@@ -1,23 +1,36 @@
 -- ARGV: 2 at most of each kind, 3 retention, 4 failure of a submission that was too late, 5 of a job that is too old, 6 of
 -- a job whose workers vanished, 7 deaths after which a job is isolated, 8 the node that ticks, 9 after how long a silence
 -- another may, 10 from how long a silence on the store was away, 11 how many leases in a row are given for that, 12 the outage
--- of which the node heard last, 13 on: for each of several draws of jitter, what to do after each number of crashes.
--- Answers promoted, lapsed, failed, expired, whether fewer jobs are in lanes than are queued, extended, for how long the store
--- was away (0: it was not) with a number that tells this outage from others, and leases that turned out since the last tick to
--- have been taken from a worker that lives; to a node that is to leave the ticks to another one, how many workers there are to
--- share the wait.
+-- of which the node heard last, 13 how many nodes stand by, 14 for how long each does after it has asked, 15 on: for each of
+-- several draws of jitter, what to do after each number of crashes.
+-- Answers two things. Numbers: promoted, lapsed, failed, expired, whether fewer jobs are in lanes than are queued, extended, for
+-- how long the store was away (0: it was not) with a number that tells this outage from others, leases that turned out since
+-- the last tick to have been taken from a worker that lives, how many records could not be read; to a node that is to leave the
+-- ticks to another one, how many workers there are to share the wait, and whether this node stands by. And which record could
+-- not be read.
 local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
 local most_graces = tonumber(ARGV[11])
 local promoted, lapsed, failed, expired, extended = 0, 0, 0, 0, 0
+-- When a record that cannot be read is looked at again.
+local UNREADABLE = 600000
 
 -- One node ticks for the cluster: the one that did last, until it has been silent. A time of the last tick that lies far
 -- in the future says that the clock was put back.
 local last = call('HMGET', P .. 'tick', 'node', 'at', 'back', 'outage', 'away')
 local silence = last[2] and now - last[2]
 local was_here = silence and math.abs(silence) < tonumber(ARGV[10])
-if was_here and last[1] ~= ARGV[8] and silence < tonumber(ARGV[9]) then
-  return { call('ZCOUNT', P .. 'workers', now_text, '+inf') }
+-- A few nodes stand by, and ask often enough to take over before the silence looks like an outage. One that asks no more
+-- leaves its place to the next that asks.
+local standby = P .. 'tick:standby'
+if was_here and last[1] and last[1] ~= ARGV[8] and silence < tonumber(ARGV[9]) then
+  local until_then = now + tonumber(ARGV[14])
+  call('ZREMRANGEBYSCORE', standby, '-inf', now_text)
+  call('ZREMRANGEBYSCORE', standby, '(' .. whole(until_then), '+inf')
+  local stands_by = call('ZSCORE', standby, ARGV[8]) or call('ZCARD', standby) < tonumber(ARGV[13])
+  if stands_by then call('ZADD', standby, until_then, ARGV[8]) end
+  return { { call('ZCOUNT', P .. 'workers', now_text, '+inf'), stands_by and 1 or 0 }, '' }
 end
+if last[1] ~= ARGV[8] then call('ZREM', standby, ARGV[8]) end
 -- When the store was last found again after a silence.
 local back = tonumber(last[3])
 -- An outage is told until a node says that it has heard of it: whoever finds it often waits no longer for the answer.
@@ -45,21 +58,60 @@ local function due(index)
   return call('ZRANGEBYSCORE', P .. index, '-inf', now_text, 'LIMIT', 0, most)
 end
 
-for _, id in ipairs(due('y')) do
+-- Works on what is due in an index, one by one. A record that cannot be read is left as it is and looked at again later, so
+-- that it keeps no other from its turn; an entry behind which there is nothing any more is taken out.
+local unreadable, which = 0, ''
+local function each_due(index, find, work)
+  for at, id in ipairs(due(index)) do
+    local problem = try(function()
+      local record = find(id)
+      if not record then
+        call('ZREM', P .. index, id)
+        return
+      end
+      work(record, at)
+      -- The next one of the same worker must not find it there.
+      catch_up()
+    end)
+    if problem then
+      unreadable = unreadable + 1
+      which = index .. ' ' .. id .. ': ' .. problem
+      call('ZADD', P .. index, now + UNREADABLE, id)
+    end
+  end
+end
+
+-- The job, unless it is in another state than the index is for. One that only a newer version knows is left to it.
+local function job_in(state)
+  return function(id)
+    local job = load(id)
+    if not job then return nil end
+    if state and job.f.s ~= state and string.find('qdrcfx', job.f.s or '?', 1, true) then return nil end
+    local broken = broken_field(job, job.f.s == 'r')
+    if broken then error('field ' .. broken, 0) end
+    return job
+  end
+end
+
+local function sub_and_job(id)
   local sub = load_submission(id)
-  local job = load(sub.j)
+  local job = sub and job_in(nil)(sub.j)
+  return job and { sub = sub, job = job }
+end
+
+each_due('y', sub_and_job, function(found)
+  local sub, job = found.sub, found.job
   if has_ended(sub, job) then
     -- It ended in time; its deadline no longer matters, also if it is redriven.
-    call('ZREM', P .. 'y', id)
-    call('HDEL', P .. 's:' .. id, 'd')
+    call('ZREM', P .. 'y', sub.id)
+    call('HDEL', P .. 's:' .. sub.id, 'd')
   else
     end_apart(sub, job, 'e', retention, ARGV[4])
     if job.f.s == 'f' then failed = failed + 1 end
   end
-end
+end)
 
-for _, id in ipairs(due('z')) do
-  local job = load(id)
+each_due('z', job_in(nil), function(job)
   if is_terminal(job.f.s) then
     local removed, gone = forget(job, most)
     expired = expired + removed + (gone and 1 or 0)
@@ -71,7 +123,7 @@ for _, id in ipairs(due('z')) do
     save(job)
     failed = failed + 1
   end
-end
+end)
 
 -- Takes the job back from a worker that died. The attempt does not count, for the job did not fail; a death does, unless the
 -- checkpoint moved forward under this lease, for then the job gets on. A job beside which the second worker died is
@@ -112,28 +164,24 @@ local function was_alone(job)
   return alone
 end
 
-for at, id in ipairs(due('run')) do
-  -- Loaded one by one: taking back the one before may have marked this one.
-  local job = load(id)
+-- Loaded one by one: taking back the one before may have marked this one.
+each_due('run', job_in('r'), function(job, at)
   if is_given_grace(job, back, most_graces) then
     extended = extended + 1
   else
-    take_back(job, was_alone(job), ARGV[13 + (at - 1) % (#ARGV - 12)])
+    take_back(job, was_alone(job), ARGV[15 + (at - 1) % (#ARGV - 14)])
     save(job)
     lapsed = lapsed + 1
   end
-  -- The next one of the same worker must not find it there.
-  catch_up()
-end
+end)
 
-for _, id in ipairs(due('delayed')) do
-  local job = load(id)
+each_due('delayed', job_in('d'), function(job)
   leave(job)
   put(job, 'Q', now_text)
   enqueue(job)
   save(job)
   promoted = promoted + 1
-end
+end)
 
 for _, member in ipairs(due('ie')) do
   call('DEL', P .. 'i:' .. member)
@@ -186,4 +234,4 @@ local function sum(numbers)
 end
 flush()
 local old = sum(call('HMGET', P .. 'n', 'q0', 'q1', 'q2')) > sum(call('HVALS', P .. 'lanes'))
-return { promoted, lapsed, failed, expired, old and 1 or 0, extended, away, outage, revived }
+return { { promoted, lapsed, failed, expired, old and 1 or 0, extended, away, outage, revived, unreadable }, which }
