@@ -61,8 +61,17 @@ impl OutageMetrics {
 
     /// Counts what a round of maintenance met.
     pub fn count_tick(&self, tick: &TickReport) {
-        let TickReport { promoted: _, lapsed, failed: _, expired: _, extended, away, revived, elsewhere } =
-            *tick;
+        let TickReport {
+            promoted: _,
+            lapsed,
+            failed: _,
+            expired: _,
+            extended,
+            away,
+            revived,
+            elsewhere,
+            unreadable: _,
+        } = *tick;
         self.lapsed.inc_by(lapsed);
         self.extended.inc_by(extended);
         self.revived.inc_by(revived);

@@ -257,18 +257,31 @@ pub struct TickReport {
     pub revived: u64,
     /// Whether another node ticks for the cluster, and this call did nothing.
     pub elsewhere: bool,
+    /// Records that could not be read: they are left as they are, and looked at again later.
+    pub unreadable: u64,
 }
 
 impl TickReport {
     /// Whether there may be more to do at once: a round that did something may have met its bound.
     pub fn did_something(&self) -> bool {
-        let Self { promoted, lapsed, failed, expired, extended, away: _, revived: _, elsewhere: _ } = *self;
+        let Self {
+            promoted,
+            lapsed,
+            failed,
+            expired,
+            extended,
+            away: _,
+            revived: _,
+            elsewhere: _,
+            unreadable: _,
+        } = *self;
         promoted + lapsed + failed + expired + extended > 0
     }
 
     /// Adds what another round did.
     pub fn add(&mut self, other: Self) {
-        let Self { promoted, lapsed, failed, expired, extended, away, revived, elsewhere } = other;
+        let Self { promoted, lapsed, failed, expired, extended, away, revived, elsewhere, unreadable } =
+            other;
         self.promoted += promoted;
         self.lapsed += lapsed;
         self.failed += failed;
@@ -277,6 +290,7 @@ impl TickReport {
         self.away = self.away.max(away);
         self.revived += revived;
         self.elsewhere |= elsewhere;
+        self.unreadable += unreadable;
     }
 }
 

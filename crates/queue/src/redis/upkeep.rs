@@ -142,11 +142,15 @@ impl JobUpkeep for RedisStore {
         let (answer, which): (Vec<u64>, String) = self.0.wire.link.run(&call).await?;
         match answer[..] {
             [promoted, lapsed, failed, expired, old, extended, away, outage, revived, unreadable] => {
-                self.adopt(if old == 1 { MOST_PAGES } else { 1 }).await?;
+                let in_no_lane = self.adopt(if old == 1 { MOST_PAGES } else { 1 }).await?;
                 if unreadable > 0 {
-                    // The others were looked after.
-                    return Err(corrupt(format!("{unreadable} records that are due, among them {which}")));
+                    tracing::error!(
+                        record = which,
+                        records = unreadable,
+                        "what is due cannot be read and stays as it is"
+                    );
                 }
+                let unreadable = unreadable + in_no_lane;
                 let is_news = self.0.turn.hears_of(i64::try_from(outage).unwrap_or(0));
                 let away = is_news.then_some(Duration::from_millis(away));
                 Ok(TickReport {
@@ -158,6 +162,7 @@ impl JobUpkeep for RedisStore {
                     away,
                     revived,
                     elsewhere: false,
+                    unreadable,
                 })
             }
             [workers, stands_by] => {
@@ -270,16 +275,17 @@ impl JobUpkeep for RedisStore {
 
 impl RedisStore {
     /// Puts right what nodes of earlier versions left behind, which queue every job for every worker: looks at a page of all
-    /// jobs, and at up to so many as long as there is something to do.
-    async fn adopt(&self, most_pages: usize) -> Result<(), PortError> {
+    /// jobs, and at up to so many as long as there is something to do. Returns how many queued jobs can be given to nobody
+    /// because they cannot be read.
+    async fn adopt(&self, most_pages: usize) -> Result<u64, PortError> {
         let call = || {
             let mut call = self.0.wire.call(&scripts::ADOPT);
             call.arg(PAGE);
             call
         };
-        let mut adopted = 0;
+        let (mut adopted, mut in_no_lane) = (0, 0);
         for _ in 0..most_pages {
-            let (righted, without_class): (usize, Vec<(String, String)>) =
+            let (righted, without_class, unreadable): (usize, Vec<(String, String)>, Vec<String>) =
                 self.0.wire.link.run(&call()).await?;
             if !without_class.is_empty() {
                 let mut classing = call();
@@ -289,10 +295,20 @@ impl RedisStore {
                 let _: redis::Value = self.0.wire.link.run(&classing).await?;
             }
             adopted += righted + without_class.len();
+            if let Some(record) = unreadable.first() {
+                tracing::error!(
+                    record,
+                    records = unreadable.len(),
+                    "queued jobs cannot be read and are given to nobody"
+                );
+                in_no_lane += unreadable.len() as u64;
+                // They would be found again and again in this round.
+                break;
+            }
         }
         if adopted > 0 {
             tracing::info!(jobs = adopted, "jobs that an earlier version queued were taken over");
         }
-        Ok(())
+        Ok(in_no_lane)
     }
 }

@@ -81,6 +81,7 @@ impl Maintenance {
         for _ in 0..MAX_TICKS {
             let tick = self.store.tick().await?;
             self.metrics.outages.count_tick(&tick);
+            self.metrics.store_errors.with_label_values(&["unreadable"]).inc_by(tick.unreadable);
             if let Some(away) = tick.away {
                 tracing::warn!(
                     secs = away.as_secs(),

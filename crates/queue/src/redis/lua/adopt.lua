@@ -3,8 +3,9 @@
 -- that means nothing any more, as after a failover, leads to some page all the same, and the next round begins at the first.
 --
 -- ARGV: 2 how many jobs are a page, then job and class of each that had none on the last page.
--- Answers how many entries were put right, and the jobs that have no class, each with what does not move of it.
-local righted, without_class, reviewed = 0, {}, {}
+-- Answers how many entries were put right; the jobs that have no class, each with what does not move of it; and those that
+-- stand in no lane because they cannot be read, each with why.
+local righted, without_class, reviewed, unreadable = 0, {}, {}, {}
 
 for i = 3, #ARGV, 2 do
   local job = load(ARGV[i])
@@ -21,9 +22,18 @@ for i = 3, #ARGV, 2 do
 end
 
 local function put_right(job)
+  if not (job.f.s and job.f.p and job.f.t) then
+    unreadable[#unreadable + 1] = job.id .. ': field s, p or t'
+    return
+  end
   local stands = call('ZSCORE', queue_of(job.f.p, job.f.t, lane_of(job)), job.id)
   if job.f.s ~= 'q' then
     if stands and unqueue(job.f.p, job.f.t, lane_of(job), job.id) then righted = righted + 1 end
+    return
+  end
+  local broken = not stands and broken_field(load(job.id))
+  if broken then
+    unreadable[#unreadable + 1] = job.id .. ': field ' .. broken
     return
   end
   unqueue_old(job)
@@ -72,4 +82,4 @@ if #ARGV == 2 then
   heads(2 * most)
 end
 flush()
-return { righted, without_class }
+return { righted, without_class, unreadable }

@@ -8,7 +8,7 @@
 local worker, nonce, digest = ARGV[2], ARGV[3], ARGV[6]
 local expires, retention = now + tonumber(ARGV[5]), tonumber(ARGV[8])
 -- Fields that a lease reads, or that it changes in a way that depends on what they were.
-local FIELDS = { 't', 'p', 's', 'z', 'f', 'a', 'S', 'pr', 'ps', 'ns', 'e', 'ls', 'u', 'c', 'dm', 'cp', 'K' }
+local FIELDS = { 't', 'p', 's', 'z', 'f', 'a', 'S', 'pr', 'ps', 'ns', 'e', 'ls', 'u', 'c', 'dm', 'cp', 'K', 'k', 'nl', 'o' }
 
 local function lease_of(job)
   local f = job.f
@@ -211,8 +211,9 @@ for _ = 1, tonumber(ARGV[10]) do
     break
   end
   local job = load_some(turn.id, FIELDS)
-  if not stands_rightly(job, turn.tier, turn.lane) then
-    -- A node of an earlier version ended or moved it, and knows nothing of this queue.
+  if not stands_rightly(job, turn.tier, turn.lane) or broken_field(job) then
+    -- A node of an earlier version ended or moved it, and knows nothing of this queue. Or it cannot be read, and keeps no other
+    -- from its turn: upkeep finds it on its walk, and says so.
     unqueue(turn.tier, turn.name, turn.lane, turn.id)
   elseif tonumber(job.f.z) > now then
     charge_tier(turn.tier, turn.start)

@@ -246,8 +246,8 @@ end
 
 -- The first of a job's fields that is not what scripts calculate with; nothing where all are. Asked before the first write, so
 -- that a job that cannot be read keeps its place whole. `held`: it was claimed, and its tenant charged.
-local NEEDED, NEEDED_LIVE, NEEDED_HELD = { 'ls', 'nl', 'p' }, { 'a', 'f', 'o' }, { 'cc', 'ct' }
-local AT_MOST = { 'C', 'D', 'G', 'R', 'cm', 'l', 'ns', 'nt', 'z' }
+local NEEDED, NEEDED_LIVE, NEEDED_HELD = { 'ls', 'nl', 'p' }, { 'a', 'e', 'f', 'o', 'z' }, { 'cc', 'ct' }
+local AT_MOST = { 'C', 'D', 'G', 'R', 'cm', 'l', 'ns', 'nt' }
 local function broken_field(job, held)
   local f = job.f
   for _, name in ipairs({ 's', 't', 'k' }) do
