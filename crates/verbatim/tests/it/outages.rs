@@ -15,7 +15,7 @@ use crate::support::{Client, Server};
 /// The shortest lease that there may be.
 const LEASE: Duration = Duration::from_secs(3);
 /// Longer than that, and than what counts as an outage.
-const AWAY: Duration = Duration::from_secs(6);
+const AWAY: Duration = Duration::from_secs(5);
 
 const SETTINGS: [(&str, &str); 5] = [
     ("VERBATIM__AUTH__REQUIRED", "false"),
@@ -168,7 +168,7 @@ async fn outage(leaves: impl FnOnce(&mut RedisServer), returns: impl FnOnce(&mut
     for id in &jobs {
         until_processing(&client, id).await?;
     }
-    for number in 100..260 {
+    for number in 100..240 {
         jobs.push(client.accepted(work(short, number), &WHOLE).await?);
     }
     tokio::time::sleep(LEASE).await;
