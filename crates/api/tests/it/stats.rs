@@ -235,3 +235,16 @@ async fn a_node_tells_its_response_times_stages_and_reuse() {
         (&Value::Null, &Value::Null, &Value::Null)
     );
 }
+
+/// This node's clock is ten minutes ahead of those of the workers, one of which is gone for an hour.
+#[tokio::test]
+async fn workers_are_shown_by_a_node_whose_clock_is_ahead() {
+    let offers = vec![offer(1, "tiny.en", 600), offer(2, "base", 4_200)];
+    let world = World::with(|parts| parts.registry = Some(Arc::new(Offers(offers.into()))));
+    for (active, shown) in [(1, 1), (0, 0)] {
+        world.jobs.figures.lock().unwrap().workers = active;
+        let (status, stats) = world.json(get("/v1/stats")).await;
+        assert_eq!(status, 200, "{stats}");
+        assert_eq!(stats["workers"]["data"].as_array().map(Vec::len), Some(shown), "{stats}");
+    }
+}

@@ -16,6 +16,7 @@ use verbatim_core::ports::ledger::{Day, DayTotal};
 use verbatim_core::ports::limiter::{LimitUse, RequestLimits};
 use verbatim_core::ports::registry::EngineOffer;
 use verbatim_core::provider;
+use verbatim_core::time::Timestamp;
 
 use self::dto::{Limits, ProjectUse, Queue, Stats, TenantUse, Tier, Worker, Workers};
 use crate::dto::rfc3339;
@@ -72,6 +73,7 @@ pub(crate) async fn get(State(state): State<ApiState>, caller: Caller) -> Result
         workers: Workers {
             active,
             data: offers.answer.map(|offers| {
+                let now = workers_now(now, active, &offers);
                 let here = |offer: &EngineOffer| now.since(offer.announced_at) < HERE;
                 offers.into_iter().filter(here).map(shown_worker).collect()
             }),
@@ -82,6 +84,13 @@ pub(crate) async fn get(State(state): State<ApiState>, caller: Caller) -> Result
         cost,
         missing,
     }))
+}
+
+/// The time by the clocks of the workers, which announce themselves: this node's may be ahead of theirs. While there are
+/// workers, the last of them did so a moment ago.
+fn workers_now(here: Timestamp, active: Option<u64>, offers: &[EngineOffer]) -> Timestamp {
+    let last = offers.iter().map(|offer| offer.announced_at).max();
+    last.filter(|_| active > Some(0)).map_or(here, |last| last.min(here))
 }
 
 /// An answer, or the name of the part that gave none.
