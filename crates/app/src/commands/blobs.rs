@@ -19,7 +19,7 @@ use verbatim_queue::{RedisConfig, RedisStore, SqliteConfig, SqliteStore, sqlite}
 
 use crate::cli::{BlobsArgs, BlobsCommand};
 use crate::config::Config;
-use crate::service::open_blobs;
+use crate::service::{blob_folder, open_blobs};
 use crate::system::{SystemClock, SystemIds};
 
 /// Nodes renew their store's marker every few minutes: one that is younger than this is in use.
@@ -50,6 +50,20 @@ impl Found {
 /// # Errors
 /// When a store cannot be reached, or what was asked would delete what is in use.
 pub async fn run(arguments: BlobsArgs, config: &Config) -> anyhow::Result<()> {
+    let folder = blob_folder(config);
+    if config.s3.bucket.is_none() && !folder.is_dir() {
+        // Opening it would make it, on an unmounted share in the wrong place.
+        let what = format!("{} is not there", folder.display());
+        return match arguments.command {
+            BlobsCommand::List { .. } => {
+                eprintln!("there are no audio and no results: {what}");
+                Ok(())
+            }
+            BlobsCommand::Purge { .. } | BlobsCommand::Adopt => {
+                bail!("{what}; if it is the right place and no share is to be mounted there, make it first")
+            }
+        };
+    }
     let (blobs, _) = Box::pin(open_blobs(config, None)).await?;
     match arguments.command {
         BlobsCommand::List { json } => list(blobs.as_ref(), own_id(config).await?.as_ref(), json).await,

@@ -36,7 +36,7 @@ use crate::shutdown::Shutdown;
 use crate::system::SystemIds;
 
 use stores::Stores;
-pub(crate) use stores::open_blobs;
+pub(crate) use stores::{blob_folder, open_blobs};
 use worker::Life;
 
 /// The parts that run side by side; each ends by itself once the shutdown has begun.

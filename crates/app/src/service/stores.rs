@@ -188,7 +188,7 @@ fn watched_folder(config: &Config) -> Option<PathBuf> {
 }
 
 /// Where audio and results lie when they lie in a folder.
-fn blob_folder(config: &Config) -> PathBuf {
+pub(crate) fn blob_folder(config: &Config) -> PathBuf {
     config.storage.data_dir.join("blobs")
 }
 
