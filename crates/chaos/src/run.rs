@@ -32,8 +32,8 @@ mod audit;
 const UNDER_WAY: usize = 300;
 /// How long one client waits before it counts as never.
 const PATIENCE: Duration = Duration::from_secs(150);
-/// How long the stores may take to come to rest.
-const REST: Duration = Duration::from_secs(60);
+/// How long the stores may take to come to rest: a batch of deletions is held for a minute by a node that died.
+const REST: Duration = Duration::from_secs(90);
 
 /// What is run.
 #[derive(Debug, Clone)]

@@ -33,12 +33,13 @@ impl EngineRegistry for RedisStore {
 
     async fn leave(&self, worker: &WorkerId) -> Result<(), PortError> {
         let (wire, worker) = (&self.0.wire, worker.ulid());
-        let mut command = cmd("ZREM");
-        command.arg(wire.key("workers")).arg(worker);
-        let _: redis::Value = wire.link.command(&command).await?;
-        // Its last claim: nobody repeats it any more.
+        // Its last claim, which nobody repeats any more: before the worker, with which upkeep would find it if this ends between
+        // the two.
         let mut command = cmd("DEL");
         command.arg(wire.key(&format!("k:{worker}")));
+        let _: redis::Value = wire.link.command(&command).await?;
+        let mut command = cmd("ZREM");
+        command.arg(wire.key("workers")).arg(worker);
         let _: redis::Value = wire.link.command(&command).await?;
         Ok(())
     }
