@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use verbatim_core::event::Stage;
-use verbatim_core::ids::{Fence, JobId};
+use verbatim_core::ids::{Fence, JobId, TenantId};
 use verbatim_core::job::{JobState, Lease, LeaseToken};
 use verbatim_core::options::Priority;
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::ClaimRequest;
 
 use super::error::{StoreError, StoreResult};
-use super::job::{self, Held, Job};
+use super::job::{self, Held, Job, parsed};
 use super::lanes::Lane;
+use super::tenants::Place;
+use super::tick::UNREADABLE;
 use super::tiers::Shares;
 use super::transitions::{self, End};
 use super::watch::Signals;
@@ -57,7 +59,14 @@ pub(super) fn claim(
             lanes::reserve(step, signals, request, &turn.lane)?;
             break;
         }
-        let mut job = job::load_existing(step.conn, &turn.job)?;
+        let job = match job::load_existing(step.conn, &turn.job) {
+            Err(StoreError::Corrupt(why)) => {
+                set_aside(step, tier, &turn, &why)?;
+                continue;
+            }
+            loaded => loaded,
+        };
+        let mut job = job?;
         if job.ends_at > step.now {
             shares.charge(tier);
             shares.save(step.conn)?;
@@ -70,6 +79,19 @@ pub(super) fn claim(
         job::save(step.conn, &mut job)?;
     }
     Ok(None)
+}
+
+/// Takes a queued job out of its lane that cannot be read, so that it keeps no other from its turn: it is delayed, and upkeep
+/// looks at it again.
+fn set_aside(step: &Step<'_>, tier: Priority, turn: &Turn, why: &str) -> StoreResult<()> {
+    tracing::error!(job.id = turn.job, why, "a queued job cannot be read and is given to nobody");
+    let queued = Place { claimable: Some((tier, turn.lane.clone())), waiting: true, running: false };
+    let aside = Place { claimable: None, ..queued.clone() };
+    tenants::moved(step.conn, &parsed(TenantId::parse(&turn.tenant))?, &queued, &aside)?;
+    step.conn
+        .prepare_cached("UPDATE jobs SET state = 'delayed', run_at = ?2 WHERE id = ?1")?
+        .execute(params![turn.job, step.now.plus(UNREADABLE).as_millis()])?;
+    Ok(())
 }
 
 /// Who asks.
@@ -131,6 +153,7 @@ fn holding(conn: &Connection, request: &ClaimRequest) -> StoreResult<Holding> {
 /// A job that is next.
 struct Turn {
     job: String,
+    tenant: String,
     lane: Lane,
 }
 
@@ -174,7 +197,7 @@ fn next_of_tier(conn: &Connection, tier: Priority, lanes: &[Lane]) -> StoreResul
         if let Some((position, job)) = lanes::first(conn, tier, next, lane)?
             && first.as_ref().is_none_or(|(before, _)| position < *before)
         {
-            first = Some((position, Turn { job, lane: (*lane).clone() }));
+            first = Some((position, Turn { job, tenant: next.clone(), lane: (*lane).clone() }));
         }
     }
     Ok(first.map(|(_, turn)| turn))

@@ -1,5 +1,7 @@
 //! Upkeep: what happens because time passes. Every kind of work is bounded per round.
 
+use std::time::Duration;
+
 use rusqlite::params;
 use verbatim_core::ids::WorkerId;
 use verbatim_core::job::JobState;
@@ -7,7 +9,7 @@ use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, TickReport};
 use verbatim_core::time::Timestamp;
 
 use super::claim::REPEATABLE;
-use super::error::StoreResult;
+use super::error::{StoreError, StoreResult};
 use super::garbage::Due;
 use super::job::{self, Job};
 use super::submission;
@@ -31,6 +33,31 @@ pub(super) fn tick(step: &mut Step<'_>) -> StoreResult<TickReport> {
     Ok(report)
 }
 
+/// When a record that cannot be read is looked at again.
+pub(super) const UNREADABLE: Duration = Duration::from_secs(600);
+
+/// What was loaded; nothing where it cannot be read. It is left as it is then, but for the time at which it is due, so that it
+/// keeps no other from its turn.
+fn readable<T>(
+    step: &Step<'_>,
+    loaded: StoreResult<T>,
+    due: (&str, &str, &str),
+    report: &mut TickReport,
+) -> StoreResult<Option<T>> {
+    let why = match loaded {
+        Err(StoreError::Corrupt(why)) => why,
+        loaded => return loaded.map(Some),
+    };
+    let (table, column, id) = due;
+    tracing::error!(record = id, why, "what is due cannot be read and stays as it is");
+    report.unreadable += 1;
+    step.conn.execute(
+        &format!("UPDATE {table} SET {column} = ?2 WHERE id = ?1"),
+        params![id, step.now.plus(UNREADABLE).as_millis()],
+    )?;
+    Ok(None)
+}
+
 fn due(step: &Step<'_>, sql: &str) -> StoreResult<Vec<String>> {
     job::ids(step.conn, sql, params![step.now.as_millis(), MOST])
 }
@@ -42,7 +69,9 @@ fn end_late_submissions(step: &mut Step<'_>, report: &mut TickReport) -> StoreRe
         "SELECT id FROM submissions WHERE deadline <= ?1 AND ended IS NULL ORDER BY deadline, id LIMIT ?2",
     )?;
     for id in late {
-        let Some((mut ticket, mut job)) = submission::load(step.conn, &id)? else { continue };
+        let loaded = submission::load(step.conn, &id);
+        let due = ("submissions", "deadline", id.as_str());
+        let Some((mut ticket, mut job)) = readable(step, loaded, due, report)?.flatten() else { continue };
         if ticket.status(job.state).is_terminal() {
             // It ended in time; its deadline no longer matters.
             step.conn
@@ -61,7 +90,9 @@ fn end_old_jobs(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()>
         step,
         "SELECT id FROM jobs WHERE state IN ('queued','delayed','running') AND ends_at <= ?1 ORDER BY ends_at, id LIMIT ?2",
     )?;
-    for mut job in job::load_all(step.conn, &old)? {
+    for id in old {
+        let loaded = job::load_existing(step.conn, &id);
+        let Some(mut job) = readable(step, loaded, ("jobs", "ends_at", &id), report)? else { continue };
         if job.cancel_requested {
             transitions::end(step, &mut job, End::Cancelled)?;
         } else {
@@ -80,7 +111,8 @@ fn take_back_lapsed(step: &mut Step<'_>, back: Timestamp, report: &mut TickRepor
     )?;
     for id in lapsed {
         // Loaded one by one: taking back the one before may have marked this one.
-        let mut job = job::load_existing(step.conn, &id)?;
+        let loaded = job::load_existing(step.conn, &id);
+        let Some(mut job) = readable(step, loaded, ("jobs", "lease_ends_at", &id), report)? else { continue };
         if lapses::is_given_grace(step, &mut job, back) {
             job::save(step.conn, &mut job)?;
             report.extended += 1;
@@ -117,7 +149,9 @@ fn promote_due(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> 
         step,
         "SELECT id FROM jobs WHERE state = 'delayed' AND run_at <= ?1 ORDER BY run_at, id LIMIT ?2",
     )?;
-    for mut job in job::load_all(step.conn, &ready)? {
+    for id in ready {
+        let loaded = job::load_existing(step.conn, &id);
+        let Some(mut job) = readable(step, loaded, ("jobs", "run_at", &id), report)? else { continue };
         transitions::enqueue(step, &mut job)?;
         job::save(step.conn, &mut job)?;
         report.promoted += 1;
@@ -127,7 +161,9 @@ fn promote_due(step: &mut Step<'_>, report: &mut TickReport) -> StoreResult<()> 
 
 fn forget_expired(step: &mut Step<'_>, back: Timestamp, report: &mut TickReport) -> StoreResult<()> {
     let expired = due(step, "SELECT id FROM jobs WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2")?;
-    for job in job::load_all(step.conn, &expired)? {
+    for id in expired {
+        let loaded = job::load_existing(step.conn, &id);
+        let Some(job) = readable(step, loaded, ("jobs", "expires_at", &id), report)? else { continue };
         let submissions: u32 = step
             .conn
             .prepare_cached("SELECT count(*) FROM submissions WHERE job_id = ?1")?

@@ -13,7 +13,7 @@ use verbatim_core::job::SubmissionStatus;
 use verbatim_core::money::Money;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::ledger::{Charge, Day, EntryId};
-use verbatim_core::ports::{JobLeases, JobUpkeep, Ledger};
+use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep, Ledger};
 use verbatim_core::time::Clock;
 use verbatim_core::{ErrorKind, PortError};
 use verbatim_queue::conformance::{SeededIds, Verdict, VirtualClock, World};
@@ -154,5 +154,49 @@ async fn the_books_are_read_beside_a_running_server() -> Result<()> {
     let today = Day::of(clock.now());
     assert_eq!(books.totals(today, today).await?, server.totals(today, today).await?);
     assert_eq!(books.totals(today, today).await?.len(), 1);
+    Ok(())
+}
+
+/// A row that cannot be read, as a disk that fails may leave one, is passed over.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_stops_neither_claims_nor_upkeep() -> Result<()> {
+    let harness = SqliteHarness::new();
+    let world = World::open(&harness).await?;
+    world.settle().await?;
+    let (bad, good) = (world.ticket("held, bad").await?, world.claim_one().await?);
+    let other = world.ticket("held, good").await?;
+    world.claim_one().await?;
+    let (first, second) = (world.upload("queued, bad"), world.upload("queued, good"));
+    let (queued_bad, next) = (first.job_id.clone(), second.job_id.clone());
+    world.store.submit(first).await?;
+    world.store.submit(second).await?;
+    let conn = Connection::open(harness.path().join("jobs.db"))?;
+    let options: String = conn.query_row("SELECT options FROM jobs LIMIT 1", [], |row| row.get(0))?;
+    let spoil = |options: &str| {
+        let both = [good.token.job_id.as_str(), queued_bad.as_str()];
+        conn.execute(
+            "UPDATE jobs SET options = ?1 WHERE id IN (?2, ?3)",
+            rusqlite::params![options, both[0], both[1]],
+        )
+    };
+    spoil("{")?;
+    let given = world.claim_one().await?;
+    assert_eq!(given.token.job_id, next, "the one behind the one that cannot be read");
+    world.complete(&given).await?;
+    let mut unreadable = 0;
+    for _ in 0..40 {
+        world.clock.advance(Duration::from_secs(1));
+        unreadable += world.store.tick().await?.unreadable;
+    }
+    assert_eq!(unreadable, 1, "what cannot be read is told once");
+    world.expect(&other, SubmissionStatus::Queued).await?;
+    spoil(&options)?;
+    world.pass(Duration::from_secs(700)).await?;
+    for _ in 0..3 {
+        world.until_due().await?;
+        world.work_off_one().await?;
+    }
+    world.expect(&bad, SubmissionStatus::Completed).await?;
+    world.audit().await?;
     Ok(())
 }

@@ -246,23 +246,27 @@ end
 
 -- The first of a job's fields that is not what scripts calculate with; nothing where all are. Asked before the first write, so
 -- that a job that cannot be read keeps its place whole. `held`: it was claimed, and its tenant charged.
-local NEEDED, NEEDED_LIVE, NEEDED_HELD = { 'ls', 'nl', 'p' }, { 'a', 'e', 'f', 'o', 'z' }, { 'cc', 'ct' }
-local AT_MOST = { 'C', 'D', 'G', 'R', 'cm', 'l', 'ns', 'nt' }
+local TEXTS, NUMBERS, NUMBERS_LIVE, NUMBERS_HELD = { 's', 't', 'k' }, { 'ls', 'nl', 'p' }, { 'a', 'e', 'f', 'o', 'z' }, { 'cc', 'ct' }
+local NUMBERS_IF_THERE = { 'C', 'D', 'G', 'R', 'cm', 'l', 'ns', 'nt' }
+local function no_number(f, names)
+  for i = 1, #names do
+    if not tonumber(f[names[i]]) then return names[i] end
+  end
+end
+
 local function broken_field(job, held)
   local f = job.f
-  for _, name in ipairs({ 's', 't', 'k' }) do
-    if not f[name] then return name end
+  for i = 1, #TEXTS do
+    if not f[TEXTS[i]] then return TEXTS[i] end
   end
-  local function missing(names)
-    for _, name in ipairs(names) do
-      if not tonumber(f[name]) then return name end
-    end
-  end
-  for _, name in ipairs(AT_MOST) do
+  for i = 1, #NUMBERS_IF_THERE do
+    local name = NUMBERS_IF_THERE[i]
     if f[name] and not tonumber(f[name]) then return name end
   end
   local is_over = f.s == 'c' or f.s == 'f' or f.s == 'x'
-  return missing(NEEDED) or not is_over and missing(NEEDED_LIVE) or held and (missing(NEEDED_HELD) or not f.w and 'w') or nil
+  local broken = no_number(f, NUMBERS) or not is_over and no_number(f, NUMBERS_LIVE)
+  if not broken and held then broken = not f.w and 'w' or no_number(f, NUMBERS_HELD) end
+  return broken or nil
 end
 
 -- Works on one record of several. An error ends the work on this one only. Answers why it did, or nothing.

@@ -16,6 +16,7 @@ local OVER_FOR_GOOD = { 'C', 'D', 'K', 'cf', 'cm', 'cp', 'e', 'u', 'x' }
 -- Only a transcript has segments; and how it came about says nothing beside it.
 local UNHEARD = { 'ns', 'sb' }
 local UNTOLD = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sa', 'ss' }
+local UNTOLD_AT_ONCE = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sa', 'ss', 'sT' }
 
 -- Takes out of what does not move of a job what is absent (a text has its quotes escaped, so that none can look like it),
 -- and the trace, which only an attempt goes on with.
@@ -48,8 +49,7 @@ local function finish_job(job, state, retention)
     -- Mostly it was begun once, so that the time is known.
     local first = first_segment(job)
     if job.f.ss and not (first and tonumber(job.f.ss) == first - 1) then put(job, 'sq', job.f.ss) end
-    drop_all(job, UNTOLD)
-    if job.f.sT == job.f.S then drop_all(job, { 'sT' }) end
+    drop_all(job, job.f.sT == job.f.S and UNTOLD_AT_ONCE or UNTOLD)
   else
     forget_work(job)
     drop_all(job, UNHEARD)
