@@ -6,7 +6,7 @@ use verbatim_core::options::Priority;
 use verbatim_core::policy::ISOLATED_AFTER;
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::{Finish, Renewal};
-use verbatim_core::ports::{JobAdmin, JobLeases};
+use verbatim_core::ports::{JobAdmin, JobLeases, JobUpkeep};
 
 use super::virtual_world::LEASE;
 use super::{Harness, Verdict, Violation, World, ensure, ensure_eq};
@@ -35,6 +35,27 @@ pub async fn crashing_alone_runs_out_into_a_dead_letter<H: Harness>(harness: &H)
     ensure_eq!(ended.failure.map(|failure| failure.kind), Some(FailureKind::WorkerLost), "why it failed");
     ensure_eq!(ended.attempt, 1, "the attempt that its client sees: it was tried");
     ensure_eq!(world.claim(&world.worker(), 10).await?, vec![], "claims of a dead letter");
+    world.audit().await
+}
+
+/// Jobs whose workers died at once wait for different times, so that they do not meet again.
+pub async fn jobs_that_lapsed_at_once_return_one_by_one<H: Harness>(harness: &H) -> Verdict {
+    const JOBS: u64 = 8;
+    let world = World::with_jitter_of_the_draw(harness).await?;
+    for number in 0..JOBS {
+        world.ticket(&format!("talk {number}")).await?;
+        world.claim_one().await?;
+    }
+    world.pass(LEASE).await?;
+    ensure_eq!(world.count(JobState::Delayed).await?, JOBS, "jobs that wait after a crash");
+    // Two draws lie more than this apart.
+    let step = world.policy.retry.base_delay / 20;
+    for _ in 0..20 {
+        world.clock.advance(step);
+        let promoted = world.store.tick().await?.promoted;
+        ensure!(promoted <= 1, "{promoted} jobs return in the same moment");
+    }
+    ensure_eq!(world.count(JobState::Queued).await?, JOBS, "jobs that have returned");
     world.audit().await
 }
 

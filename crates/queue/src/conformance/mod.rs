@@ -171,6 +171,7 @@ macro_rules! conformance_suite {
                 crashes: crashing_alone_runs_out_into_a_dead_letter,
                 crashes: innocents_are_not_blamed_for_a_crash_beside_them,
                 crashes: innocents_are_not_blamed_when_leases_lapse_one_after_the_other,
+                crashes: jobs_that_lapsed_at_once_return_one_by_one,
                 crashes: one_death_isolates_nothing,
                 dead_letters: a_redriven_poison_job_still_runs_alone,
                 outages: a_claim_repeated_after_a_cut_off_counts_no_death,

@@ -1,31 +1,42 @@
-//! A reference model of the job store: what DESIGN.md says, as plainly as it can be written, without indexes or SQL. It
-//! predicts every answer, also which jobs a claim gives. [`replay`] runs a history on a store and on the model and
-//! compares after each step; `tests/model` draws the histories.
+//! A reference model of the job store: what DESIGN.md says, as plainly as it can be written, without indexes or SQL.
+//! [`replay`] runs a history on a store and on the model and compares after each step; `tests/model` draws the histories.
+//!
+//! Predicted step by step: submissions with their idempotency keys and the limits on what waits and what is remembered;
+//! which job a claim gives, with its checkpoint; what becomes of leases, attempts, crashes and isolation, also when workers
+//! come back late; retries under a jitter that differs from moment to moment; cancelling, deleting, dead letters; deadlines
+//! and ages; and all counts.
+//!
+//! Goals, which no rule of the model brings about: watchers of a submission who look now and then are told under rising
+//! numbers where its job stands, each segment of the attempt that counts once and in order, and its end once (`watchers`);
+//! in the end every job has ended, and later nothing is left.
+//!
+//! Not in here: blobs and their grace ([`super::garbage`]), shared values, money and request limits ([`super::ledger`] and
+//! others), stores that restart or lose data, several nodes at once, streams that wait for news ([`super::events`]), draws of
+//! jitter for jobs that lapse at once ([`super::crashes`]), how long anybody waits ([`super::service`]), and who may cancel
+//! what ([`super::cancellation`]).
 
 mod reference;
+mod run;
+mod submissions;
 mod turns;
+mod upkeep;
+mod watchers;
 
 use std::time::Duration;
 
+use verbatim_core::Refusal;
 use verbatim_core::class::{Abilities, JobClass};
-use verbatim_core::dedupe::DedupeKey;
-use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::ids::{JobId, TenantId, WorkerId};
-use verbatim_core::job::{
-    Completion, JobState, Lease, LeaseToken, NewSubmission, Report, SubmissionStatus, TenantCaps,
-};
-use verbatim_core::options::{Priority, TranscribeOptions};
+use verbatim_core::failure::FailureKind;
+use verbatim_core::job::{SubmissionStatus, TenantCaps};
+use verbatim_core::options::TranscribeOptions;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::engine::Checkpoint;
-use verbatim_core::ports::jobs::{ClaimRequest, DeadLetterQuery, DeleteOutcome, Finish, ListQuery, Renewal};
-use verbatim_core::ports::{JobAdmin, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::jobs::{DeleteOutcome, Finish, Renewal};
 use verbatim_core::time::Clock;
-use verbatim_core::{ErrorKind, PortError};
 
-use super::virtual_world::{VirtualClock, count_of, tenant};
-use super::{Harness, Verdict, Violation, World, ensure_eq};
+use super::virtual_world::VirtualClock;
 use reference::Given;
 pub use reference::Model;
+pub use run::replay;
 
 /// Those who submit.
 pub const TENANTS: [&str; 3] = ["ann", "bob", "cat"];
@@ -48,6 +59,16 @@ pub struct Work {
     pub secs: u64,
     pub caps: TenantCaps,
     pub deadline: Option<u16>,
+    /// The name that the client gives the request, whose body says what the work is.
+    pub key: Option<u8>,
+}
+
+/// What bounds a store, drawn for each history.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(missing_docs, reason = "the fields are those of a policy")]
+pub struct Limits {
+    pub max_waiting: Option<u64>,
+    pub max_remembered: Option<u64>,
 }
 
 /// One step of a history. Numbers name what was made so far, in the order in which it was made.
@@ -68,8 +89,11 @@ pub enum Op {
     Fail { lease: usize, kind: FailureKind },
     /// The holder of any lease ever given releases.
     Release { lease: usize },
-    /// The holder of any lease ever given has come so far, and says so.
-    Checkpoint { lease: usize, secs: u16 },
+    /// The holder of any lease ever given tells of its last segments again, and of more; of its progress in percent; and
+    /// how many seconds of audio all its segments cover, in a checkpoint.
+    Report { lease: usize, again: u8, more: u8, percent: Option<u8>, checkpoint: Option<u16> },
+    /// Who watches a submission looks what there is to be told.
+    Watch { ticket: usize },
     /// The holder of any lease ever given renews.
     Renew { lease: usize },
     /// A submission is cancelled.
@@ -88,14 +112,27 @@ pub enum Op {
     Upkeep,
 }
 
+/// A checkpoint: seconds of audio, and how many segments.
+type Resume = (u16, u32);
+
+/// An event before the end: attempts made, the attempt, the index of a segment, percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Queued(u32),
+    Started(u32),
+    Segment(u32),
+    Progress(u8),
+}
+
 /// What a step answers.
 #[derive(Debug, Clone, PartialEq)]
 enum Answer {
     Nothing,
     Submitted { job: usize, cached: bool, attached: bool },
     Replayed { job: usize },
-    Throttled,
-    Given(Option<Given>),
+    Refused(Refusal),
+    Conflict,
+    Given(Option<Given>, Option<Resume>),
     Finish(Finish),
     Reported(bool),
     Renewal(Renewal),
@@ -135,18 +172,20 @@ fn brisk_policy() -> StorePolicy {
     StorePolicy {
         dedupe_ttl: Duration::from_secs(120),
         result_retention: Duration::from_secs(300),
+        idempotency_ttl: Duration::from_secs(150),
         max_age: Duration::from_secs(400),
         ..StorePolicy::default()
     }
 }
 
-impl Default for Model {
-    fn default() -> Self {
-        Self::empty(VirtualClock::default().now())
-    }
-}
-
 impl Model {
+    /// Of an empty store with these limits.
+    pub fn within(limits: Limits) -> Self {
+        let Limits { max_waiting, max_remembered } = limits;
+        let policy = StorePolicy { max_waiting, max_remembered, ..brisk_policy() };
+        Self::empty(VirtualClock::default().now(), policy)
+    }
+
     /// Whether what the step names is there.
     pub fn allows(&self, op: &Op) -> bool {
         match *op {
@@ -156,10 +195,12 @@ impl Model {
                 self.turns.last[worker].as_ref().is_some_and(|(_, until)| self.now < *until)
             }
             Op::Complete { lease, .. } | Op::Fail { lease, .. } => lease < self.leases.len(),
-            Op::Release { lease } | Op::Checkpoint { lease, .. } | Op::Renew { lease } => {
+            Op::Release { lease } | Op::Report { lease, .. } | Op::Renew { lease } => {
                 lease < self.leases.len()
             }
-            Op::Cancel { ticket } | Op::Delete { ticket } => ticket < self.tickets.len(),
+            Op::Cancel { ticket } | Op::Delete { ticket } | Op::Watch { ticket } => {
+                ticket < self.tickets.len()
+            }
             Op::Redrive { job } | Op::Discard { job } => job < self.jobs.len(),
         }
     }
@@ -178,212 +219,5 @@ impl Model {
     /// The leases that are held.
     pub fn held(&self) -> Vec<usize> {
         (0..self.leases.len()).filter(|lease| self.is_current(&self.leases[*lease])).collect()
-    }
-}
-
-/// Runs the history on a fresh store and on the model; `seen` hears of each step.
-///
-/// # Errors
-/// The first step after which they differ.
-pub async fn replay<H: Harness>(harness: &H, mut model: Model, ops: &[Op], seen: impl Fn()) -> Verdict {
-    let world = World::with_policy(harness, model.policy).await?;
-    let workers = (0..WORKERS).map(|_| world.worker()).collect();
-    let tenants = TENANTS.into_iter().map(tenant).collect::<Verdict<_>>()?;
-    let mut run = Run {
-        world: &world,
-        tenants,
-        workers,
-        claims: Default::default(),
-        tickets: Vec::new(),
-        jobs: Vec::new(),
-        leases: Vec::new(),
-    };
-    for (number, op) in ops.iter().enumerate() {
-        seen();
-        model.apply(op);
-        let compared = match run.step(op).await {
-            Ok(answer) => run.compare(&model, &answer).await,
-            Err(violation) => Err(violation),
-        };
-        compared.map_err(|violation| Violation::new(format!("after step {number}, {op:?}: {violation}")))?;
-    }
-    world.audit().await
-}
-
-/// The store's side: what the numbers of a history name.
-struct Run<'w, 'h, H: Harness> {
-    world: &'w World<'h, H>,
-    tenants: Vec<TenantId>,
-    workers: Vec<WorkerId>,
-    claims: [Option<ClaimRequest>; WORKERS],
-    tickets: Vec<NewSubmission>,
-    jobs: Vec<JobId>,
-    leases: Vec<LeaseToken>,
-}
-
-impl<H: Harness> Run<'_, '_, H> {
-    async fn step(&mut self, op: &Op) -> Verdict<Answer> {
-        let (world, store) = (self.world, &self.world.store);
-        Ok(match *op {
-            Op::Submit(ref work) => self.submit(work).await?,
-            Op::Resubmit { ticket, caps } => {
-                let again = NewSubmission { caps, ..self.tickets[ticket].clone() };
-                let outcome = store.submit(again).await?;
-                ensure_eq!(outcome.replayed, true, "whether a ticket is replayed");
-                Answer::Replayed { job: self.number_of(&outcome.submission.job_id)? }
-            }
-            Op::Claim { worker, says_idle } => {
-                let request = ClaimRequest {
-                    abilities: abilities(worker),
-                    ..world.request(&self.workers[worker], says_idle)
-                };
-                let lease = store.claim(request.clone()).await?;
-                if let Some(lease) = &lease {
-                    self.claims[worker] = Some(request);
-                    self.leases.push(lease.token.clone());
-                }
-                self.given(lease.as_ref())?
-            }
-            Op::ClaimAgain { worker } => {
-                let Some(request) = self.claims[worker].clone() else { return Ok(Answer::Nothing) };
-                let lease = store.claim(request).await?;
-                self.given(lease.as_ref())?
-            }
-            Op::Complete { lease, secs } => {
-                let completion = Completion {
-                    duration_ms: u64::from(secs) * 1000,
-                    ..world.completion(&self.leases[lease])
-                };
-                Answer::Finish(store.complete(&self.leases[lease], completion).await?)
-            }
-            Op::Fail { lease, kind } => {
-                Answer::Finish(store.fail(&self.leases[lease], JobFailure::new(kind, "it failed")).await?)
-            }
-            Op::Release { lease } => Answer::Finish(store.release(&self.leases[lease]).await?),
-            Op::Checkpoint { lease, secs } => {
-                let checkpoint = Checkpoint {
-                    revision: "fake-1".to_owned(),
-                    position_ms: u64::from(secs) * 1000,
-                    segments: Vec::new(),
-                    state: serde_json::Value::Null,
-                };
-                let report = Report { checkpoint: Some(checkpoint), ..Report::default() };
-                Answer::Reported(store.report(&self.leases[lease], report).await?)
-            }
-            Op::Renew { lease } => Answer::Renewal(world.renew(&self.leases[lease]).await?),
-            Op::Cancel { ticket } => {
-                let ticket = &self.tickets[ticket];
-                Answer::Status(store.cancel(&ticket.tenant, &ticket.id).await?.map(|found| found.status))
-            }
-            Op::Delete { ticket } => {
-                let ticket = &self.tickets[ticket];
-                Answer::Deleted(store.delete(&ticket.tenant, &ticket.id).await?)
-            }
-            Op::Redrive { job } => match store.redrive(&self.jobs[job]).await {
-                Err(error) if error.kind() == ErrorKind::Conflict => Answer::Redriven(None),
-                done => Answer::Redriven(Some(done?)),
-            },
-            Op::Discard { job } => Answer::Redriven(Some(store.discard_dead_letter(&self.jobs[job]).await?)),
-            Op::Wait { secs } => {
-                world.clock.advance(Duration::from_secs(secs.into()));
-                Answer::Nothing
-            }
-            Op::Pass { secs } => {
-                world.pass(Duration::from_secs(secs.into())).await?;
-                Answer::Nothing
-            }
-            Op::Upkeep => {
-                world.settle().await?;
-                Answer::Nothing
-            }
-        })
-    }
-
-    async fn submit(&mut self, work: &Work) -> Verdict<Answer> {
-        let whose = &self.tenants[work.tenant];
-        let new = NewSubmission {
-            tenant: whose.clone(),
-            dedupe_key: DedupeKey::from_stored(format!("{whose} {}", work.work)),
-            priority: Priority::ALL[work.tier],
-            estimated_secs: work.secs,
-            options: options_of(class_of(work.work)),
-            caps: work.caps,
-            deadline: work.deadline.map(|secs| Duration::from_secs(secs.into())),
-            ..self.world.upload("work")
-        };
-        let outcome = match self.world.store.submit(new.clone()).await {
-            Err(error) if PortError::kind(&error) == ErrorKind::Throttled => return Ok(Answer::Throttled),
-            outcome => outcome?,
-        };
-        let (cached, attached) = (outcome.submission.cached, outcome.submission.deduplicated);
-        ensure_eq!(outcome.blob_adopted, !cached && !attached, "whether the audio is adopted");
-        if outcome.blob_adopted {
-            self.jobs.push(new.job_id.clone());
-        }
-        self.tickets.push(new);
-        Ok(Answer::Submitted { job: self.number_of(&outcome.submission.job_id)?, cached, attached })
-    }
-
-    fn number_of(&self, id: &JobId) -> Verdict<usize> {
-        let number = self.jobs.iter().position(|job| job == id);
-        number.ok_or_else(|| Violation::new(format!("job {id} was never made")))
-    }
-
-    fn given(&self, lease: Option<&Lease>) -> Verdict<Answer> {
-        let given = lease.map(|lease| {
-            let job = self.number_of(&lease.token.job_id)?;
-            Verdict::Ok(Given {
-                job,
-                fence: lease.token.fence.get(),
-                attempt: lease.attempt,
-                alone: lease.alone,
-            })
-        });
-        Ok(Answer::Given(given.transpose()?))
-    }
-
-    /// The answer, every submission, every dead letter and every count, on both sides.
-    async fn compare(&self, model: &Model, answer: &Answer) -> Verdict {
-        ensure_eq!(answer, &model.answer, "the answer");
-        let store = &self.world.store;
-        let mut seen = Vec::new();
-        for whose in &self.tenants {
-            let listed =
-                store.list(whose, ListQuery { limit: usize::MAX, ..ListQuery::default() }).await?.submissions;
-            seen.extend(
-                listed.into_iter().map(|found| (found.id, found.status, found.attempt, found.priority)),
-            );
-        }
-        seen.sort_by(|a, b| a.0.cmp(&b.0));
-        let expected: Vec<_> = (0..self.tickets.len())
-            .filter_map(|ticket| {
-                let job = &model.jobs[model.tickets[ticket].job];
-                let status = model.status(ticket)?;
-                Some((self.tickets[ticket].id.clone(), status, job.attempt, Priority::ALL[job.tier]))
-            })
-            .collect();
-        ensure_eq!(seen, expected, "the submissions");
-        let stats = store.stats().await?;
-        for state in [
-            JobState::Queued,
-            JobState::Delayed,
-            JobState::Running,
-            JobState::Completed,
-            JobState::Failed,
-            JobState::Cancelled,
-        ] {
-            let expected = model.jobs.iter().filter(|job| job.is(state)).count() as u64;
-            ensure_eq!(count_of(&stats, state), expected, "jobs that are {}", state.as_str());
-        }
-        ensure_eq!(stats.submissions, expected.len() as u64, "counted submissions");
-        let letters = store.dead_letters(DeadLetterQuery { limit: usize::MAX, ..Default::default() }).await?;
-        let mut letters: Vec<_> =
-            letters.into_iter().map(|dead| (dead.job_id, dead.attempts, dead.crashes)).collect();
-        letters.sort_by(|a, b| a.0.cmp(&b.0));
-        let dead = (0..self.jobs.len()).filter(|at| model.jobs[*at].is(JobState::Failed));
-        let dead: Vec<_> =
-            dead.map(|at| (self.jobs[at].clone(), model.jobs[at].attempt, model.jobs[at].crashes)).collect();
-        ensure_eq!(letters, dead, "the dead letters");
-        Ok(())
     }
 }

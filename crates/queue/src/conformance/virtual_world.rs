@@ -57,24 +57,50 @@ impl Clock for VirtualClock {
     }
 }
 
-/// Ids that count, and a jitter of one half.
+/// Ids that count, and a jitter of one half unless told otherwise.
 #[derive(Debug)]
-pub struct SeededIds(AtomicU64);
+pub struct SeededIds {
+    next: AtomicU64,
+    jitter: Jitter,
+}
+
+/// Where jitter comes from.
+#[derive(Debug)]
+enum Jitter {
+    Half,
+    /// Another one at each moment, so that it can be told from the time.
+    OfTheMoment(Arc<VirtualClock>),
+    /// Another one for each draw; so many were made.
+    OfTheDraw(AtomicU64),
+}
+
+/// The jitter at this moment, where it changes with time: neither 0 nor 1.
+pub(super) fn jitter_at(now: i64) -> f64 {
+    ((now / 1000).rem_euclid(17) + 1) as f64 / 19.0
+}
 
 impl SeededIds {
     /// Ids from this number on.
     pub fn starting_at(first: u64) -> Self {
-        Self(AtomicU64::new(first))
+        Self::with(first, Jitter::Half)
+    }
+
+    fn with(first: u64, jitter: Jitter) -> Self {
+        Self { next: AtomicU64::new(first), jitter }
     }
 }
 
 impl IdSource for SeededIds {
     fn ulid(&self) -> String {
-        format!("{:026}", self.0.fetch_add(1, Ordering::SeqCst))
+        format!("{:026}", self.next.fetch_add(1, Ordering::SeqCst))
     }
 
     fn fraction(&self) -> f64 {
-        0.5
+        match &self.jitter {
+            Jitter::Half => 0.5,
+            Jitter::OfTheMoment(clock) => jitter_at(clock.now().as_millis()),
+            Jitter::OfTheDraw(made) => ((made.fetch_add(1, Ordering::SeqCst) * 5) % 16 + 1) as f64 / 17.0,
+        }
     }
 
     fn secret(&self) -> [u8; 32] {
@@ -113,6 +139,19 @@ impl<'a, H: Harness> World<'a, H> {
     pub async fn with_policy(harness: &'a H, policy: StorePolicy) -> Verdict<Self> {
         Self::resume(harness, policy, Arc::new(VirtualClock::default()), Arc::new(SeededIds::starting_at(1)))
             .await
+    }
+
+    /// A world in which jitter follows from the time, see [`jitter_at`].
+    pub(super) async fn with_jitter_of_the_moment(harness: &'a H, policy: StorePolicy) -> Verdict<Self> {
+        let clock = Arc::new(VirtualClock::default());
+        let ids = SeededIds::with(1, Jitter::OfTheMoment(Arc::clone(&clock)));
+        Self::resume(harness, policy, clock, Arc::new(ids)).await
+    }
+
+    /// A world in which no two of sixteen draws of jitter in a row are the same.
+    pub(super) async fn with_jitter_of_the_draw(harness: &'a H) -> Verdict<Self> {
+        let ids = SeededIds::with(1, Jitter::OfTheDraw(AtomicU64::new(0)));
+        Self::resume(harness, StorePolicy::default(), Arc::default(), Arc::new(ids)).await
     }
 
     /// A world that goes on with the clock and the ids of another.

@@ -11,11 +11,14 @@ use verbatim_core::failure::FailureKind;
 use verbatim_core::job::TenantCaps;
 use verbatim_core::options::Priority;
 use verbatim_queue::conformance::Harness;
-use verbatim_queue::conformance::model::{Model, Op, TENANTS, WORKERS, Work, replay};
+use verbatim_queue::conformance::model::{Limits, Model, Op, TENANTS, WORKERS, Work, replay};
 use verbatim_queue::conformance::service::{Cluster, Load, Origin, keeps_to_it};
 
 /// Where the seeds of histories that failed are kept: they are drawn first from then on. To be committed with the cure.
 const HISTORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/failed_histories.txt");
+
+/// The same for loads under which somebody waited for too long.
+const LOADS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/failed_loads.txt");
 
 /// So many cases, after those that have failed before.
 pub(crate) fn remembering(cases: u32, failed: &'static str) -> Config {
@@ -33,10 +36,23 @@ fn caps() -> impl Strategy<Value = TenantCaps> {
 
 fn work() -> impl Strategy<Value = Op> {
     let deadline = prop::option::weighted(0.2, 1_u16..120);
-    (0..TENANTS.len(), 0_u8..6, 0_usize..3, 0_u64..60, caps(), deadline).prop_map(
-        |(tenant, work, tier, secs, caps, deadline)| {
-            Op::Submit(Work { tenant, work, tier, secs, caps, deadline })
+    let key = prop::option::weighted(0.3, 0_u8..4);
+    (0..TENANTS.len(), 0_u8..6, 0_usize..3, 0_u64..60, caps(), deadline, key).prop_map(
+        |(tenant, work, tier, secs, caps, deadline, key)| {
+            Op::Submit(Work { tenant, work, tier, secs, caps, deadline, key })
         },
+    )
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (prop::option::weighted(0.3, 2_u64..8), prop::option::weighted(0.3, 2_u64..8))
+        .prop_map(|(max_waiting, max_remembered)| Limits { max_waiting, max_remembered })
+}
+
+fn report(lease: BoxedStrategy<usize>) -> impl Strategy<Value = Op> {
+    let checkpoint = prop::option::weighted(0.4, 1_u16..90);
+    (lease, 0_u8..3, 0_u8..4, prop::option::of(0_u8..=100), checkpoint).prop_map(
+        |(lease, again, more, percent, checkpoint)| Op::Report { lease, again, more, percent, checkpoint },
     )
 }
 
@@ -46,7 +62,7 @@ fn use_of(lease: BoxedStrategy<usize>) -> impl Strategy<Value = Op> {
         3 => (lease.clone(), 1_u16..90).prop_map(|(lease, secs)| Op::Complete { lease, secs }),
         2 => (lease.clone(), kinds).prop_map(|(lease, kind)| Op::Fail { lease, kind }),
         2 => lease.clone().prop_map(|lease| Op::Release { lease }),
-        1 => (lease.clone(), 1_u16..90).prop_map(|(lease, secs)| Op::Checkpoint { lease, secs }),
+        3 => report(lease.clone()),
         2 => lease.prop_map(|lease| Op::Renew { lease }),
     ]
 }
@@ -56,7 +72,7 @@ impl ReferenceStateMachine for Histories {
     type Transition = Op;
 
     fn init_state() -> BoxedStrategy<Model> {
-        Just(Model::default()).boxed()
+        limits().prop_map(Model::within).boxed()
     }
 
     fn transitions(state: &Model) -> BoxedStrategy<Op> {
@@ -88,6 +104,7 @@ impl ReferenceStateMachine for Histories {
         }
         if tickets > 0 {
             steps.push((1, (0..tickets).prop_map(|ticket| Op::Cancel { ticket }).boxed()));
+            steps.push((3, (0..tickets).prop_map(|ticket| Op::Watch { ticket }).boxed()));
             steps.push((1, (0..tickets).prop_map(|ticket| Op::Delete { ticket }).boxed()));
         }
         let there: Vec<_> = (0..tickets)
@@ -132,8 +149,7 @@ fn load() -> impl Strategy<Value = Load> {
 pub(crate) fn serves_everybody<H: Harness>(cases: u32, fresh: impl Fn() -> H) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let drawn = TestRunner::new(config).run(&load(), |load| {
+    let drawn = TestRunner::new(remembering(cases, LOADS)).run(&load(), |load| {
         let verdict = runtime.block_on(keeps_to_it(&fresh(), &load));
         verdict.map(drop).map_err(|violation| TestCaseError::fail(violation.to_string()))
     });
