@@ -156,6 +156,10 @@ fn refusal(refusal: Refusal) -> (&'static str, &'static str) {
             "too_many_jobs",
             "as many of your jobs are kept as may be; delete some that have ended, or wait until they expire",
         ),
+        Refusal::OtherVersion => (
+            "other_version",
+            "this was written by another version of the service, and this node cannot read it; ask again, another node may",
+        ),
     }
 }
 
@@ -254,6 +258,15 @@ mod tests {
         assert_eq!(plain.retry_after, Some(DEFAULT_RETRY_AFTER));
         let known = PortError::new(ErrorKind::Throttled, "cap").with_retry_after(Duration::from_secs(42));
         assert_eq!(ApiError::from(known).retry_after, Some(Duration::from_secs(42)));
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_a_503_that_says_so() {
+        let error = PortError::new(ErrorKind::Unavailable, "a field").because(Refusal::OtherVersion);
+        let answer = ApiError::from(error);
+        assert_eq!((answer.status, answer.code), (StatusCode::SERVICE_UNAVAILABLE, "other_version"));
+        assert!(answer.detail.contains("another version of the service"), "{}", answer.detail);
+        assert!(answer.retry_after.is_some());
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub enum Refusal {
     QueueFull,
     /// As many submissions of this tenant are remembered as may be.
     TooManyRemembered,
+    /// A record is written in words that this version of the service does not know; a node of another version reads it.
+    OtherVersion,
 }
 
 /// What is wrong with a piece of JSON, without a word of it: it may hold what people said, or a credential.

@@ -3,6 +3,7 @@
 mod blobs;
 pub mod conformance;
 mod limiter;
+mod newer;
 pub mod redis;
 pub mod sqlite;
 mod ticket;

@@ -378,6 +378,7 @@ impl Metrics {
             (Some(Refusal::StoreFull), _) | (None, ErrorKind::OutOfSpace) => "store_full",
             (Some(Refusal::QueueFull), _) | (None, ErrorKind::Throttled) => "queue_full",
             (Some(Refusal::TooManyRemembered), _) => "too_many_jobs",
+            (Some(Refusal::OtherVersion), _) => "other_version",
             (None, ErrorKind::Unavailable) => "unavailable",
             (None, _) => "other",
         };

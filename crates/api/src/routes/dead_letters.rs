@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use verbatim_core::ids::{JobId, SubmissionId};
-use verbatim_core::ports::jobs::{DeadLetter, DeadLetterQuery};
+use verbatim_core::ports::jobs::{DeadLetter, DeadLetterPage, DeadLetterQuery};
 use verbatim_core::{ErrorKind, PortError};
 
 use crate::audit;
@@ -118,7 +118,8 @@ pub(crate) struct Redriven {
 
 /// List dead letters
 ///
-/// Jobs of every tenant that failed for good, the latest failure first.
+/// Jobs of every tenant that failed for good, the latest failure first. Of a `tenant` that has few, a page may hold less than
+/// `limit`, even none, and `next_cursor` goes on from where the search ended; there are no more when that is null.
 #[utoipa::path(get, path = "/v1/admin/dead-letters", tag = "admin", operation_id = "list_dead_letters",
     params(DeadLettersQuery),
     responses(
@@ -135,10 +136,12 @@ pub(crate) async fn list(
     let before = given(query.cursor).map(|cursor| JobId::parse(&cursor)).transpose().map_err(|_| {
         ApiError::invalid("invalid_parameter", "cursor", "`cursor` is the `next_cursor` of a page")
     })?;
-    let mut page = state.admin.dead_letters(DeadLetterQuery { tenant, before, limit: limit + 1 }).await?;
-    let has_more = page.len() > limit;
+    let wanted = DeadLetterQuery { tenant, before, limit: limit + 1 };
+    let DeadLetterPage { letters: mut page, next } = state.admin.dead_letters(wanted).await?;
+    // A full page ends with the last of those that it shows; one that is not, where the search ended.
+    let next = if page.len() > limit { page.get(limit - 1).map(|last| last.job_id.clone()) } else { next };
     page.truncate(limit);
-    let next_cursor = page.last().filter(|_| has_more).map(|last| last.job_id.to_string());
+    let (has_more, next_cursor) = (next.is_some(), next.map(|id| id.to_string()));
     let data = page.into_iter().map(DeadLetterView::from).collect();
     Ok(Json(DeadLetterList { object: "list", data, has_more, next_cursor }))
 }

@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use serde_json::Value;
+use verbatim_core::ids::TenantId;
 
 use crate::cli::{DeadLettersArgs, DeadLettersCommand};
 use crate::client::Client;
@@ -14,8 +15,7 @@ pub async fn run(arguments: &DeadLettersArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.server)?;
     match &arguments.command {
         DeadLettersCommand::List { tenant, limit } => {
-            let filter = tenant.as_ref().map_or_else(String::new, |tenant| format!("&tenant={tenant}"));
-            let page = client.get(&format!("/v1/admin/dead-letters?limit={limit}{filter}")).await?;
+            let page = search(&client, tenant.as_ref(), *limit).await?;
             if arguments.json {
                 println!("{page}");
             } else {
@@ -32,6 +32,27 @@ pub async fn run(arguments: &DeadLettersArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// So many dead letters as one page. Of a tenant that has few, the server's page may hold less and say where to go on.
+async fn search(client: &Client, tenant: Option<&TenantId>, limit: u32) -> anyhow::Result<Value> {
+    let filter = tenant.map_or_else(String::new, |tenant| format!("&tenant={tenant}"));
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let wanted = most.saturating_sub(found.len());
+        let path = format!("/v1/admin/dead-letters?limit={wanted}{filter}&cursor={cursor}");
+        let mut page = client.get(&path).await?;
+        let Some(letters) = page["data"].as_array_mut() else { return Ok(page) };
+        found.append(letters);
+        match page["next_cursor"].as_str() {
+            Some(next) if found.len() < most => cursor = next.to_owned(),
+            _ => {
+                page["data"] = Value::Array(found);
+                return Ok(page);
+            }
+        }
+    }
 }
 
 /// A line per dead letter.

@@ -388,14 +388,24 @@ pub struct DeadLetterQuery {
     pub limit: usize,
 }
 
+/// A page of dead letters, the latest failure first.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DeadLetterPage {
+    /// Those that were found.
+    pub letters: Vec<DeadLetter>,
+    /// Where to go on, when the search ended before the page was full: of a tenant that has few, one call finds what it
+    /// finds among a few thousand dead letters. `None` when there are no more, or the page is full.
+    pub next: Option<JobId>,
+}
+
 /// For operators.
 #[async_trait]
 pub trait JobAdmin: Send + Sync {
-    /// Dead letters, the latest failure first.
+    /// Dead letters, the latest failure first, within a bound on how many are looked at.
     ///
     /// # Errors
     /// Only `Unavailable` and `Internal`.
-    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, PortError>;
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<DeadLetterPage, PortError>;
 
     /// Queues a dead letter afresh: attempts and crashes start from nothing and its greatest age counts from now, but
     /// one that was given up for crashes still runs alone. Its watchers' story starts over. `false`, and nothing

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::join;
 use verbatim_core::ErrorKind;
 use verbatim_core::event::EventKind;
@@ -27,7 +28,47 @@ async fn dead_letter<H: Harness>(world: &World<'_, H>, work: &str) -> Verdict<Le
 }
 
 async fn listed<H: Harness>(world: &World<'_, H>) -> Verdict<Vec<DeadLetter>> {
-    Ok(world.store.dead_letters(DeadLetterQuery { limit: usize::MAX, ..DeadLetterQuery::default() }).await?)
+    let query = DeadLetterQuery { limit: usize::MAX, ..DeadLetterQuery::default() };
+    Ok(world.store.dead_letters(query).await?.letters)
+}
+
+/// One tenant's dead letter is found behind thousands of others, in calls of which none looks at all of them.
+pub async fn a_rare_tenants_dead_letters_are_found_by_going_on<H: Harness>(harness: &H) -> Verdict {
+    const OTHERS: usize = 4200;
+    let world = World::open(harness).await?;
+    let rare = tenant("rare")?;
+    world.store.submit(world.upload_of(&rare, "rare", 10)).await?;
+    let lease = world.claim_one().await?;
+    world.fail(&lease, FailureKind::BadAudio).await?;
+    for round in 0..OTHERS / 150 {
+        let late = |number: usize| NewSubmission {
+            deadline: Some(MOMENT),
+            ..world.upload(&format!("late {round} {number}"))
+        };
+        let uploads = (0..150).map(|number| world.store.submit(late(number)));
+        join_all(uploads).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    }
+    world.clock.advance(MOMENT);
+    world.settle().await?;
+    ensure_eq!(world.count(JobState::Failed).await?, OTHERS as u64 + 1, "dead letters");
+    let (mut found, mut calls, mut before) = (Vec::new(), 0, None);
+    loop {
+        let page = world
+            .store
+            .dead_letters(DeadLetterQuery { tenant: Some(rare.clone()), before, limit: 10 })
+            .await?;
+        calls += 1;
+        found.extend(page.letters.into_iter().map(|letter| letter.job_id));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+        ensure!(calls < 10, "the search does not come to an end");
+    }
+    ensure_eq!(found, vec![lease.token.job_id], "what was found");
+    let first = world.store.dead_letters(DeadLetterQuery { limit: 5, ..DeadLetterQuery::default() }).await?;
+    ensure_eq!((first.letters.len(), first.next), (5, None), "a full page, and where it says to go on");
+    Ok(())
 }
 
 async fn refused<H: Harness>(world: &World<'_, H>, job: &JobId) -> Verdict<Option<ErrorKind>> {
@@ -57,7 +98,7 @@ pub async fn dead_letters_are_listed_latest_first<H: Harness>(harness: &H) -> Ve
         loop {
             let before = pages.last().map(|last| last.job_id.clone());
             let query = DeadLetterQuery { tenant: of.clone(), before, limit: 2 };
-            let page = world.store.dead_letters(query).await?;
+            let page = world.store.dead_letters(query).await?.letters;
             if page.is_empty() {
                 break;
             }

@@ -278,6 +278,7 @@ macro_rules! conformance_suite {
                 claims: the_place_in_the_queue_counts_turns_of_other_tenants,
                 claims: within_a_tier_the_first_is_served_first,
                 dead_letters: a_dead_letter_tells_its_story,
+                dead_letters: a_rare_tenants_dead_letters_are_found_by_going_on,
                 dead_letters: dead_letters_are_listed_latest_first,
                 leases: a_completed_submission_shows_the_model_that_answered,
                 leases: every_attempt_belongs_to_the_trace_of_the_submission,

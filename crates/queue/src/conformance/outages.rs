@@ -33,7 +33,7 @@ async fn expect_crashes<H: Harness>(world: &World<'_, H>, lease: &Lease, crashes
     let done = world.fail(lease, FailureKind::BadAudio).await?;
     ensure_eq!(done, Finish::Done(JobState::Failed), "the end of the job that is looked at");
     let query = DeadLetterQuery { limit: 10, ..DeadLetterQuery::default() };
-    let letters = world.store.dead_letters(query).await?;
+    let letters = world.store.dead_letters(query).await?.letters;
     let counted = letters.iter().find(|letter| letter.job_id == lease.token.job_id);
     ensure_eq!(counted.map(|letter| letter.crashes), Some(crashes), "crashes of {}", lease.token.job_id);
     Ok(())

@@ -4,33 +4,41 @@ use async_trait::async_trait;
 use verbatim_core::PortError;
 use verbatim_core::ids::JobId;
 use verbatim_core::ports::JobAdmin;
-use verbatim_core::ports::jobs::{DeadLetter, DeadLetterQuery, MAX_JOBS_PER_CALL};
+use verbatim_core::ports::jobs::{DeadLetterPage, DeadLetterQuery, MAX_JOBS_PER_CALL};
 
 use super::error::corrupt;
 use super::record::{self, DeadLetterRow};
 use super::{RedisStore, millis, scripts};
+use crate::newer::readable;
 use crate::not_redriven;
 
 /// Dead letters that one call looks at for a page of one tenant's.
 const LOOK_AT: usize = 1024;
+/// Looks that one request makes: who asks for a tenant that has few goes on from where they end.
+const MOST_LOOKS: usize = 4;
 
 #[async_trait]
 impl JobAdmin for RedisStore {
-    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, PortError> {
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<DeadLetterPage, PortError> {
         let most = query.limit.min(MAX_JOBS_PER_CALL);
         let tenant = query.tenant.as_ref().map_or("", |tenant| tenant.as_str());
         let mut before = query.before.as_ref().map_or("", |id| id.ulid()).to_owned();
-        let mut page = Vec::new();
-        while page.len() < most {
+        let mut page = DeadLetterPage::default();
+        for _ in 0..MOST_LOOKS {
             let mut call = self.0.wire.call(&scripts::DEAD_LETTERS);
-            call.arg(tenant).arg(&before).arg(most - page.len()).arg(LOOK_AT);
+            let wanted = most - page.letters.len();
+            call.arg(tenant).arg(&before).arg(wanted).arg(LOOK_AT);
             let (next, found): (String, Vec<DeadLetterRow>) = self.0.wire.link.run(&call).await?;
-            page.extend(record::readable("a dead letter", found.into_iter().map(record::dead_letter)));
-            if next.is_empty() {
-                break;
+            // One that is left out makes room for another.
+            let last = found.get(wanted.wrapping_sub(1)).map(|(id, ..)| id.clone());
+            before = if next.is_empty() { last.unwrap_or_default() } else { next };
+            let found = found.into_iter().map(record::dead_letter);
+            page.letters.extend(readable("a dead letter", found));
+            if before.is_empty() || page.letters.len() == most {
+                return Ok(page);
             }
-            before = next;
         }
+        page.next = Some(record::job_id(&before)?);
         Ok(page)
     }
 

@@ -12,6 +12,7 @@ use verbatim_core::{ErrorKind, PortError, Refusal};
 use super::error::corrupt;
 use super::record::{self, Unmoving, View, tier_number};
 use super::{RedisStore, events, json, millis, scripts};
+use crate::newer::readable;
 use crate::{BACKLOG_RETRY, job_exists, too_many_remembered};
 
 /// Submissions that one call looks at for a page of those with some status.
@@ -59,14 +60,17 @@ impl JobClient for RedisStore {
         let mut page = Listing::default();
         for _ in 0..MOST_LOOKS {
             let mut call = self.0.wire.call(&scripts::LIST);
-            call.arg(tenant.as_str()).arg(&before).arg(status).arg(most - page.len()).arg(LOOK_AT);
+            let wanted = most - page.len();
+            call.arg(tenant.as_str()).arg(&before).arg(status).arg(wanted).arg(LOOK_AT);
             let (next, found): (String, Vec<View>) = self.0.wire.link.run(&call).await?;
+            // One that is left out makes room for another.
+            let last = found.get(wanted.wrapping_sub(1)).and_then(|(sub, ..)| sub.text("id"));
+            before = if next.is_empty() { last.unwrap_or_default().to_owned() } else { next };
             let found = found.into_iter().map(record::submission);
-            page.submissions.extend(record::readable("a submission", found));
-            if next.is_empty() || page.len() == most {
+            page.submissions.extend(readable("a submission", found));
+            if before.is_empty() || page.len() == most {
                 return Ok(page);
             }
-            before = next;
         }
         // A cursor is where a look ended, whether or not it found what was asked for.
         page.next = Some(record::submission_id(&before)?);

@@ -7,8 +7,8 @@ use verbatim_core::ids::{KeyId, TenantId};
 use verbatim_core::ports::Directory;
 use verbatim_core::{BadJson, PortError};
 
-use super::error::corrupt;
 use super::{RedisStore, json, scripts};
+use crate::newer::{readable, unreadable};
 
 #[async_trait]
 impl Directory for RedisStore {
@@ -38,8 +38,9 @@ impl Directory for RedisStore {
                 continue;
             }
             let revoked = all.get(&format!("{name}:revoked")).and_then(|at| at.parse().ok());
-            records.push(read(record, revoked)?);
+            records.push(read(record, revoked));
         }
+        let mut records: Vec<_> = readable("an API key", records.into_iter()).collect();
         records.retain(|record| tenant.is_none_or(|tenant| record.key.principal.tenant == *tenant));
         records.sort_by(|a, b| (a.key.created_at, &a.key.id).cmp(&(b.key.created_at, &b.key.id)));
         Ok(records)
@@ -54,8 +55,8 @@ impl Directory for RedisStore {
 }
 
 fn read(record: &str, revoked: Option<i64>) -> Result<KeyRecord, PortError> {
-    let record: KeyRecord =
-        serde_json::from_str(record).map_err(|error| corrupt("a key").with_source(BadJson::from(error)))?;
+    let record: KeyRecord = serde_json::from_str(record)
+        .map_err(|error| unreadable("a key").with_source(BadJson::from(error)))?;
     let revoked_at = revoked.map(verbatim_core::time::Timestamp::from_millis);
     Ok(KeyRecord { revoked_at, ..record })
 }

@@ -12,9 +12,9 @@ use verbatim_core::ports::jobs::EventStream;
 use verbatim_core::time::Timestamp;
 use verbatim_core::{BadJson, PortError};
 
-use super::error::corrupt;
 use super::record::{self, Fields, View};
 use super::{RedisStore, scripts};
+use crate::newer::{self, readable, unreadable};
 use crate::watching::{self, PAGE, Page, Pages, removed};
 
 /// How often a watcher looks without news: what is published can be lost.
@@ -73,8 +73,7 @@ async fn page(store: &RedisStore, id: &SubmissionId, after: u64) -> Result<Page,
     let Some(((sub, job, ..), stored)) = found else { return Err(removed()) };
     let ticket = record::ticket(&sub)?;
     let more = stored.len() == PAGE;
-    let mut events: Vec<JobEvent> =
-        record::readable("an event", stored.iter().map(|line| segment(line))).collect();
+    let mut events: Vec<JobEvent> = readable("an event", stored.iter().map(|line| segment(line))).collect();
     // Beyond a full page there may be segments that come before what follows from the job.
     let horizon = if more { events.last().map_or(0, |event| event.seq.0) } else { u64::MAX };
     events.extend(of_the_job(&job)?);
@@ -93,7 +92,7 @@ async fn page(store: &RedisStore, id: &SubmissionId, after: u64) -> Result<Page,
 
 /// A stored segment: `number|millis|json`.
 fn segment(line: &str) -> Result<JobEvent, PortError> {
-    let broken = || corrupt("an event");
+    let broken = || unreadable("an event");
     let mut parts = line.splitn(3, '|');
     let mut part = || parts.next().ok_or_else(broken);
     let seq = part()?.parse().map_err(|_| broken())?;
@@ -140,12 +139,12 @@ fn of_the_job(job: &Fields) -> Result<Vec<JobEvent>, PortError> {
     add("qs", "qt", EventKind::Queued { attempt: job.number("qa")?.unwrap_or(0) })?;
     add("ss", "sT", EventKind::Started { attempt: job.number("sa")?.unwrap_or(0) })?;
     let (progress, stage) =
-        (job.number("ep")?.unwrap_or(0.0), record::stage(job.text("eg").unwrap_or("fetching")));
+        (job.number("ep")?.unwrap_or(0.0), newer::stage(job.text("eg").unwrap_or("fetching")));
     add("ps", "pT", EventKind::Progress { progress, stage })?;
     let end = match record::state(job.needed("s")?) {
         JobState::Completed => EventKind::Completed,
         JobState::Cancelled => EventKind::Cancelled,
-        JobState::Failed => EventKind::Failed { failure: record::failure(job.needed("E")?) },
+        JobState::Failed => EventKind::Failed { failure: newer::failure(job.needed("E")?) },
         JobState::Queued | JobState::Delayed | JobState::Running => return Ok(events),
     };
     add("es", "F", end)?;

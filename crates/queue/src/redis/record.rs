@@ -6,8 +6,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use verbatim_core::audio::AudioInfo;
 use verbatim_core::class::JobClass;
-use verbatim_core::event::Stage;
-use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ids::{ClaimNonce, Fence, JobId, SubmissionId, TenantId};
 use verbatim_core::job::{JobState, Lease, LeaseToken, Submission};
 use verbatim_core::options::{Priority, TranscribeOptions};
@@ -17,7 +15,7 @@ use verbatim_core::time::Timestamp;
 use verbatim_core::trace::TraceParent;
 use verbatim_core::{BadJson, PortError};
 
-use super::error::corrupt;
+use crate::newer::{self, unreadable};
 use crate::ticket::{Ended, EndedHow, JobFacts, Ticket};
 
 /// The fields of a hash.
@@ -36,7 +34,7 @@ impl Fields {
     }
 
     pub(super) fn needed(&self, name: &str) -> Result<&str, PortError> {
-        self.text(name).ok_or_else(|| corrupt(format!("field `{name}` is missing")))
+        self.text(name).ok_or_else(|| unreadable(format!("field `{name}` is missing")))
     }
 
     pub(super) fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, PortError> {
@@ -53,11 +51,12 @@ impl Fields {
 }
 
 fn parsed<T: FromStr>(name: &str, text: &str) -> Result<T, PortError> {
-    text.parse().map_err(|_| corrupt(format!("field `{name}` is `{text}`")))
+    text.parse().map_err(|_| unreadable(format!("field `{name}` is `{text}`")))
 }
 
 fn json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, PortError> {
-    serde_json::from_str(text).map_err(|error| corrupt("a JSON document").with_source(BadJson::from(error)))
+    serde_json::from_str(text)
+        .map_err(|error| unreadable("a JSON document").with_source(BadJson::from(error)))
 }
 
 /// What does not move of a job.
@@ -130,32 +129,16 @@ pub(super) fn state(letter: &str) -> JobState {
     }
 }
 
-/// Those that can be read. What a newer version wrote must not hide all else from this one.
-pub(super) fn readable<T>(
-    what: &str,
-    found: impl Iterator<Item = Result<T, PortError>>,
-) -> impl Iterator<Item = T> {
-    found.filter_map(move |one| {
-        one.inspect_err(|error| {
-            tracing::warn!(
-                error = error as &dyn std::error::Error,
-                "{what} cannot be read and is left out; did a newer version write it?"
-            );
-        })
-        .ok()
-    })
-}
-
 pub(super) fn job_id(ulid: &str) -> Result<JobId, PortError> {
-    JobId::from_ulid(ulid).map_err(corrupt)
+    JobId::from_ulid(ulid).map_err(unreadable)
 }
 
 pub(super) fn submission_id(ulid: &str) -> Result<SubmissionId, PortError> {
-    SubmissionId::from_ulid(ulid).map_err(corrupt)
+    SubmissionId::from_ulid(ulid).map_err(unreadable)
 }
 
 fn tenant(fields: &Fields) -> Result<TenantId, PortError> {
-    TenantId::parse(fields.needed("t")?).map_err(corrupt)
+    TenantId::parse(fields.needed("t")?).map_err(unreadable)
 }
 
 /// The submission of a view.
@@ -164,7 +147,7 @@ pub(super) fn ticket(fields: &Fields) -> Result<Ticket, PortError> {
         None => None,
         Some("c") => Some(EndedHow::Cancelled),
         Some("e") => Some(EndedHow::Expired),
-        Some(other) => return Err(corrupt(format!("a submission ended as `{other}`"))),
+        Some(other) => return Err(unreadable(format!("a submission ended as `{other}`"))),
     };
     let ended = match (how, fields.time("y")?, fields.number("z")?) {
         (Some(how), Some(at), Some(seq)) => Some(Ended { how, at, seq }),
@@ -196,24 +179,17 @@ pub(super) fn facts(id: &str, fields: &Fields, unmoving: &str) -> Result<JobFact
         state: state(fields.needed("s")?),
         tier,
         progress: fields.number("pr")?.unwrap_or(0.0),
-        stage: stage(fields.needed("st")?),
+        stage: newer::stage(fields.needed("st")?),
         started_at: fields.time("S")?,
         finished_at: fields.time("F")?,
         attempt: fields.number("a")?.unwrap_or(0),
         engine: fields.needed("g")?.to_owned(),
         model: fields.text("mo").map(str::to_owned),
-        failure: fields.text("E").map(failure),
+        failure: fields.text("E").map(newer::failure),
         result: fields.text("r").map(|kept| result(&id, fields.text("rs"), kept)).transpose()?,
         id,
         options,
         audio,
-    })
-}
-
-/// Why a job failed. A kind that a newer version knows is none that this one can act on.
-pub(super) fn failure(text: &str) -> JobFailure {
-    serde_json::from_str(text).unwrap_or_else(|_| {
-        JobFailure::new(FailureKind::Internal, "The job failed for a reason that this node does not know.")
     })
 }
 
@@ -222,13 +198,7 @@ fn result(job: &JobId, store: Option<&str>, kept: &str) -> Result<BlobKey, PortE
         Some(store) => format!("{RESULTS_PREFIX}{store}/{job}/{end}"),
         None => format!("{RESULTS_PREFIX}{job}/{end}"),
     });
-    BlobKey::parse(whole.as_deref().unwrap_or(kept)).map_err(corrupt)
-}
-
-pub(super) fn stage(name: &str) -> Stage {
-    // One that a newer version knows is some part of the work.
-    let known = serde_json::from_value(serde_json::Value::String(name.to_owned()));
-    known.unwrap_or(Stage::Transcribing)
+    BlobKey::parse(whole.as_deref().unwrap_or(kept)).map_err(unreadable)
 }
 
 /// What a client sees.
@@ -264,7 +234,7 @@ pub(super) fn lease(row: LeaseRow) -> Result<Lease, PortError> {
         token: LeaseToken { job_id: job, fence: Fence::new(fence), nonce: ClaimNonce::from_stored(nonce) },
         expires_at: Timestamp::from_millis(ends),
         attempt,
-        tenant: TenantId::parse(&tenant).map_err(corrupt)?,
+        tenant: TenantId::parse(&tenant).map_err(unreadable)?,
         options,
         audio,
         blob,
@@ -280,7 +250,7 @@ pub(super) fn dead_letter(
     (id, fields, unmoving, submissions): DeadLetterRow,
 ) -> Result<DeadLetter, PortError> {
     let job = facts(&id, &fields, &unmoving)?;
-    let failure = job.failure.ok_or_else(|| corrupt("a dead letter without a reason"))?;
+    let failure = job.failure.ok_or_else(|| unreadable("a dead letter without a reason"))?;
     Ok(DeadLetter {
         job_id: job.id,
         tenant: tenant(&fields)?,
@@ -301,11 +271,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_a_newer_version_are_shown_as_something_known() {
+    fn states_of_a_newer_version_are_shown_as_something_known() {
         assert_eq!((state("a"), state("q")), (JobState::Running, JobState::Queued));
-        assert_eq!((stage("aligning"), stage("decoding")), (Stage::Transcribing, Stage::Decoding));
-        let unknown = failure(r#"{"kind":"moon_phase","message":"x"}"#);
-        assert_eq!(unknown.kind, FailureKind::Internal);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use verbatim_core::event::{EventKind, Stage};
 use verbatim_core::ids::{JobId, SubmissionId};
 use verbatim_core::job::JobState;
-use verbatim_core::ports::jobs::{DeadLetter, DeadLetterQuery, MAX_JOBS_PER_CALL};
+use verbatim_core::ports::jobs::{DeadLetter, DeadLetterPage, DeadLetterQuery, MAX_JOBS_PER_CALL};
 use verbatim_core::{ErrorKind, PortError};
 
 use super::error::{StoreError, StoreResult};
@@ -12,9 +12,11 @@ use super::garbage::Due;
 use super::job::{self, Job, parsed};
 use super::writer::Step;
 use super::{counters, submit, transitions};
+use crate::newer::readable;
 
-/// The latest failure first. A page that begins behind a job that is no dead letter any more is the first one.
-pub(super) fn dead_letters(conn: &Connection, query: &DeadLetterQuery) -> StoreResult<Vec<DeadLetter>> {
+/// The latest failure first; a tenant's have an index, so that no search ends early. A page that begins behind a job that is no
+/// dead letter any more is the first one.
+pub(super) fn dead_letters(conn: &Connection, query: &DeadLetterQuery) -> StoreResult<DeadLetterPage> {
     let before: Option<(i64, String)> = match &query.before {
         Some(id) => conn
             .prepare_cached("SELECT finished_at, id FROM jobs WHERE id = ?1 AND state = 'failed'")?
@@ -38,7 +40,12 @@ pub(super) fn dead_letters(conn: &Connection, query: &DeadLetterQuery) -> StoreR
             params![failed_at, id, limit],
         ),
     }?;
-    job::load_all(conn, &page)?.into_iter().map(|job| dead_letter(conn, job)).collect()
+    let found = page.iter().map(|id| Ok(dead_letter(conn, job::load_existing(conn, id)?)?));
+    let letters: Vec<_> = readable("a dead letter", found).collect();
+    // One that is left out makes room for another, which the next page has.
+    let left_out = letters.len() < page.len() && page.len() as i64 == limit;
+    let next = page.last().filter(|_| left_out).map(|id| parsed(JobId::parse(id))).transpose()?;
+    Ok(DeadLetterPage { letters, next })
 }
 
 fn dead_letter(conn: &Connection, job: Job) -> StoreResult<DeadLetter> {

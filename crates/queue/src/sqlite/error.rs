@@ -4,6 +4,8 @@ use rusqlite::ErrorCode;
 use rusqlite::ffi;
 use verbatim_core::{BadJson, ErrorKind, PortError};
 
+use crate::newer::unreadable;
+
 /// A failed step.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
@@ -31,7 +33,10 @@ impl StoreError {
     pub(super) fn summary(&self) -> (ErrorKind, String) {
         match self {
             Self::Port(error) => (error.kind(), error.to_string()),
-            Self::Corrupt(detail) => (ErrorKind::Internal, format!("the job store is corrupt: {detail}")),
+            Self::Corrupt(detail) => {
+                let error = unreadable(detail);
+                (error.kind(), error.to_string())
+            }
             Self::Sql(error) => match sql_kind(error) {
                 ErrorKind::OutOfSpace => {
                     (ErrorKind::OutOfSpace, "the job store's disk is full: nothing was written".to_owned())
@@ -46,6 +51,7 @@ impl From<StoreError> for PortError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Port(error) => error,
+            StoreError::Corrupt(detail) => unreadable(detail),
             other => {
                 let (kind, message) = other.summary();
                 PortError::new(kind, message).with_source(other)

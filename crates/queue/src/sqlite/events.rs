@@ -18,6 +18,7 @@ use super::job::{Job, signed, unsigned};
 use super::readers::Readers;
 use super::submission;
 use super::watch::Signals;
+use crate::newer::{readable, unreadable};
 use crate::ticket::Ticket;
 use crate::watching::{self, PAGE, Page, Pages, removed};
 
@@ -96,12 +97,13 @@ fn stored(
         "SELECT seq, at, body FROM events WHERE job_id = ?1 AND seq >= ?2 AND seq < ?3 ORDER BY seq LIMIT ?4",
     )?;
     let mut rows = statement.query(params![job.id.as_str(), signed(from), signed(until), PAGE as i64])?;
-    let mut events = VecDeque::new();
+    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let kind: EventKind = serde_json::from_str(&row.get::<_, String>(2)?)?;
-        let seq = EventSeq(unsigned(row.get(0)?));
-        events.push_back(JobEvent { seq, at: Timestamp::from_millis(row.get(1)?), kind });
+        let kind = serde_json::from_str::<EventKind>(&row.get::<_, String>(2)?);
+        let (seq, at) = (EventSeq(unsigned(row.get(0)?)), Timestamp::from_millis(row.get(1)?));
+        found
+            .push(kind.map(|kind| JobEvent { seq, at, kind }).map_err(|error| unreadable(error.to_string())));
     }
-    let more = events.len() == PAGE;
-    Ok((events, more))
+    let more = found.len() == PAGE;
+    Ok((readable("an event", found.into_iter()).collect(), more))
 }

@@ -19,6 +19,7 @@ use verbatim_core::trace::TraceParent;
 use super::error::{StoreError, StoreResult};
 use super::lanes::Lane;
 use super::tenants::{self, Place};
+use crate::newer;
 
 /// A job as it is stored.
 #[derive(Debug, Clone)]
@@ -264,11 +265,11 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
         engine: row.get("engine")?,
         model: row.get("model")?,
         progress: row.get("progress")?,
-        stage: serde_json::from_value(serde_json::Value::String(stage))?,
+        stage: newer::stage(&stage),
         next_segment: row.get("next_segment")?,
         segments_from: row.get::<_, Option<i64>>("segments_from")?.map(unsigned),
         last_seq: unsigned(row.get("last_seq")?),
-        failure: optional_json(row, "failure")?,
+        failure: row.get::<_, Option<String>>("failure")?.as_deref().map(newer::failure),
         result: row.get::<_, Option<String>>("result")?.map(blob).transpose()?,
         charge,
         trace: row.get::<_, Option<String>>("trace")?.map(|text| parsed(text.parse())).transpose()?,

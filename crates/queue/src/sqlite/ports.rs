@@ -10,8 +10,8 @@ use verbatim_core::failure::JobFailure;
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
 use verbatim_core::job::{Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmitOutcome};
 use verbatim_core::ports::jobs::{
-    BlobFate, ClaimRequest, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, Finish, GarbageRequest,
-    ListQuery, Listing, MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
+    BlobFate, ClaimRequest, DeadLetterPage, DeadLetterQuery, DeleteOutcome, EventStream, Finish,
+    GarbageRequest, ListQuery, Listing, MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
 };
 use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::{ErrorKind, PortError};
@@ -187,7 +187,7 @@ impl JobUpkeep for SqliteStore {
 
 #[async_trait]
 impl JobAdmin for SqliteStore {
-    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, PortError> {
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<DeadLetterPage, PortError> {
         self.readers.run(move |conn| admin::dead_letters(conn, &query)).await
     }
 

@@ -14,6 +14,7 @@ use verbatim_core::time::Timestamp;
 use super::error::StoreResult;
 use super::job::{self, parsed, tier_number, unsigned};
 use super::{lanes, position, submission};
+use crate::newer::readable;
 
 /// The submission as its tenant sees it, beside workers that serve these classes.
 pub(super) fn get(
@@ -60,10 +61,12 @@ pub(super) fn list(
         ],
     )?;
     let mut listing = Listing::default();
-    for id in &page {
-        listing.submissions.extend(get(conn, tenant, id, serves)?);
-    }
-    if page.len() < most {
+    let found = page.iter().map(|id| Ok(get(conn, tenant, id, serves)?));
+    listing.submissions.extend(readable("a submission", found).flatten());
+    if page.len() == most && listing.len() < most {
+        // One that is left out makes room for another, which the next page has.
+        listing.next = page.last().map(|id| parsed(SubmissionId::parse(id))).transpose()?;
+    } else if page.len() < most {
         // Where the search ended, if it did not end with the last submission.
         let last = job::ids(
             conn,

@@ -45,7 +45,7 @@ fn work() -> impl Strategy<Value = Op> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (prop::option::weighted(0.3, 2_u64..8), prop::option::weighted(0.3, 2_u64..8))
+    (prop::option::weighted(0.4, 1_u64..6), prop::option::weighted(0.3, 2_u64..8))
         .prop_map(|(max_waiting, max_remembered)| Limits { max_waiting, max_remembered })
 }
 

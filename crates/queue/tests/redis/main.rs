@@ -11,6 +11,7 @@ mod failover;
 mod identity;
 mod line;
 mod lost_answers;
+mod newer;
 mod news;
 mod outages;
 mod providers;

@@ -12,15 +12,15 @@ use verbatim_core::ids::TenantId;
 use verbatim_core::job::{JobState, Report, SubmissionStatus};
 use verbatim_core::options::TranscribeOptions;
 use verbatim_core::policy::StorePolicy;
-use verbatim_core::ports::jobs::{ClaimRequest, Finish, GarbageRequest};
-use verbatim_core::ports::{BlobOwner, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::jobs::{ClaimRequest, DeadLetterQuery, Finish, GarbageRequest};
+use verbatim_core::ports::{BlobOwner, JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::transcript::Segment;
 use verbatim_core::{ErrorKind, Refusal};
 use verbatim_queue::RedisStore;
 use verbatim_queue::conformance::{SeededIds, World};
 
 use crate::server::RedisServer;
-use crate::support::RedisHarness;
+use crate::support::{RedisHarness, calls};
 
 const AOF: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "everysec"];
 
@@ -229,54 +229,6 @@ async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<(
 }
 
 #[tokio::test]
-async fn what_this_version_cannot_read_stops_neither_claims_nor_lists() -> Result<()> {
-    let harness = RedisHarness::new();
-    let world = World::open(&harness).await?;
-    let (strange, good) = (world.submit("strange").await?.submission, world.ticket("good").await?);
-    let key = format!("{{{}}}:d:{}", harness.prefix(), strange.job_id.ulid());
-    let mut beside = harness.beside();
-    let written: String = beside.get(&key)?;
-    let newer = written.replace("\"task\":\"transcribe\"", "\"task\":\"summarize\"");
-    ensure!(newer != written, "no task in {written}");
-    let _: () = beside.set(&key, newer)?;
-    let listed: Vec<_> = world.list().await?.into_iter().map(|submission| submission.id).collect();
-    ensure!(listed == [good.clone()], "the list holds {listed:?}");
-    let request = world.request(&world.worker(), true);
-    let refused = world.store.claim(request.clone()).await.err().context("it was claimed")?;
-    ensure!(refused.kind() == ErrorKind::Unavailable, "the claim ends with {refused:?}");
-    ensure!(world.store.claim(request).await?.is_none(), "the same claim gets something");
-    // It goes on with what it can read, and the other job is neither held nor blamed.
-    world.work_off_one().await?;
-    world.expect(&good, SubmissionStatus::Completed).await?;
-    let job: std::collections::HashMap<String, String> =
-        beside.hgetall(format!("{{{}}}:j:{}", harness.prefix(), strange.job_id.ulid()))?;
-    ensure!(job["s"] == "d" && job["a"] == "0" && !job.contains_key("C"), "{job:?}");
-    // A node that can read it gets it.
-    let _: () = beside.set(&key, written)?;
-    world.until_due().await?;
-    world.work_off_one().await?;
-    world.expect(&strange.id, SubmissionStatus::Completed).await?;
-    world.audit().await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_stage_of_a_newer_version_is_shown_as_one_that_is_known() -> Result<()> {
-    let harness = RedisHarness::new();
-    let world = World::open(&harness).await?;
-    let submission = world.submit("talk").await?.submission;
-    let lease = world.claim_one().await?;
-    let key = format!("{{{}}}:j:{}", harness.prefix(), submission.job_id.ulid());
-    let _: () = harness.beside().hset(&key, "st", "aligning")?;
-    let seen = world.get(&submission.id).await?;
-    ensure!((seen.status, seen.stage) == (SubmissionStatus::Processing, Stage::Transcribing), "{seen:?}");
-    ensure!(world.list().await?.len() == 1, "the list leaves it out");
-    world.complete(&lease).await?;
-    world.audit().await?;
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_process_subscribes_to_what_it_waits_for() -> Result<()> {
     let server = RedisServer::start(&[]);
     let harness = RedisHarness::at(&server.url());
@@ -454,5 +406,30 @@ async fn a_completion_that_redis_forgot_is_made_again_on_audio_that_is_still_the
     world.work_off_one().await?;
     world.expect(&id, SubmissionStatus::Completed).await?;
     world.audit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_search_for_a_tenants_dead_letters_looks_at_a_few_thousand_and_no_more() -> Result<()> {
+    const OTHERS: usize = 6000;
+    let server = RedisServer::start(&[]);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    let mut beside = harness.beside();
+    let prefix = format!("{{{}}}:", harness.prefix());
+    let mut seed = redis::pipe();
+    for number in 0..OTHERS {
+        let id = format!("{number:026}");
+        seed.zadd(format!("{prefix}dlq"), &id, number).hset(format!("{prefix}j:{id}"), "t", "other");
+    }
+    seed.exec(&mut beside)?;
+    let query = DeadLetterQuery { tenant: Some(world.tenant()), before: None, limit: 20 };
+    let (scripts, reads) = (calls(&mut beside, "evalsha")?, calls(&mut beside, "hget")?);
+    let page = world.store.dead_letters(query.clone()).await?;
+    let (scripts, reads) = (calls(&mut beside, "evalsha")? - scripts, calls(&mut beside, "hget")? - reads);
+    ensure!(scripts <= 5 && reads == 4096, "{scripts} scripts look at {reads} dead letters");
+    ensure!(page.letters.is_empty() && page.next.is_some(), "{page:?}");
+    let rest = world.store.dead_letters(DeadLetterQuery { before: page.next, ..query }).await?;
+    ensure!(rest.letters.is_empty() && rest.next.is_none(), "{rest:?}");
     Ok(())
 }

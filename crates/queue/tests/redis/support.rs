@@ -96,6 +96,14 @@ impl Drop for RedisHarness {
     }
 }
 
+/// So often Redis has done this, in scripts too.
+pub(crate) fn calls(redis: &mut redis::Connection, command: &str) -> anyhow::Result<u64> {
+    let info: String = redis::cmd("INFO").arg("commandstats").query(redis)?;
+    let start = format!("cmdstat_{command}:calls=");
+    let of = |line: &str| line.strip_prefix(&start)?.split(',').next()?.parse().ok();
+    Ok(info.lines().find_map(of).unwrap_or(0))
+}
+
 #[async_trait]
 impl Harness for RedisHarness {
     type Store = RedisStore;

@@ -4,6 +4,7 @@ mod conformance;
 mod directory;
 mod kill;
 mod migration;
+mod newer;
 mod private;
 mod providers;
 mod store;

@@ -108,8 +108,8 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() -> Result<(
     let done = &jobs.iter().find(|(.., state)| *state == "completed").context("one completed")?.0;
     ensure!(world.get(done).await?.options.model == "tiny.en", "its model is the one that was asked for");
     let failed = &jobs.iter().find(|(.., state)| *state == "failed").context("one failed")?.1;
-    let letters =
-        world.store.dead_letters(DeadLetterQuery { limit: 10, ..DeadLetterQuery::default() }).await?;
+    let query = DeadLetterQuery { limit: 10, ..DeadLetterQuery::default() };
+    let letters = world.store.dead_letters(query).await?.letters;
     ensure!(letters.len() == 1 && letters[0].job_id == *failed, "{letters:?}");
     ensure!(world.store.redrive(failed).await?, "the dead letter is queued again");
     // Uploads were not named after their jobs then.

@@ -16,8 +16,8 @@ use verbatim_core::job::{NewSubmission, Submission, SubmissionStatus, SubmitOutc
 use verbatim_core::language::Language;
 use verbatim_core::options::{ENGINE_AUTO, Task};
 use verbatim_core::ports::jobs::{
-    BlobFate, DeadLetter, DeadLetterQuery, DeleteOutcome, EventStream, GarbageRequest, ListQuery, Listing,
-    QueueStats, TickReport,
+    BlobFate, DeadLetter, DeadLetterPage, DeadLetterQuery, DeleteOutcome, EventStream, GarbageRequest,
+    ListQuery, Listing, QueueStats, TickReport,
 };
 use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobUpkeep};
 use verbatim_core::time::Clock;
@@ -55,6 +55,8 @@ pub(crate) struct Jobs {
     pub(crate) caps: Mutex<TenantCaps>,
     /// What failed for good, the latest first.
     pub(crate) dead: Mutex<Vec<DeadLetter>>,
+    /// How many of them a search looks at.
+    pub(crate) look_at: Mutex<Option<usize>>,
 }
 
 impl Jobs {
@@ -242,14 +244,18 @@ impl JobClient for Jobs {
 
 #[async_trait]
 impl JobAdmin for Jobs {
-    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<Vec<DeadLetter>, PortError> {
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<DeadLetterPage, PortError> {
         let dead = self.dead.lock().unwrap().clone();
+        let look_at = *self.look_at.lock().unwrap();
         let after = |before: &JobId| dead.iter().position(|letter| letter.job_id == *before).map(|at| at + 1);
         let from = query.before.as_ref().and_then(after).unwrap_or(0);
-        let wanted = dead[from..].iter();
-        let wanted =
-            wanted.filter(|letter| query.tenant.as_ref().is_none_or(|tenant| letter.tenant == *tenant));
-        Ok(wanted.take(query.limit).cloned().collect())
+        let looked_at: Vec<_> = dead[from..].iter().take(look_at.unwrap_or(usize::MAX)).collect();
+        let of_tenant = |letter: &DeadLetter| query.tenant.as_ref().is_none_or(|own| letter.tenant == *own);
+        let found = looked_at.iter().copied().filter(|letter| of_tenant(letter));
+        let letters: Vec<_> = found.take(query.limit).cloned().collect();
+        let ended_early = letters.len() < query.limit && Some(looked_at.len()) == look_at;
+        let next = looked_at.last().filter(|_| ended_early).map(|last| last.job_id.clone());
+        Ok(DeadLetterPage { letters, next })
     }
 
     async fn redrive(&self, id: &JobId) -> Result<bool, PortError> {

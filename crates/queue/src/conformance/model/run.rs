@@ -309,7 +309,7 @@ impl<H: Harness> Run<'_, '_, H> {
         ensure_eq!(stats.submissions, expected.len() as u64, "counted submissions");
         let letters = store.dead_letters(DeadLetterQuery { limit: usize::MAX, ..Default::default() }).await?;
         let mut letters: Vec<_> =
-            letters.into_iter().map(|dead| (dead.job_id, dead.attempts, dead.crashes)).collect();
+            letters.letters.into_iter().map(|dead| (dead.job_id, dead.attempts, dead.crashes)).collect();
         letters.sort_by(|a, b| a.0.cmp(&b.0));
         let dead = (0..self.jobs.len()).filter(|at| model.jobs[*at].is(JobState::Failed));
         let dead: Vec<_> =

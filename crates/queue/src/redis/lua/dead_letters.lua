@@ -4,9 +4,8 @@ local rank = ARGV[3] ~= '' and call('ZREVRANK', P .. 'dlq', ARGV[3])
 local start, most, found = rank and rank + 1 or 0, tonumber(ARGV[4]), {}
 local ids = call('ZREVRANGE', P .. 'dlq', start, start + tonumber(ARGV[5]) - 1)
 for _, id in ipairs(ids) do
-  local job = load(id)
-  if ARGV[2] == '' or job.f.t == ARGV[2] then
-    local submissions = {}
+  if ARGV[2] == '' or call('HGET', P .. 'j:' .. id, 't') == ARGV[2] then
+    local job, submissions = load(id), {}
     for _, sub in ipairs(submissions_of(job)) do
       if #submissions == 256 then break end
       if call('HEXISTS', P .. 's:' .. sub, 'x') == 0 then submissions[#submissions + 1] = sub end

@@ -1,0 +1,63 @@
+//! What a newer version of the service wrote, as this one takes it: words that it does not know stand for something that it
+//! does, and a record that it cannot read at all is left to nodes of that version.
+
+use std::time::Duration;
+
+use verbatim_core::event::Stage;
+use verbatim_core::failure::{FailureKind, JobFailure};
+use verbatim_core::{ErrorKind, PortError, Refusal};
+
+/// When to ask again: another node may know better, or this one is replaced soon.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// A record in words that this version does not know: a newer one writes them, and its nodes can read them. Never "something
+/// went wrong", for nothing did.
+pub(crate) fn unreadable(what: impl std::fmt::Display) -> PortError {
+    PortError::new(
+        ErrorKind::Unavailable,
+        format!("another version of the service wrote what cannot be read: {what}"),
+    )
+    .because(Refusal::OtherVersion)
+    .with_retry_after(AGAIN)
+}
+
+/// Why a job failed. A kind that a newer version knows is none that this one can act on.
+pub(crate) fn failure(text: &str) -> JobFailure {
+    serde_json::from_str(text).unwrap_or_else(|_| {
+        JobFailure::new(FailureKind::Internal, "The job failed for a reason that this node does not know.")
+    })
+}
+
+/// What is done with a job. One that a newer version knows is some part of the work.
+pub(crate) fn stage(name: &str) -> Stage {
+    let known = serde_json::from_value(serde_json::Value::String(name.to_owned()));
+    known.unwrap_or(Stage::Transcribing)
+}
+
+/// Those that can be read. What a newer version wrote must not hide all else from this one.
+pub(crate) fn readable<T>(
+    what: &str,
+    found: impl Iterator<Item = Result<T, PortError>>,
+) -> impl Iterator<Item = T> {
+    found.filter_map(move |one| {
+        one.inspect_err(|error| {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "{what} cannot be read and is left out; did a newer version write it?"
+            );
+        })
+        .ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_newer_version_are_shown_as_something_known() {
+        assert_eq!((stage("aligning"), stage("decoding")), (Stage::Transcribing, Stage::Decoding));
+        let unknown = failure(r#"{"kind":"moon_phase","message":"x"}"#);
+        assert_eq!(unknown.kind, FailureKind::Internal);
+    }
+}
