@@ -11,6 +11,7 @@ mod watching;
 
 use std::time::Duration;
 
+use verbatim_core::policy::StorePolicy;
 use verbatim_core::{ErrorKind, PortError, Refusal};
 
 pub use self::redis::{RedisConfig, RedisStore, StoreCondition};
@@ -25,6 +26,9 @@ const AWAY: Duration = Duration::from_secs(4);
 const MOST_GRACES: u32 = 10;
 /// What clients are told when too many jobs wait.
 const BACKLOG_RETRY: Duration = Duration::from_secs(10);
+
+/// The most days for which charges of single jobs are kept, whatever the settings: as many as earlier versions kept.
+const MOST_DAYS: u32 = 30;
 
 /// The same where ended jobs have to expire first.
 const REMEMBERED_RETRY: Duration = Duration::from_secs(300);
@@ -44,6 +48,16 @@ fn too_many_remembered() -> PortError {
     PortError::new(ErrorKind::Throttled, "as many of the tenant's submissions are remembered as may be")
         .because(Refusal::TooManyRemembered)
         .with_retry_after(REMEMBERED_RETRY)
+}
+
+/// For how many days, beside the present one, the charges of single jobs are kept: as long as a job may be charged for the same
+/// lease again, so that it counts once. It lives up to its greatest age, and as long again if it is redriven before it is
+/// forgotten as a dead letter. Totals are kept apart.
+fn charges_kept(policy: &StorePolicy) -> u32 {
+    const DAY: u64 = 24 * 3600;
+    let StorePolicy { max_age, result_retention, .. } = policy;
+    let longest = max_age.saturating_mul(2).saturating_add(*result_retention);
+    u32::try_from(longest.as_secs().div_ceil(DAY)).unwrap_or(u32::MAX).min(MOST_DAYS)
 }
 
 /// A dead letter that cannot be queued again.

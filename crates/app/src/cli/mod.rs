@@ -389,7 +389,7 @@ pub struct CostReportArgs {
     /// One line for each
     #[arg(long, value_enum, default_value_t = Grouping::Provider)]
     pub by: Grouping,
-    /// Only one job: its work id, as logs and `verbatim dlq` show it (kept for 30 days)
+    /// Only one job: its work id, as logs and `verbatim dlq` show it (kept for some days: twice the greatest age of a job and the retention)
     #[arg(long, value_name = "ID", value_parser = work_id, conflicts_with_all = ["days", "by"])]
     pub job: Option<JobId>,
     /// Print JSON

@@ -160,7 +160,9 @@ fn of_job(job: &JobId, charges: &[Charge], currency: Option<&str>, as_json: bool
             .to_string();
     }
     if charges.is_empty() {
-        return format!("nothing was charged for {job} within the last 30 days");
+        return format!(
+            "nothing was charged for {job} as far as is remembered; charges of single jobs are kept for some days"
+        );
     }
     let mut text = format!("{:<20}  {:<16}  {:>12}  {:>14}\n", "provider", "tenant", "audio secs", "cost");
     for charge in charges {

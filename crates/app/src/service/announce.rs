@@ -132,7 +132,7 @@ pub(super) async fn listen(
 
 /// Asks once; returns when to ask again. What was known stands while the store does not answer.
 async fn ask(registry: &dyn EngineRegistry, known: &watch::Sender<Option<Arc<ModelCatalog>>>) -> Duration {
-    match registry.offers().await {
+    match registry.distinct_offers().await {
         Ok(offers) => match offering(&offers) {
             Some(offering) => {
                 known.send_replace(Some(Arc::new(offering)));

@@ -121,7 +121,8 @@ pub struct DayTotal {
     pub cost: Money,
 }
 
-/// Keeps the books. Days are kept for 400 days, the charges of single jobs for 30.
+/// Keeps the books. Days are kept for 400 days, the charges of single jobs for as long as the job may be charged again: twice
+/// its greatest age and the retention between, at most 30 days.
 #[async_trait]
 pub trait Ledger: Send + Sync {
     /// Puts money aside for one piece of work, if today's budgets allow it: what was charged today and what is reserved

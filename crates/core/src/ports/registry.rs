@@ -48,4 +48,11 @@ pub trait EngineRegistry: Send + Sync {
     /// # Errors
     /// Only `Unavailable` and `Internal`.
     async fn offers(&self) -> Result<Vec<EngineOffer>, PortError>;
+
+    /// What is on offer: of workers that say the same, what one of them announced last. The newest first. As large as the
+    /// cluster is varied, however many workers there are.
+    ///
+    /// # Errors
+    /// Only `Unavailable` and `Internal`.
+    async fn distinct_offers(&self) -> Result<Vec<EngineOffer>, PortError>;
 }

@@ -12,6 +12,7 @@ use verbatim_core::{ErrorKind, PortError};
 
 use super::error::corrupt;
 use super::{RedisStore, millis, scripts};
+use crate::charges_kept;
 
 /// The most that one number may be: scripts count exactly up to there.
 const MOST: u64 = 9_000_000_000_000_000;
@@ -29,7 +30,8 @@ impl Ledger for RedisStore {
             .arg(micros(cost))
             .arg(budget(budgets.provider))
             .arg(budget(budgets.tenant))
-            .arg(millis(ttl));
+            .arg(millis(ttl))
+            .arg(charges_kept(&self.0.policy));
         let answer: u8 = self.0.wire.link.run(&call).await?;
         match answer {
             0 => Ok(Reserved::Granted),
@@ -50,7 +52,10 @@ impl Ledger for RedisStore {
         let Charge { entry, tenant, billed_ms, cost } = charge;
         let mut call = self.0.wire.call(&scripts::CHARGE);
         name(&mut call, &entry)?;
-        call.arg(tenant.as_str()).arg(billed_ms.min(MOST)).arg(cost.map(micros).unwrap_or_default());
+        call.arg(tenant.as_str())
+            .arg(billed_ms.min(MOST))
+            .arg(cost.map(micros).unwrap_or_default())
+            .arg(charges_kept(&self.0.policy));
         let _: u8 = self.0.wire.link.run(&call).await?;
         Ok(())
     }
@@ -76,7 +81,7 @@ impl Ledger for RedisStore {
 
     async fn of_job(&self, job_id: &JobId) -> Result<Vec<Charge>, PortError> {
         let mut call = self.0.wire.call(&scripts::OF_JOB);
-        call.arg(job_id.ulid());
+        call.arg(job_id.ulid()).arg(charges_kept(&self.0.policy));
         let lines: Vec<String> = self.0.wire.link.run(&call).await?;
         let mut charges: Vec<Charge> =
             lines.iter().map(|line| charge(job_id, line)).collect::<Result<_, _>>()?;

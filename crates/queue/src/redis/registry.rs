@@ -1,32 +1,34 @@
-//! What workers offer: one hash, a JSON record per worker.
-
-use std::time::Duration;
+//! What workers offer: one hash, a JSON record for all workers that say the same. `lua/offers.lua` says how.
 
 use async_trait::async_trait;
 use redis::cmd;
+use serde::Serialize;
 use verbatim_core::ids::WorkerId;
+use verbatim_core::model::ModelInfo;
 use verbatim_core::ports::registry::{EngineOffer, EngineRegistry};
 use verbatim_core::time::Timestamp;
 use verbatim_core::{BadJson, PortError};
 
-use super::{RedisStore, error, json, scripts};
+use super::{RedisStore, json, scripts};
+use crate::newer::{readable, unreadable};
 
-/// How long the offer of a worker that has gone stands.
-const DAY: Duration = Duration::from_secs(24 * 3600);
-/// How long a worker may be silent before it counts as gone.
-const SILENCE: Duration = Duration::from_secs(300);
+/// What any worker of the same kind says.
+#[derive(Serialize)]
+struct Said<'a> {
+    version: &'a str,
+    models: &'a [ModelInfo],
+}
+
+/// The workers behind a record, each followed by when it announced it last. Empty for one of a node of an earlier version,
+/// which made one for each worker.
+type Speakers = Vec<(String, i64)>;
 
 #[async_trait]
 impl EngineRegistry for RedisStore {
     async fn announce(&self, offer: EngineOffer) -> Result<(), PortError> {
-        let now = offer.announced_at;
+        let EngineOffer { worker, version, models, announced_at: _ } = &offer;
         let mut call = self.0.wire.call(&scripts::ANNOUNCE);
-        call.arg(offer.worker.ulid()).arg(json(&offer)?);
-        for old in self.stored_offers().await? {
-            if is_superseded(&old, &offer, now) {
-                call.arg(old.worker.ulid());
-            }
-        }
+        call.arg(worker.ulid()).arg(json(&offer)?).arg(json(&Said { version, models })?);
         let _: redis::Value = self.0.wire.link.run(&call).await?;
         Ok(())
     }
@@ -45,35 +47,47 @@ impl EngineRegistry for RedisStore {
     }
 
     async fn withdraw(&self, worker: &WorkerId) -> Result<(), PortError> {
-        let mut command = cmd("HDEL");
-        command.arg(self.0.wire.key("offers")).arg(worker.ulid());
-        let _: redis::Value = self.0.wire.link.command(&command).await?;
+        let mut call = self.0.wire.call(&scripts::WITHDRAW);
+        call.arg(worker.ulid());
+        let _: redis::Value = self.0.wire.link.run(&call).await?;
         Ok(())
     }
 
     async fn offers(&self) -> Result<Vec<EngineOffer>, PortError> {
-        let mut offers = self.stored_offers().await?;
+        let call = self.0.wire.call(&scripts::LIST_OFFERS);
+        let (records, speakers): (Vec<(String, String)>, Vec<Speakers>) = self.0.wire.link.run(&call).await?;
+        let read = records.iter().zip(&speakers).map(|((_, text), speakers)| of_each(text, speakers));
+        let mut offers: Vec<EngineOffer> = readable("an offer", read).flatten().collect();
+        offers.sort_by(|a, b| (b.announced_at, &b.worker).cmp(&(a.announced_at, &a.worker)));
+        Ok(offers)
+    }
+
+    async fn distinct_offers(&self) -> Result<Vec<EngineOffer>, PortError> {
+        let mut command = cmd("HVALS");
+        command.arg(self.0.wire.key("offers"));
+        let all: Vec<String> = self.0.wire.link.command(&command).await?;
+        let mut offers: Vec<EngineOffer> = readable("an offer", all.iter().map(|text| read(text))).collect();
         offers.sort_by(|a, b| (b.announced_at, &b.worker).cmp(&(a.announced_at, &a.worker)));
         Ok(offers)
     }
 }
 
-/// Whether an offer needs to be kept no longer: it is old, or a worker that was started afresh says the same now.
-fn is_superseded(old: &EngineOffer, new: &EngineOffer, now: Timestamp) -> bool {
-    let age = now.since(old.announced_at);
-    let same = (&old.version, &old.models) == (&new.version, &new.models);
-    old.worker != new.worker && (age > DAY || same && age > SILENCE)
+fn read(text: &str) -> Result<EngineOffer, PortError> {
+    serde_json::from_str(text).map_err(|error| unreadable("an offer").with_source(BadJson::from(error)))
 }
 
-impl RedisStore {
-    async fn stored_offers(&self) -> Result<Vec<EngineOffer>, PortError> {
-        let mut command = cmd("HVALS");
-        command.arg(self.0.wire.key("offers"));
-        let all: Vec<String> = self.0.wire.link.command(&command).await?;
-        let read = |text: &String| {
-            serde_json::from_str(text)
-                .map_err(|error| error::corrupt("an offer").with_source(BadJson::from(error)))
-        };
-        all.iter().map(read).collect()
+/// The offer of each worker that says this.
+fn of_each(text: &str, speakers: &Speakers) -> Result<Vec<EngineOffer>, PortError> {
+    let said = read(text)?;
+    if speakers.is_empty() {
+        return Ok(vec![said]);
     }
+    let of = |(worker, at): &(String, i64)| {
+        Ok(EngineOffer {
+            worker: WorkerId::from_ulid(worker).map_err(unreadable)?,
+            announced_at: Timestamp::from_millis(*at),
+            ..said.clone()
+        })
+    };
+    speakers.iter().map(of).collect()
 }

@@ -65,7 +65,9 @@ scripts! {
     REVOKE = " flags=allow-oom", "lua/revoke.lua";
 
     /// One entry for each worker.
-    ANNOUNCE = " flags=allow-oom", "lua/announce.lua";
+    ANNOUNCE = " flags=allow-oom", "lua/offers.lua", "lua/announce.lua";
+    WITHDRAW = " flags=allow-oom", "lua/offers.lua", "lua/withdraw.lua";
+    LIST_OFFERS = " flags=no-writes", "lua/list_offers.lua";
 
     READ_VALUE = " flags=no-writes", "lua/read_value.lua";
     /// Small and bounded: without a place at its provider a job that is held could not be done.

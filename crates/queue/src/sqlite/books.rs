@@ -9,7 +9,7 @@ use verbatim_core::time::Clock;
 use verbatim_core::{ErrorKind, PortError};
 
 use super::DATABASE;
-use super::ledger::{self, KEPT_CHARGES, KEPT_DAYS};
+use super::ledger::{self, KEPT_DAYS};
 use super::readers::Readers;
 
 /// The books in a data folder.
@@ -41,8 +41,8 @@ impl SqliteBooks {
     /// # Errors
     /// As [`Self::totals`].
     pub async fn of_job(&self, job_id: &JobId) -> Result<Vec<Charge>, PortError> {
-        let (job_id, since) = (job_id.clone(), Day::of(self.clock.now()).earlier(KEPT_CHARGES));
-        self.readers.run(move |conn| ledger::of_job(conn, &job_id, since)).await
+        let job_id = job_id.clone();
+        self.readers.run(move |conn| ledger::of_job(conn, &job_id)).await
     }
 }
 

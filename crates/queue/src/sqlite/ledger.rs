@@ -12,13 +12,12 @@ use super::SqliteStore;
 use super::error::StoreResult;
 use super::job::{self, parsed, unsigned};
 use super::writer::Step;
+use crate::charges_kept;
 
 /// The most that one number may be, so that sums of a thousand of them still fit.
 const MOST: u64 = 9_000_000_000_000_000;
 /// How long totals are kept.
 pub(super) const KEPT_DAYS: u32 = 400;
-/// How long the charges of single jobs are.
-pub(super) const KEPT_CHARGES: u32 = 30;
 
 #[async_trait]
 impl Ledger for SqliteStore {
@@ -41,8 +40,8 @@ impl Ledger for SqliteStore {
     }
 
     async fn of_job(&self, job_id: &JobId) -> Result<Vec<Charge>, PortError> {
-        let (job_id, since) = (job_id.clone(), Day::of(self.clock.now()).earlier(KEPT_CHARGES));
-        self.readers.run(move |conn| of_job(conn, &job_id, since)).await
+        let job_id = job_id.clone();
+        self.readers.run(move |conn| of_job(conn, &job_id)).await
     }
 }
 
@@ -187,12 +186,10 @@ fn day_total(row: &Row<'_>) -> StoreResult<DayTotal> {
     })
 }
 
-pub(super) fn of_job(conn: &Connection, job_id: &JobId, since: Day) -> StoreResult<Vec<Charge>> {
-    let mut statement = conn.prepare_cached(
-        "SELECT * FROM ledger_charges WHERE job_id = ?1 AND day >= ?2 ORDER BY fence, provider",
-    )?;
-    let rows =
-        statement.query_map(params![job_id.as_str(), since.number()], |row| Ok(charge(row, job_id)))?;
+pub(super) fn of_job(conn: &Connection, job_id: &JobId) -> StoreResult<Vec<Charge>> {
+    let mut statement =
+        conn.prepare_cached("SELECT * FROM ledger_charges WHERE job_id = ?1 ORDER BY fence, provider")?;
+    let rows = statement.query_map([job_id.as_str()], |row| Ok(charge(row, job_id)))?;
     rows.collect::<Result<Vec<_>, _>>()?.into_iter().collect()
 }
 
@@ -217,7 +214,7 @@ pub(super) fn forget_old(step: &Step<'_>, most: i64) -> StoreResult<()> {
             "DELETE FROM ledger_charges WHERE (job_id, fence, provider) IN (
                  SELECT job_id, fence, provider FROM ledger_charges WHERE day < ?1 ORDER BY day LIMIT ?2)",
         )?
-        .execute(params![today.earlier(KEPT_CHARGES).number(), most])?;
+        .execute(params![today.earlier(charges_kept(step.policy)).number(), most])?;
     step.conn
         .prepare_cached(
             "DELETE FROM ledger_days WHERE (day, provider, tenant) IN (

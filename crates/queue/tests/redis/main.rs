@@ -13,6 +13,7 @@ mod line;
 mod lost_answers;
 mod newer;
 mod news;
+mod offers;
 mod outages;
 mod providers;
 mod resharding;

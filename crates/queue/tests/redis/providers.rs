@@ -16,7 +16,7 @@ use verbatim_queue::RedisStore;
 use verbatim_queue::conformance::{SeededIds, World};
 
 use crate::server::RedisServer;
-use crate::support::RedisHarness;
+use crate::support::{RedisHarness, calls};
 
 const TTL: Duration = Duration::from_secs(600);
 
@@ -109,5 +109,47 @@ async fn upkeep_leaves_nothing_behind_of_what_providers_share() -> Result<()> {
     let kept = [":layout", ":store", ":values:last", ":tick"];
     let left: Vec<_> = keys.iter().filter(|key| !kept.iter().any(|end| key.ends_with(end))).collect();
     ensure!(left.is_empty(), "it leaves {left:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn charges_of_single_jobs_are_kept_as_long_as_they_may_come_again() -> Result<()> {
+    const A_DAY: usize = 1000;
+    let server = RedisServer::start(&[]);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    let mut beside = harness.beside();
+    let mut at_most = 0;
+    for _ in 0..12 {
+        for _ in 0..A_DAY {
+            world.store.charge(charge(entry(&world.ids))).await?;
+        }
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg(format!("{{{}}}:charged:*", harness.prefix())).query(&mut beside)?;
+        let (mut bytes, mut charges) = (0, 0);
+        for key in &keys {
+            let (of_day, kept): (u64, usize) = (
+                redis::cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0).query(&mut beside)?,
+                beside.hlen(key)?,
+            );
+            (bytes, charges) = (bytes + of_day, charges + kept);
+        }
+        println!("{charges} charges of single jobs are kept, each in {} bytes", bytes / charges as u64);
+        at_most = at_most.max(charges);
+        world.clock.advance(Duration::from_secs(24 * 3600));
+    }
+    ensure!(at_most == 4 * A_DAY, "{at_most} charges are kept, of {A_DAY} a day");
+    // A reservation looks at those days only.
+    let reserve = |entry: EntryId| Reservation {
+        entry,
+        tenant: TenantId::default(),
+        cost: Money::from_micros(7),
+        budgets: Budgets::default(),
+        ttl: TTL,
+    };
+    let before = calls(&mut beside, "hget")?;
+    world.store.reserve(reserve(entry(&world.ids))).await?;
+    let asked = calls(&mut beside, "hget")? - before;
+    ensure!(asked <= 12, "a reservation reads {asked} fields");
     Ok(())
 }

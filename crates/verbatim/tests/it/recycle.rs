@@ -184,7 +184,7 @@ async fn a_worker_goes_on_after_its_jobs_as_the_same_process() -> Result<()> {
     ensure!(std::fs::read_dir(ground.path().join("data/scratch"))?.count() == 0, "something is left");
     ensure!(open_files()? <= at_first + 2, "{at_first} open files have become {}", open_files()?);
     // The images before it are gone for the others, too. One offer is that of the worker with which the node began.
-    let (offers, workers) = (ground.key("offers").await?, ground.key("workers").await?);
+    let (offers, workers) = (ground.key("offers:of").await?, ground.key("workers").await?);
     while ground.count("HLEN", &offers).await? != 2 || ground.count("ZCARD", &workers).await? != 1 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

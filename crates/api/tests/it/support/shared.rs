@@ -132,4 +132,7 @@ impl EngineRegistry for Offers {
     async fn offers(&self) -> Result<Vec<EngineOffer>, PortError> {
         Ok(self.0.lock().unwrap().clone())
     }
+    async fn distinct_offers(&self) -> Result<Vec<EngineOffer>, PortError> {
+        self.offers().await
+    }
 }

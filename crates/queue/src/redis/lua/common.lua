@@ -6,7 +6,12 @@
 --
 --   layout             string how the queue is laid out: see `layout.rs`
 --   store              string which store this is: 26 characters, made with it
---   offers             hash   what each worker offers (JSON)
+--   offers             hash   what workers offer (JSON, as one of them announced it last), by digest of what all of them say;
+--                             of nodes of before, by worker
+--   offers:at          zset   these digests by the time of the last announcement
+--   offers:of          hash   worker -> digest
+--   offers:by:<digest> zset   workers that say this, by the time at which each did last
+--   offers:looked      string when what nodes of before announced was looked through last
 --   j:<job>            hash   what moves of a job; every value is short, so that the hash stays compact
 --   d:<job>            string what does not move: JSON that only Rust reads
 --   e:<job>            zset   decoded segments by event number, until the job ends: `number|millis|json`
@@ -111,7 +116,8 @@
 --   reserved:sums      hash   what is put aside by provider (p<name>) and tenant (t<name>)
 --   spent:<day>        hash   what was spent by provider (p<name>) and tenant (t<name>)
 --   day:<day>          hash   by `tenant:provider`: `jobs|billed|unpriced|cost`
---   charged:<day>      hash   by job: a line for each charge, `fence|billed|cost|tenant|provider`
+--   charged:<day>      hash   by job: a line for each charge, `fence|billed|cost|tenant|provider`; forgotten when a day begins
+--                             on which none of these jobs may be charged again
 --   days, chargeddays  zset   days of which there is something
 --   window:<tenant>    list   times of a tenant's requests of the last minute
 --   windows            zset   tenants by the time at which the last of these no longer counts

@@ -1,6 +1,7 @@
--- What the scripts of the ledger share. Days are kept for 400 days, the charges of single jobs for 30.
+-- What the scripts of the ledger share. Days are kept for 400 days, the charges of single jobs for as many as a job may be
+-- charged again, which the caller says: each day that is looked at costs a call.
 local today = math.floor(now / 86400000)
-local KEPT_DAYS, KEPT_CHARGES = 400, 30
+local KEPT_DAYS = 400
 
 -- Sums stay below 2^53, up to where Lua counts exactly.
 local function plus(a, b)
@@ -58,8 +59,8 @@ local function charges_of(job, day)
   return call('HGET', P .. 'charged:' .. whole(day), job) or ''
 end
 
-local function is_charged(job, fence, provider)
-  for day = today, today - KEPT_CHARGES, -1 do
+local function is_charged(job, fence, provider, kept)
+  for day = today, today - tonumber(kept), -1 do
     for line in string.gmatch(charges_of(job, day), '[^\n]+') do
       local its_fence, its_provider = string.match(line, '^(.-)|.-|.-|.-|(.*)$')
       if its_fence == fence and its_provider == provider then return true end

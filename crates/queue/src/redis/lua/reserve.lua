@@ -1,7 +1,7 @@
 -- ARGV: 2 job, 3 fence, 4 provider, 5 tenant, 6 cost, 7 budget of the provider, 8 of the tenant (empty: none), 9 for how
--- long. Answers 0 granted, 1 over the provider's budget, 2 over the tenant's.
+-- long, 10 days for which charges are kept. Answers 0 granted, 1 over the provider's budget, 2 over the tenant's.
 local job, fence, provider, whose, cost = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-if is_charged(job, fence, provider) then return 0 end
+if is_charged(job, fence, provider, ARGV[10]) then return 0 end
 local entry = entry_of(job, fence, provider)
 give_back(entry)
 give_back_older(job, fence)
