@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::{ErrorKind, PortError, Refusal};
+use verbatim_core::ports::engine::Checkpoint;
+use verbatim_core::{BadJson, ErrorKind, PortError, Refusal};
 
+/// How long a job that this version cannot read is left to others.
+pub(crate) const UNREADABLE: Duration = Duration::from_secs(30);
 /// When to ask again: another node may know better, or this one is replaced soon.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -19,6 +22,17 @@ pub(crate) fn unreadable(what: impl std::fmt::Display) -> PortError {
     )
     .because(Refusal::OtherVersion)
     .with_retry_after(AGAIN)
+}
+
+/// Where another worker may go on; nowhere, where a newer version left off: then the work begins again.
+pub(crate) fn checkpoint(text: &str) -> Option<Checkpoint> {
+    match serde_json::from_str(text) {
+        Ok(checkpoint) => Some(checkpoint),
+        Err(error) => {
+            tracing::warn!(error = %BadJson::from(error), "a checkpoint cannot be read: the job begins again");
+            None
+        }
+    }
 }
 
 /// Why a job failed. A kind that a newer version knows is none that this one can act on.

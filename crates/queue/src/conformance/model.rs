@@ -172,7 +172,7 @@ fn brisk_policy() -> StorePolicy {
     StorePolicy {
         dedupe_ttl: Duration::from_secs(120),
         result_retention: Duration::from_secs(300),
-        idempotency_ttl: Duration::from_secs(40),
+        idempotency_ttl: Duration::from_secs(10),
         max_age: Duration::from_secs(400),
         ..StorePolicy::default()
     }

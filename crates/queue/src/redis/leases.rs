@@ -17,6 +17,7 @@ use verbatim_core::{ErrorKind, PortError};
 
 use super::record::{self, Claimed};
 use super::{RedisStore, json, millis, scripts};
+use crate::newer::UNREADABLE;
 use crate::{MOST_TOO_OLD, ticket};
 
 /// Segments kept of one job for those who watch: days of speech.
@@ -117,9 +118,6 @@ impl JobLeases for RedisStore {
         self.0.finishes.finish("l", token, Default::default()).await
     }
 }
-
-/// How long a job that this node cannot read is left to others.
-const UNREADABLE: Duration = Duration::from_secs(30);
 
 impl RedisStore {
     /// Tells the store what the digest stands for.

@@ -239,7 +239,9 @@ pub(super) fn lease(row: LeaseRow) -> Result<Lease, PortError> {
         audio,
         blob,
         submitted_at: Timestamp::from_millis(created),
-        checkpoint: (!checkpoint.is_empty()).then(|| json(&checkpoint)).transpose()?,
+        checkpoint: Some(checkpoint)
+            .filter(|text| !text.is_empty())
+            .and_then(|text| newer::checkpoint(&text)),
         alone: alone == 1,
         trace,
     })

@@ -36,7 +36,7 @@ fn caps() -> impl Strategy<Value = TenantCaps> {
 
 fn work() -> impl Strategy<Value = Op> {
     let deadline = prop::option::weighted(0.2, 1_u16..120);
-    let key = prop::option::weighted(0.3, 0_u8..4);
+    let key = prop::option::weighted(0.4, 0_u8..2);
     (0..TENANTS.len(), 0_u8..6, 0_usize..3, 0_u64..60, caps(), deadline, key).prop_map(
         |(tenant, work, tier, secs, caps, deadline, key)| {
             Op::Submit(Work { tenant, work, tier, secs, caps, deadline, key })
