@@ -7,6 +7,7 @@ use axum::response::Response;
 use verbatim_core::api_key::{Scope, authenticate};
 use verbatim_core::ports::Directory;
 
+use crate::edge::holder_by_address;
 use crate::error::ApiError;
 use crate::extract::Caller;
 use crate::state::ApiState;
@@ -21,7 +22,7 @@ pub(crate) async fn guard(
     next: Next,
 ) -> Result<Response, ApiError> {
     let caller = match &state.auth {
-        None => Caller::anybody(),
+        None => Caller::anybody(holder_by_address(request.extensions())),
         Some(directory) => identify(&state, directory.as_ref(), request.headers()).await?,
     };
     let span = tracing::Span::current();
@@ -51,7 +52,7 @@ async fn identify(
         ));
     };
     match authenticate(directory, text, state.clock.now()).await? {
-        Some(record) => Ok(Caller { key: Some(record.key.id), principal: record.key.principal }),
+        Some(record) => Ok(Caller::with_key(record.key.id, record.key.principal)),
         None => Err(ApiError::unauthenticated("the API key is unknown, revoked or expired")),
     }
 }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod auth;
+mod connection;
 mod dto;
 mod edge;
 mod error;
@@ -24,7 +25,7 @@ mod upload;
 mod watch;
 mod watermark;
 
-pub use edge::{AddressLimit, Edge};
+pub use edge::{AddressLimit, Edge, Keyless, Stranger};
 pub use router::{openapi, router};
 pub use serve::{ServeOptions, serve};
 pub use state::{ApiLimits, ApiParts, ApiState, CostTerms, ProviderParts};

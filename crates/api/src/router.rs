@@ -10,7 +10,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use verbatim_core::api_key::Scope;
 
 use crate::auth::guard;
-use crate::edge::{cross_origin, pages_policy, security};
+use crate::edge::{cross_origin, only_own_pages, pages_policy, security};
 use crate::limits::count;
 use crate::observe::{observe, panicked};
 use crate::openapi::{TitlePage, asks_for_key, tells_limits};
@@ -99,7 +99,9 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(fallback::method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(state.clone(), enter))
-        .layer(cross_origin(&state.edge.allowed_origins));
+        .layer(cross_origin(&state.edge.allowed_origins))
+        // Outside of that: what a foreign page asks before it sends a request is refused as well.
+        .layer(middleware::from_fn_with_state(state.clone(), only_own_pages));
     security(router)
         // `observe` bounds every body; axum's own limit of 2 MB would cut uploads.
         .layer(DefaultBodyLimit::disable())

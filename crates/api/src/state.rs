@@ -38,7 +38,7 @@ pub struct ApiLimits {
     pub max_requests_in_flight: usize,
     /// Uploads received at the same time; the same holds.
     pub max_uploads_in_flight: usize,
-    /// Bytes of uploads under way, at the same time, as their heads declare them; more are answered with 503.
+    /// Bytes that have arrived of uploads under way, at the same time; more are answered with 503.
     pub max_bytes_in_flight: u64,
     /// Event streams and requests that wait for a job, at the same time; more are answered with 503.
     pub max_watchers: usize,
@@ -48,6 +48,8 @@ pub struct ApiLimits {
     pub upload_idle: Duration,
     /// So is one that, once it has taken as long, has kept the node waiting with fewer bytes a second than these.
     pub min_upload_rate: u64,
+    /// Time that an upload of the largest size may keep the node waiting; smaller ones in proportion, and a minute more.
+    pub upload_time: Duration,
     /// How long after its client has gone a submission of the OpenAI routes is cancelled.
     pub abandoned_after: Duration,
     /// Between two heartbeats of an event stream.
@@ -66,6 +68,7 @@ impl Default for ApiLimits {
             memory_bytes: None,
             upload_idle: Duration::from_secs(30),
             min_upload_rate: 1024,
+            upload_time: Duration::from_secs(1800),
             abandoned_after: Duration::from_secs(60),
             heartbeat: Duration::from_secs(15),
         }
@@ -153,7 +156,7 @@ impl Deref for ApiState {
 impl ApiState {
     /// The state made of these parts.
     pub fn new(parts: ApiParts) -> Self {
-        let stages = Stages::new(&parts.limits, &parts.metrics);
+        let stages = Stages::new(&parts.limits, &parts.metrics, parts.ids.clone());
         let address_rate = parts.edge.per_address.and_then(AddressRate::new);
         let watermark = Watermark::new(parts.disk.clone(), parts.metrics.clone());
         let started_at = parts.clock.now();

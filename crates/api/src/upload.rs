@@ -14,6 +14,7 @@ use verbatim_telemetry::Metrics;
 
 use crate::error::ApiError;
 use crate::extract::body::too_large;
+use crate::stages::UploadPermit;
 use crate::state::ApiState;
 use crate::watermark::Expected;
 
@@ -30,14 +31,15 @@ pub(crate) struct StagedAudio {
 }
 
 impl StagedAudio {
-    /// Takes the field's content, of which `expected` learns what has arrived; `broken` says why when the field breaks off.
+    /// Takes the field's content, of which `arriving` learns what has arrived; `broken` says why when the field breaks off.
     ///
     /// # Errors
-    /// 413 over the limit, 415 for what is no audio, 422 for nothing, or what the blob store says.
+    /// 413 over the limit, 415 for what is no audio, 422 for nothing, 429 or 503 when too many bytes are under way, or what
+    /// the blob store says.
     pub(crate) async fn receive(
         state: &ApiState,
         mut field: Field<'_>,
-        expected: &Expected,
+        arriving: &mut Arriving<'_>,
         broken: impl Fn() -> ApiError,
     ) -> Result<Self, ApiError> {
         let _in_flight = InFlight::enter(&state.metrics);
@@ -50,12 +52,21 @@ impl StagedAudio {
             intake.take(&piece)?;
             if !piece.is_empty() {
                 let bytes = piece.len() as u64;
+                arriving.permit.arrived(bytes).await?;
                 writer.write(piece).await?;
-                expected.arrived(bytes);
+                arriving.expected.arrived(bytes);
             }
         }
         Ok(Self { job_id, key, writer, info: intake.finish()? })
     }
+}
+
+/// What an upload takes up while it arrives: a permit with its bytes, and room on the disk.
+pub(crate) struct Arriving<'a> {
+    /// The permit, with what has arrived.
+    pub(crate) permit: UploadPermit<'a>,
+    /// What is still to come.
+    pub(crate) expected: Expected,
 }
 
 /// What is learnt of the upload piece by piece.

@@ -10,7 +10,8 @@ use verbatim_core::job::Submission;
 use verbatim_core::ports::jobs::EventStream;
 
 use crate::error::{ApiError, chain};
-use crate::stages::Seat;
+use crate::extract::Caller;
+use crate::stages::RequestPermit;
 use crate::state::ApiState;
 use crate::story;
 
@@ -94,20 +95,21 @@ pub(crate) async fn current(
 }
 
 /// The submission when it has ended, or as it stands when `wait` is over or the process is to stop. Who waits gives up
-/// its seat for that.
+/// its permit for that.
 ///
 /// # Errors
 /// 404 when it is gone; 503 when too many wait; what the store says.
 pub(crate) async fn settled(
     state: &ApiState,
-    seat: &Seat,
-    tenant: &TenantId,
+    permit: &RequestPermit,
+    caller: &Caller,
     id: &SubmissionId,
     wait: Option<Duration>,
 ) -> Result<Submission, ApiError> {
+    let tenant = &caller.principal.tenant;
     let submission = current(state, tenant, id).await?;
     let Some(wait) = wait.filter(|_| !submission.status.is_terminal()) else { return Ok(submission) };
-    let _waiting = seat.watch(state).await?;
+    let _waiting = permit.watch(state, &caller.holder).await?;
     tokio::select! {
         ended = ended(state, tenant, id) => ended,
         () = tokio::time::sleep(wait) => current(state, tenant, id).await,

@@ -15,7 +15,6 @@ pub mod language;
 pub mod model;
 pub mod money;
 pub mod options;
-pub mod places;
 pub mod policy;
 pub mod ports;
 pub mod provider;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
-use verbatim_core::places::{PlacesGauge, PlacesUse};
+use verbatim_admission::{PoolGauge, PoolUse, Refused};
 use verbatim_core::ports::limiter::LimitScope;
 
 use crate::metrics::{opts, register, resident_bytes};
@@ -17,7 +17,9 @@ pub struct LimitMetrics {
     places_taken: IntGaugeVec,
     waiting: IntGaugeVec,
     utilisation: GaugeVec,
+    holders: IntGaugeVec,
     turned_away: IntCounterVec,
+    refused: IntCounterVec,
     stages: Mutex<Vec<StageGauge>>,
 }
 
@@ -26,20 +28,20 @@ pub struct LimitMetrics {
 pub struct StageFigures {
     /// Which.
     pub stage: &'static str,
-    /// Places there are now.
-    pub places: i64,
-    /// Those taken.
-    pub taken: i64,
-    /// Who waits for one.
+    /// Permits there are now.
+    pub permits: i64,
+    /// Permits that are held.
+    pub held: i64,
+    /// Permits that are waited for.
     pub waiting: i64,
-    /// Who was turned away since the process began.
-    pub turned_away: u64,
+    /// Requests that got none in time since the process began.
+    pub refused: u64,
 }
 
 impl StageFigures {
-    /// Part of the places that is taken.
+    /// Part of the permits that is held.
     pub fn utilisation(&self) -> f64 {
-        if self.places == 0 { 0.0 } else { self.taken as f64 / self.places as f64 }
+        if self.permits == 0 { 0.0 } else { self.held as f64 / self.permits as f64 }
     }
 }
 
@@ -55,20 +57,35 @@ impl LimitMetrics {
                     &["scope", "decision"],
                 ),
             )?,
-            places: gauges("stage_places", "Places at each stage of this process.")?,
-            places_taken: gauges("stage_places_taken", "Places taken at each stage.")?,
-            waiting: gauges("stage_waiting", "Who waits for a place at each stage.")?,
+            places: gauges("stage_places", "Permits of each stage of this process.")?,
+            places_taken: gauges("stage_places_taken", "Permits of each stage that are held.")?,
+            waiting: gauges("stage_waiting", "Permits of each stage that are waited for.")?,
             utilisation: register(
                 r,
                 GaugeVec::new(
-                    opts("stage_utilisation_ratio", "Part of the places that is taken."),
+                    opts("stage_utilisation_ratio", "Part of the permits that is held."),
                     &["stage"],
+                ),
+            )?,
+            holders: gauges(
+                "stage_holders",
+                "Tenants or addresses that hold or wait for a permit of each stage.",
+            )?,
+            refused: register(
+                r,
+                IntCounterVec::new(
+                    opts(
+                        "stage_refused_total",
+                        "Requests that got no permit of a stage in time: all were in use (full), or the share of its tenant \
+                         or address was (share).",
+                    ),
+                    &["stage", "reason"],
                 ),
             )?,
             turned_away: register(
                 r,
                 IntCounterVec::new(
-                    opts("stage_turned_away_total", "Who found no place in time."),
+                    opts("stage_turned_away_total", "Requests that got no permit of a stage in time."),
                     &["stage"],
                 ),
             )?,
@@ -85,8 +102,8 @@ impl LimitMetrics {
         self.requests.with_label_values(&[scope, if allowed { "allowed" } else { "refused" }]).inc();
     }
 
-    /// Where the places of this stage show how full they are.
-    pub fn stage(&self, stage: &'static str) -> Box<dyn PlacesGauge> {
+    /// The gauge on which the pool of this stage shows how full it is.
+    pub fn stage(&self, stage: &'static str) -> Box<dyn PoolGauge> {
         let label = [stage];
         let gauge = StageGauge {
             stage,
@@ -94,7 +111,9 @@ impl LimitMetrics {
             taken: self.places_taken.with_label_values(&label),
             waiting: self.waiting.with_label_values(&label),
             utilisation: self.utilisation.with_label_values(&label),
+            holders: self.holders.with_label_values(&label),
             turned_away: self.turned_away.with_label_values(&label),
+            refused: Refused::ALL.map(|why| self.refused.with_label_values(&[stage, why.label()])),
         };
         let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
         stages.retain(|known| known.stage != stage);
@@ -118,32 +137,43 @@ struct StageGauge {
     taken: IntGauge,
     waiting: IntGauge,
     utilisation: Gauge,
+    holders: IntGauge,
     turned_away: IntCounter,
+    /// By reason, in the order of [`Refused::ALL`].
+    refused: [IntCounter; Refused::ALL.len()],
 }
 
 impl StageGauge {
     fn figures(&self) -> StageFigures {
         StageFigures {
             stage: self.stage,
-            places: self.places.get(),
-            taken: self.taken.get(),
+            permits: self.places.get(),
+            held: self.taken.get(),
             waiting: self.waiting.get(),
-            turned_away: self.turned_away.get(),
+            refused: self.turned_away.get(),
         }
     }
 }
 
-impl PlacesGauge for StageGauge {
-    fn show(&self, now: PlacesUse) {
+impl PoolGauge for StageGauge {
+    fn show(&self, now: PoolUse) {
         let figure = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.places.set(figure(now.places));
-        self.taken.set(figure(now.taken));
-        self.waiting.set(figure(now.waiting));
-        self.utilisation.set(now.utilisation());
+        let utilisation = now.utilisation();
+        let PoolUse { permits, max: _, held, waiting, holders } = now;
+        self.places.set(figure(permits));
+        self.taken.set(figure(held));
+        self.waiting.set(figure(waiting));
+        self.holders.set(figure(holders));
+        self.utilisation.set(utilisation);
     }
 
-    fn turned_away(&self) {
+    fn refused(&self, why: Refused) {
         self.turned_away.inc();
+        for (reason, counter) in Refused::ALL.iter().zip(&self.refused) {
+            if *reason == why {
+                counter.inc();
+            }
+        }
     }
 }
 
@@ -182,9 +212,7 @@ fn control_group() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use verbatim_core::places::{Places, PlacesConfig, Sizing};
+    use verbatim_admission::{Holder, Pool, PoolConfig, Reserve, Sizing};
 
     use super::*;
     use crate::Metrics;
@@ -192,12 +220,12 @@ mod tests {
     #[tokio::test]
     async fn a_stage_shows_itself() {
         let metrics = Metrics::new().expect("metrics have distinct names");
-        let config = PlacesConfig { sizing: Sizing::fixed(4), max_waiting: 0 };
-        let places = Places::new(config, Vec::new(), metrics.limits.stage("decode"));
-        let _one = places.take(Duration::ZERO).await.expect("a place");
+        let config = PoolConfig { sizing: Sizing::fixed(4), max_waiting: 0, reserve: Reserve::Nothing };
+        let pool = Pool::new(config, Vec::new(), metrics.limits.stage("decode"));
+        let _one = pool.try_acquire(&Holder::tenant("t")).expect("a permit");
         let text = metrics.render().expect("renders");
         assert!(text.contains("verbatim_stage_utilisation_ratio{stage=\"decode\"} 0.25"), "{text}");
-        let shown = StageFigures { stage: "decode", places: 4, taken: 1, waiting: 0, turned_away: 0 };
+        let shown = StageFigures { stage: "decode", permits: 4, held: 1, waiting: 0, refused: 0 };
         assert_eq!(metrics.limits.stages(), [shown]);
     }
 

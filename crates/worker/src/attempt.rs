@@ -24,7 +24,7 @@ use crate::config::{TimeLimit, WorkerConfig};
 use crate::finish::{Ending, finish};
 use crate::held::{Held, StopReason};
 use crate::patience::Patience;
-use crate::pipeline::{Pipeline, PipelineObserver, Work};
+use crate::pipeline::{Pipeline, PipelineObserver, Work, holder};
 use crate::report::{Clock, Gatherer, Reporter};
 use crate::session::Session;
 use crate::worker::WorkerPorts;
@@ -118,6 +118,7 @@ impl Attempts {
         let (ports, pipeline) = (self.ports.clone(), self.pipeline.clone());
         let Lease { token, tenant, options, blob, checkpoint, .. } = held.lease.clone();
         let job = EngineJob { id: token.job_id.clone(), fence: token.fence, tenant, blob: blob.clone() };
+        let holder = holder(Some(&job));
         let observer: Arc<dyn PipelineObserver> = Arc::clone(&gatherer) as _;
         let cancel = held.stop.token().clone();
         let work = Work { job: Some(job), options, resume: checkpoint, observer, cancel: cancel.clone() };
@@ -151,7 +152,7 @@ impl Attempts {
             };
             let retold = !gatherer.complete(&transcript.segments);
             let segments = u32::try_from(transcript.segments.len()).unwrap_or(u32::MAX);
-            let _place = pipeline.stages().store(&cancel).await?;
+            let _permit = pipeline.stages().store(&holder, &cancel).await?;
             gatherer.stage(Stage::Storing);
             let json = serde_json::to_vec(&transcript).map_err(|error| {
                 tracing::error!(%error, "the transcript could not be written as JSON");

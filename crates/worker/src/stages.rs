@@ -6,9 +6,9 @@ use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use verbatim_admission::{Headroom, Holder, Permit, Pool, PoolConfig, PoolGauge, Reserve, Sizing};
 use verbatim_core::CancellationToken;
 use verbatim_core::failure::{FailureKind, JobFailure};
-use verbatim_core::places::{Cap, Place, Places, PlacesConfig, PlacesGauge, Sizing};
 use verbatim_telemetry::limits::{free_disk, free_memory};
 
 /// Memory that a decoder may take: the audio itself lies on disk, its tables and windows do not.
@@ -32,9 +32,9 @@ pub struct StageLimits {
 /// The stages of a worker's jobs; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Stages {
-    decode: Places,
-    transcribe: Places,
-    store: Places,
+    decode: Pool,
+    transcribe: Pool,
+    store: Pool,
 }
 
 impl Stages {
@@ -45,56 +45,70 @@ impl Stages {
         slots: usize,
         max_rss_bytes: u64,
         scratch: &Path,
-        gauge: impl Fn(&'static str) -> Box<dyn PlacesGauge>,
+        gauge: impl Fn(&'static str) -> Box<dyn PoolGauge>,
     ) -> Self {
         let or = |limit: usize, default: usize| if limit == 0 { default.max(1) } else { limit };
         let cores = available_parallelism().map_or(1, usize::from);
         let decode = or(limits.decode, cores);
         let memory = (max_rss_bytes > 0).then_some(max_rss_bytes);
-        let memory = Cap { free: Box::new(move || free_memory(memory)), per_place: DECODE_BYTES };
+        let memory = Headroom { free: Box::new(move || free_memory(memory)), per_permit: DECODE_BYTES };
         let scratch = scratch.to_owned();
-        let disk = Cap { free: Box::new(move || free_disk(&scratch)), per_place: DECODED_BYTES };
-        let places = |sizing, caps, name| {
-            Places::new(PlacesConfig { sizing, max_waiting: usize::MAX }, caps, gauge(name))
+        let disk = Headroom { free: Box::new(move || free_disk(&scratch)), per_permit: DECODED_BYTES };
+        // A stage is left by itself, so that nothing is kept back for others: they are next.
+        let pool = |sizing, headroom, name| {
+            let config = PoolConfig { sizing, max_waiting: usize::MAX, reserve: Reserve::Nothing };
+            Pool::new(config, headroom, gauge(name))
         };
         Self {
-            decode: places(Sizing::between(decode.div_ceil(2), decode), vec![memory, disk], "decode"),
-            transcribe: places(Sizing::fixed(or(limits.transcribe, slots)), Vec::new(), "transcribe"),
-            store: places(Sizing::fixed(or(limits.store, slots)), Vec::new(), "store"),
+            decode: pool(Sizing::between(decode.div_ceil(2), decode), vec![memory, disk], "decode"),
+            transcribe: pool(Sizing::fixed(or(limits.transcribe, slots)), Vec::new(), "transcribe"),
+            store: pool(Sizing::fixed(or(limits.store, slots)), Vec::new(), "store"),
         }
     }
 
-    /// A place to decode.
+    /// A permit to decode, for the tenant `holder`.
     ///
     /// # Errors
     /// `Cancelled` when `cancel` fires first.
-    pub(crate) async fn decode(&self, cancel: &CancellationToken) -> Result<Place, JobFailure> {
-        enter(&self.decode, cancel).await
+    pub(crate) async fn decode(
+        &self,
+        holder: &Holder,
+        cancel: &CancellationToken,
+    ) -> Result<Permit, JobFailure> {
+        enter(&self.decode, holder, cancel).await
     }
 
-    /// A place with the engine.
+    /// A permit to have the engine work.
     ///
     /// # Errors
     /// As [`Self::decode`].
-    pub(crate) async fn transcribe(&self, cancel: &CancellationToken) -> Result<Place, JobFailure> {
-        enter(&self.transcribe, cancel).await
+    pub(crate) async fn transcribe(
+        &self,
+        holder: &Holder,
+        cancel: &CancellationToken,
+    ) -> Result<Permit, JobFailure> {
+        enter(&self.transcribe, holder, cancel).await
     }
 
-    /// A place to store a result.
+    /// A permit to store a result.
     ///
     /// # Errors
     /// As [`Self::decode`].
-    pub(crate) async fn store(&self, cancel: &CancellationToken) -> Result<Place, JobFailure> {
-        enter(&self.store, cancel).await
+    pub(crate) async fn store(
+        &self,
+        holder: &Holder,
+        cancel: &CancellationToken,
+    ) -> Result<Permit, JobFailure> {
+        enter(&self.store, holder, cancel).await
     }
 }
 
-async fn enter(places: &Places, cancel: &CancellationToken) -> Result<Place, JobFailure> {
+async fn enter(pool: &Pool, holder: &Holder, cancel: &CancellationToken) -> Result<Permit, JobFailure> {
     let cancelled = || JobFailure::new(FailureKind::Cancelled, "the work was stopped");
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(cancelled()),
-        place = places.take(PATIENCE) => place.map_err(|_| cancelled()),
+        permit = pool.acquire(holder, PATIENCE) => permit.map_err(|_| cancelled()),
     }
 }
 
@@ -109,6 +123,10 @@ mod tests {
         Stages::new(limits, slots, 0, Path::new("/"), |_| Box::new(()))
     }
 
+    fn holder() -> Holder {
+        Holder::tenant("somebody")
+    }
+
     #[tokio::test(start_paused = true)]
     async fn no_more_decode_at_once_than_may_and_all_get_their_turn() {
         let stages = stages(StageLimits { decode: 2, ..StageLimits::default() }, 50);
@@ -116,11 +134,11 @@ mod tests {
         let jobs = (0..20).map(|_| {
             let (stages, inside, peak) = (stages.clone(), inside.clone(), peak.clone());
             tokio::spawn(async move {
-                let place = stages.decode(&CancellationToken::new()).await.unwrap();
+                let permit = stages.decode(&holder(), &CancellationToken::new()).await.unwrap();
                 peak.fetch_max(inside.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 inside.fetch_sub(1, Ordering::Relaxed);
-                drop(place);
+                drop(permit);
             })
         });
         for job in jobs.collect::<Vec<_>>() {
@@ -133,10 +151,11 @@ mod tests {
     async fn a_job_that_is_stopped_waits_no_longer() {
         let stages = stages(StageLimits::default(), 1);
         let cancel = CancellationToken::new();
-        let _place = stages.transcribe(&cancel).await.unwrap();
-        let waits = stages.transcribe(&cancel);
+        let (one, another) = (holder(), holder());
+        let _permit = stages.transcribe(&one, &cancel).await.unwrap();
+        let waits = stages.transcribe(&another, &cancel);
         let (refused, ()) = tokio::join!(waits, async { cancel.cancel() });
         assert_eq!(refused.unwrap_err().kind, FailureKind::Cancelled);
-        assert!(stages.store(&CancellationToken::new()).await.is_ok());
+        assert!(stages.store(&one, &CancellationToken::new()).await.is_ok());
     }
 }

@@ -3,14 +3,21 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{Extensions, HeaderMap, HeaderName};
 use ipnet::IpNet;
+use verbatim_admission::Holder;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The address of whoever sent a request, as far as it can be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClientAddress(pub(crate) IpAddr);
+
+/// Whose share a request counts for as long as its tenant is not known.
+pub(crate) fn holder_by_address(extensions: &Extensions) -> Holder {
+    let client = extensions.get::<ClientAddress>();
+    Holder::address(client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ClientAddress(address)| *address))
+}
 
 /// The client's address: the connection's other end or, where that is a trusted proxy, whom the proxy names. What has no
 /// connection, as in tests without one, comes from `0.0.0.0`.

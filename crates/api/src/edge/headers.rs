@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 /// What the pages of `/docs` need; every other answer is data, which needs nothing.
@@ -40,15 +40,6 @@ fn unless_present(name: HeaderName, value: &'static str) -> SetResponseHeaderLay
 /// themselves.
 pub(crate) fn cross_origin(allowed_origins: &[HeaderValue]) -> CorsLayer {
     let named = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect();
-    let sent: Vec<_> = named(&[
-        "authorization",
-        "x-api-key",
-        "content-type",
-        "idempotency-key",
-        "last-event-id",
-        "traceparent",
-        "x-request-id",
-    ]);
     let read: Vec<_> = named(&[
         "location",
         "retry-after",
@@ -60,7 +51,8 @@ pub(crate) fn cross_origin(allowed_origins: &[HeaderValue]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(allowed_origins.iter().cloned()))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers(sent)
+        // Client libraries send headers of their own (`x-stainless-…`): whatever an allowed page asks for.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(read)
         .max_age(std::time::Duration::from_secs(3600))
 }

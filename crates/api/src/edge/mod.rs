@@ -2,13 +2,16 @@
 
 mod address;
 mod headers;
+mod keyless;
 mod rate;
 
 use axum::http::HeaderValue;
 use ipnet::IpNet;
 
-pub(crate) use address::client_address;
+pub(crate) use address::{client_address, holder_by_address};
 pub(crate) use headers::{cross_origin, pages_policy, security};
+pub(crate) use keyless::only_own_pages;
+pub use keyless::{Keyless, Stranger};
 pub(crate) use rate::AddressRate;
 
 /// Who stands between clients and this node, and what is theirs to ask.
@@ -18,6 +21,8 @@ pub struct Edge {
     pub trusted_proxies: Vec<IpNet>,
     /// Origins whose pages may call the API from a browser.
     pub allowed_origins: Vec<HeaderValue>,
+    /// Who may ask where callers need no keys; `None` where they do.
+    pub keyless: Option<Keyless>,
     /// How often one address may ask; `None` for no limit.
     pub per_address: Option<AddressLimit>,
 }

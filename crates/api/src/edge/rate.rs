@@ -1,7 +1,6 @@
 //! How often one address may ask, by `tower-governor`: each node by itself, before keys and bodies are looked at, so that
 //! neither guessing keys nor flooding is worth the while. The limits of tenants, which all nodes share, come after it.
 
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use governor::middleware::NoOpMiddleware;
 use tower_governor::governor::{GovernorConfig, GovernorConfigBuilder};
 use tower_governor::key_extractor::KeyExtractor;
 use tower_governor::{GovernorError, GovernorLayer};
+use verbatim_admission::Holder;
 
 use super::AddressLimit;
 use super::address::ClientAddress;
@@ -46,24 +46,17 @@ impl AddressRate {
     }
 }
 
-/// One client is one IPv4 address or one IPv6 network of 64 bits, which a single host has all to itself (RFC 6177).
+/// One client is one holder of shares by address.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ByAddress;
 
 impl KeyExtractor for ByAddress {
-    type Key = IpAddr;
+    type Key = Holder;
 
-    fn extract<T>(&self, request: &Request<T>) -> Result<IpAddr, GovernorError> {
+    fn extract<T>(&self, request: &Request<T>) -> Result<Holder, GovernorError> {
         let ClientAddress(address) =
             request.extensions().get().copied().ok_or(GovernorError::UnableToExtractKey)?;
-        Ok(household(address))
-    }
-}
-
-fn household(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        Ok(Holder::address(address))
     }
 }
 
@@ -85,13 +78,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_ipv6_host_is_one_client() {
-        let household = |text: &str| super::household(text.parse().unwrap()).to_string();
-        assert_eq!(household("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(household("203.0.113.9"), "203.0.113.9");
-    }
-
-    #[test]
     fn a_limit_of_nothing_is_none() {
         assert!(AddressRate::new(AddressLimit { per_minute: 0, burst: 1 }).is_none());
         assert!(AddressRate::new(AddressLimit { per_minute: 1, burst: 0 }).is_none());
@@ -101,7 +87,7 @@ mod tests {
     fn addresses_are_forgotten() {
         let rate = AddressRate::new(AddressLimit { per_minute: u32::MAX, burst: 1 }).unwrap();
         for last in 0..200 {
-            let _ = rate.config.limiter().check_key(&IpAddr::from([203, 0, 113, last]));
+            let _ = rate.config.limiter().check_key(&Holder::address([203, 0, 113, last].into()));
         }
         // At this rate the first has its one request back by the time that it is looked at.
         rate.forget();

@@ -17,10 +17,15 @@ use crate::state::ApiLimits;
 
 /// Multipart boundaries and part headers may take this much between two fields.
 const MAX_STRUCTURE_BYTES: u64 = 64 * 1024;
-/// After an early answer, the rest of the body is taken for at most this long…
+/// After an early answer, so much of the rest of the body is taken, so that a client which has nearly sent it hears the
+/// answer…
+const DRAIN_BYTES: u64 = 1024 * 1024;
+/// …for at most this long…
 const DRAIN_TIME: Duration = Duration::from_secs(20);
 /// …and given up on after this long without a byte.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
+/// Time that any body may keep us waiting, however small it is.
+const LEAST_TIME: Duration = Duration::from_secs(60);
 
 /// What a body may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +36,25 @@ pub(crate) struct Bounds {
     silence: Duration,
     /// Once it has kept us waiting for as long as the longest silence: the fewest bytes a second of waiting.
     floor: u64,
+    /// Time that a body of `ceiling` bytes may keep us waiting in all; smaller ones in proportion, and a minute more.
+    whole: Duration,
 }
 
 impl Bounds {
     /// Those of an upload.
     pub(crate) fn of(limits: &ApiLimits) -> Self {
-        Self { ceiling: form::ceiling(limits), silence: limits.upload_idle, floor: limits.min_upload_rate }
+        Self {
+            ceiling: form::ceiling(limits),
+            silence: limits.upload_idle,
+            floor: limits.min_upload_rate,
+            whole: limits.upload_time,
+        }
+    }
+
+    /// Time that a body of so many bytes may keep us waiting.
+    fn time_for(&self, bytes: u64) -> Duration {
+        let part = bytes.min(self.ceiling) as f64 / self.ceiling.max(1) as f64;
+        LEAST_TIME + self.whole.mul_f64(part)
     }
 }
 
@@ -52,6 +70,9 @@ pub(crate) enum BodyFault {
     /// No byte, or next to none, for too long.
     #[error("the body stopped arriving")]
     Idle,
+    /// Longer under way than its size allows.
+    #[error("the body took too long")]
+    Slow,
     /// The client went away.
     #[error("the body broke off")]
     Aborted,
@@ -66,6 +87,8 @@ struct Inner {
     silence: Pin<Box<Sleep>>,
     bounds: Bounds,
     received: u64,
+    /// The length that the head declares.
+    declared: u64,
     /// How long the client has kept us waiting in all, and since when it does.
     waited: Duration,
     waits_since: Option<Instant>,
@@ -95,6 +118,7 @@ impl UploadBody {
             silence: Box::pin(tokio::time::sleep(bounds.silence)),
             bounds,
             received: 0,
+            declared: 0,
             waited: Duration::ZERO,
             waits_since: None,
             structure_ceiling: MAX_STRUCTURE_BYTES,
@@ -107,6 +131,11 @@ impl UploadBody {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The length that the head declares, where it does: the time that the body may take follows from it.
+    pub(crate) fn declared(&self, bytes: Option<u64>) {
+        self.lock().declared = bytes.unwrap_or(0);
     }
 
     /// From here to the next call of [`Self::in_field`], only multipart structure is expected.
@@ -129,6 +158,11 @@ impl UploadBody {
                 "upload_timeout",
                 "the upload stopped arriving; nothing was stored",
             ),
+            Some(BodyFault::Slow) => ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "upload_timeout",
+                "the upload took longer than its size allows; nothing was stored",
+            ),
             Some(BodyFault::Aborted) => ApiError::new(
                 StatusCode::BAD_REQUEST,
                 "upload_aborted",
@@ -145,19 +179,23 @@ impl UploadBody {
     /// Whether the client may still be sending.
     pub(crate) fn is_worth_draining(&self) -> bool {
         let inner = self.lock();
-        let broken = matches!(inner.fault, Some(BodyFault::Idle | BodyFault::Aborted));
+        let broken = matches!(inner.fault, Some(BodyFault::Idle | BodyFault::Slow | BodyFault::Aborted));
         !(inner.ended || broken || inner.awaits_continue)
     }
 
     /// Takes and forgets what the client still sends, within bounds.
     pub(crate) async fn drain(self) {
         let rest = async {
-            while let Ok(Some(Ok(_))) = tokio::time::timeout(
-                DRAIN_IDLE,
-                std::future::poll_fn(|cx| self.lock().stream.poll_next_unpin(cx)),
-            )
-            .await
-            {}
+            let mut taken = 0;
+            while taken < DRAIN_BYTES
+                && let Ok(Some(Ok(piece))) = tokio::time::timeout(
+                    DRAIN_IDLE,
+                    std::future::poll_fn(|cx| self.lock().stream.poll_next_unpin(cx)),
+                )
+                .await
+            {
+                taken += piece.len() as u64;
+            }
         };
         // Either way the connection is in a state that hyper handles: reusable at the end, closed before it.
         let _ = tokio::time::timeout(DRAIN_TIME, rest).await;
@@ -211,6 +249,9 @@ impl Inner {
                 if self.trickles() {
                     return self.fail(BodyFault::Idle);
                 }
+                if self.waited > self.bounds.time_for(self.received.max(self.declared)) {
+                    return self.fail(BodyFault::Slow);
+                }
                 if self.received > self.bounds.ceiling {
                     return self.fail(BodyFault::TooLarge);
                 }
@@ -244,7 +285,12 @@ mod tests {
     use std::convert::Infallible;
 
     fn bounds(ceiling: u64, silence_secs: u64) -> Bounds {
-        Bounds { ceiling, silence: Duration::from_secs(silence_secs), floor: 1024 }
+        Bounds {
+            ceiling,
+            silence: Duration::from_secs(silence_secs),
+            floor: 1024,
+            whole: Duration::from_secs(1800),
+        }
     }
 
     fn body_of(pieces: Vec<&'static [u8]>) -> Body {
@@ -295,6 +341,47 @@ mod tests {
         let slow = body_of(&[0; 1024]);
         slow.in_field();
         assert_eq!(slow.take_while(|piece| std::future::ready(piece.is_ok())).count().await, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_an_upload_follows_its_size_not_what_its_sender_likes() {
+        let mib = 1024 * 1024;
+        let of = |declared: Option<u64>, bytes: &'static [u8]| {
+            let drops = stream::unfold((), move |()| async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Some((Ok::<_, Infallible>(Bytes::from_static(bytes)), ()))
+            });
+            let body = UploadBody::new(Body::from_stream(drops), bounds(100 * mib, 30), false);
+            body.declared(declared);
+            body.in_field();
+            body
+        };
+        let secs = |body: UploadBody| async {
+            body.take_while(|piece| std::future::ready(piece.is_ok())).count().await as u64
+        };
+        // A sender just above the floor has half an hour and a minute for the largest file, and a minute for a small one.
+        assert_eq!(secs(of(Some(100 * mib), &[0; 1100])).await, 1860);
+        assert_eq!(secs(of(Some(50_000), &[0; 1100])).await, 60);
+        // Without a declared length it is what has arrived that counts.
+        assert!((60..70).contains(&secs(of(None, &[0; 1100])).await));
+        let slow = of(Some(100 * mib), &[0; 1100]);
+        let error = slow.clone();
+        assert_eq!(secs(slow).await, 1860);
+        assert_eq!(error.error(5).code, "upload_timeout");
+        // A line of 64 KB a second brings the largest file.
+        assert_eq!(secs(of(Some(100 * mib), &[0; 65_536])).await, 1600);
+    }
+
+    #[tokio::test]
+    async fn a_refused_body_is_read_no_further_than_a_megabyte() {
+        let taken = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&taken);
+        let endless = stream::repeat_with(move || {
+            *counted.lock().unwrap() += 65_536;
+            Ok::<_, Infallible>(Bytes::from_static(&[0; 65_536]))
+        });
+        UploadBody::new(Body::from_stream(endless), bounds(u64::MAX, 1), false).drain().await;
+        assert_eq!(*taken.lock().unwrap(), DRAIN_BYTES);
     }
 
     #[tokio::test]

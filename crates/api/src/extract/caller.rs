@@ -2,6 +2,7 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use verbatim_admission::Holder;
 use verbatim_core::api_key::Principal;
 use verbatim_core::ids::KeyId;
 
@@ -15,12 +16,20 @@ pub(crate) struct Caller {
     pub(crate) key: Option<KeyId>,
     /// Whose jobs the request may see, and what it may do.
     pub(crate) principal: Principal,
+    /// Whose share of the node's permits the request counts for: its tenant's or, where keys are off, its address's.
+    pub(crate) holder: Holder,
 }
 
 impl Caller {
-    /// Everybody, where keys are off: the one default tenant.
-    pub(crate) fn anybody() -> Self {
-        Self { key: None, principal: Principal::default() }
+    /// Everybody, where keys are off: the one default tenant. `address` tells one from another.
+    pub(crate) fn anybody(address: Holder) -> Self {
+        Self { key: None, principal: Principal::default(), holder: address }
+    }
+
+    /// Whoever has the key.
+    pub(crate) fn with_key(key: KeyId, principal: Principal) -> Self {
+        let holder = Holder::tenant(principal.tenant.as_str());
+        Self { key: Some(key), principal, holder }
     }
 
     /// How an audit names the caller.

@@ -5,11 +5,11 @@ use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 
 use crate::error::ApiError;
+use crate::extract::Caller;
 use crate::extract::body::{UploadBody, too_large};
 use crate::problem::Face;
 use crate::state::{ApiLimits, ApiState};
-use crate::upload::StagedAudio;
-use crate::watermark::Expected;
+use crate::upload::{Arriving, StagedAudio};
 
 /// The most fields beside the file.
 const MAX_FIELDS: usize = 64;
@@ -82,10 +82,12 @@ pub(crate) async fn read(
     let at_most = declared.unwrap_or(ceiling(&state.limits));
     // Few come near the ceiling. Were each counted so, some hundred at once would be refused on a disk that is half empty.
     let expected = state.watermark().admit(declared.unwrap_or(UNDECLARED.min(at_most))).await?;
-    let _place = state.stages().upload(at_most).await?;
+    let holder = request.extensions().get::<Caller>().ok_or_else(ApiError::internal)?.holder.clone();
+    let permit = state.stages().upload(&holder).await?;
     // Put there by `observe`, which also gives the request its bounds.
     let body = request.extensions().get::<UploadBody>().cloned().ok_or_else(ApiError::internal)?;
-    let reader = Reader { state, body: &body, expected: &expected, face, known };
+    body.declared(declared);
+    let mut reader = Reader { state, body: &body, arriving: Arriving { expected, permit }, face, known };
     let multipart = Multipart::from_request(request, state).await.map_err(|_| reader.broken())?;
     reader.read(multipart).await
 }
@@ -130,13 +132,13 @@ fn not_yet(field: &str) -> ApiError {
 struct Reader<'a> {
     state: &'a ApiState,
     body: &'a UploadBody,
-    expected: &'a Expected,
+    arriving: Arriving<'a>,
     face: Face,
     known: &'a [&'a str],
 }
 
 impl Reader<'_> {
-    async fn read(&self, mut multipart: Multipart) -> Result<Form, ApiError> {
+    async fn read(&mut self, mut multipart: Multipart) -> Result<Form, ApiError> {
         let mut fields = Vec::new();
         let mut audio = None;
         let mut seen = 0;
@@ -144,6 +146,10 @@ impl Reader<'_> {
             self.body.between_fields();
             let Some(field) = multipart.next_field().await.map_err(|_| self.broken())? else { break };
             self.body.in_field();
+            if self.is_ignored(&field) {
+                self.drain(field).await?;
+                continue;
+            }
             seen += 1;
             if seen > MAX_FIELDS {
                 return Err(ApiError::invalid(
@@ -161,8 +167,10 @@ impl Reader<'_> {
                         "`file` is given more than once; one job takes one file",
                     ));
                 }
-                audio = Some(StagedAudio::receive(self.state, field, self.expected, || self.broken()).await?);
-            } else if let Some(value) = self.value(&name, field).await? {
+                let Self { state, body, arriving, .. } = self;
+                audio = Some(StagedAudio::receive(state, field, arriving, || broken(state, body)).await?);
+            } else {
+                let value = self.value(&name, field).await?;
                 fields.push((name, value));
             }
         }
@@ -171,10 +179,25 @@ impl Reader<'_> {
         Ok(Form { fields: Fields::new(fields), audio })
     }
 
-    /// The value of a field that this route knows; `None` for one that it ignores.
-    async fn value(&self, name: &str, field: Field<'_>) -> Result<Option<String>, ApiError> {
-        let known = self.known.contains(&name.strip_suffix("[]").unwrap_or(name));
-        if !known && self.face == Face::Native {
+    fn knows(&self, name: &str) -> bool {
+        self.known.contains(&name.strip_suffix("[]").unwrap_or(name))
+    }
+
+    /// Whether the field is one that OpenAI's routes ignore. Its length and the number of such fields are bounded by the
+    /// body's alone.
+    fn is_ignored(&self, field: &Field<'_>) -> bool {
+        let name = field.name().unwrap_or_default();
+        self.face == Face::OpenAi && name != FILE && !self.knows(name)
+    }
+
+    async fn drain(&self, mut field: Field<'_>) -> Result<(), ApiError> {
+        while field.chunk().await.map_err(|_| self.broken())?.is_some() {}
+        Ok(())
+    }
+
+    /// The value of a field that this route knows.
+    async fn value(&self, name: &str, field: Field<'_>) -> Result<String, ApiError> {
+        if !self.knows(name) {
             if NOT_YET.contains(&name) {
                 return Err(not_yet(name));
             }
@@ -183,12 +206,8 @@ impl Reader<'_> {
             return Err(ApiError::invalid("unknown_field", name, detail));
         }
         let value = self.bounded(name, field).await?;
-        if !known {
-            return Ok(None);
-        }
-        let text = String::from_utf8(value)
-            .map_err(|_| ApiError::invalid("invalid_option", name, format!("`{name}` is not UTF-8 text")))?;
-        Ok(Some(text))
+        String::from_utf8(value)
+            .map_err(|_| ApiError::invalid("invalid_option", name, format!("`{name}` is not UTF-8 text")))
     }
 
     async fn bounded(&self, name: &str, mut field: Field<'_>) -> Result<Vec<u8>, ApiError> {
@@ -206,6 +225,10 @@ impl Reader<'_> {
 
     /// Why the body could not be read on.
     fn broken(&self) -> ApiError {
-        self.body.error(self.state.limits.max_upload_bytes)
+        broken(self.state, self.body)
     }
+}
+
+fn broken(state: &ApiState, body: &UploadBody) -> ApiError {
+    body.error(state.limits.max_upload_bytes)
 }

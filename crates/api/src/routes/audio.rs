@@ -20,7 +20,7 @@ use crate::openapi::{TranscriptionForm, TranslationForm};
 use crate::options::{JobRequest, bad_value, flag, granularities};
 use crate::problem::{Face, OpenAiError};
 use crate::routes::audio_stream;
-use crate::stages::Seat;
+use crate::stages::RequestPermit;
 use crate::state::ApiState;
 use crate::submit::submit;
 use crate::{result, served, watch};
@@ -129,10 +129,10 @@ impl Answer {
 pub(crate) async fn transcribe(
     State(state): State<ApiState>,
     caller: Caller,
-    seat: Seat,
+    permit: RequestPermit,
     request: Request,
 ) -> Result<Response, ApiError> {
-    answer(state, caller, seat, request, Task::Transcribe).await
+    answer(state, caller, permit, request, Task::Transcribe).await
 }
 
 /// Translate into English
@@ -158,16 +158,16 @@ pub(crate) async fn transcribe(
 pub(crate) async fn translate(
     State(state): State<ApiState>,
     caller: Caller,
-    seat: Seat,
+    permit: RequestPermit,
     request: Request,
 ) -> Result<Response, ApiError> {
-    answer(state, caller, seat, request, Task::Translate).await
+    answer(state, caller, permit, request, Task::Translate).await
 }
 
 async fn answer(
     state: ApiState,
     caller: Caller,
-    seat: Seat,
+    permit: RequestPermit,
     request: Request,
     task: Task,
 ) -> Result<Response, ApiError> {
@@ -188,7 +188,7 @@ async fn answer(
         }
     };
     let mut ticket = state.see_through(work).await?;
-    let waiting = seat.watch(&state).await?;
+    let waiting = permit.watch(&state, &caller.holder).await?;
     if answer.stream {
         return Ok(audio_stream::respond(state, ticket, waiting));
     }

@@ -7,8 +7,8 @@ use axum::response::Response;
 use axum::response::sse::Event;
 use futures::stream;
 use serde_json::{Value, json};
+use verbatim_admission::Permit;
 use verbatim_core::event::EventKind;
-use verbatim_core::places::Place;
 use verbatim_core::transcript::{Segment, Transcript};
 
 use crate::error::ApiError;
@@ -18,8 +18,8 @@ use crate::routes::events::sse;
 use crate::state::ApiState;
 use crate::watch::{self, Watch};
 
-/// Streams the submission of `ticket`, holding `place` until the end.
-pub(super) fn respond(state: ApiState, ticket: Ticket, place: Place) -> Response {
+/// Streams the submission of `ticket`, holding `permit` until the end.
+pub(super) fn respond(state: ApiState, ticket: Ticket, permit: Permit) -> Response {
     let heartbeat = state.limits.heartbeat;
     let watch = Watch::new(&state, ticket.tenant.clone(), ticket.id.clone());
     let telling =
@@ -28,7 +28,7 @@ pub(super) fn respond(state: ApiState, ticket: Ticket, place: Place) -> Response
         let message = telling.next().await?;
         Some((Ok::<_, Infallible>(Event::default().data(message.to_string())), telling))
     });
-    sse(lines, heartbeat, place)
+    sse(lines, heartbeat, permit)
 }
 
 /// One transcript being told.

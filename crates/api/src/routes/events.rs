@@ -11,15 +11,15 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
+use verbatim_admission::Permit;
 use verbatim_core::event::{EventKind, JobEvent};
-use verbatim_core::places::Place;
 use verbatim_core::render;
 
 use crate::dto::{JobError, fraction, rfc3339};
 use crate::error::{ApiError, chain};
 use crate::extract::{Caller, JobPath, params};
 use crate::problem::Problem;
-use crate::stages::Seat;
+use crate::stages::RequestPermit;
 use crate::state::ApiState;
 use crate::{story, watch};
 
@@ -45,7 +45,7 @@ use crate::{story, watch};
 pub(crate) async fn watch(
     State(state): State<ApiState>,
     caller: Caller,
-    seat: Seat,
+    permit: RequestPermit,
     JobPath(id): JobPath,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -57,7 +57,7 @@ pub(crate) async fn watch(
     if submission.status.is_terminal() && Pin::new(&mut events).peek().await.is_none() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let place = seat.watch(&state).await?;
+    let permit = permit.watch(&state, &caller.holder).await?;
     let words = submission.options.words;
     // After a break of the store's stream the client resumes by itself, with `Last-Event-ID`.
     let lines = events.scan((), move |(), event| {
@@ -69,17 +69,17 @@ pub(crate) async fn watch(
             }
         })
     });
-    Ok(sse(lines.take_until(state.shutdown.clone().cancelled_owned()), state.limits.heartbeat, place))
+    Ok(sse(lines.take_until(state.shutdown.clone().cancelled_owned()), state.limits.heartbeat, permit))
 }
 
-/// A response of events, with heartbeats, that proxies pass on as they come. Holds `place` until its end.
+/// A response of events, with heartbeats, that proxies pass on as they come. Holds `permit` until its end.
 pub(crate) fn sse(
     lines: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
     heartbeat: Duration,
-    place: Place,
+    permit: Permit,
 ) -> Response {
     let lines = lines.inspect(move |_| {
-        let _held = &place;
+        let _held = &permit;
     });
     let alive = KeepAlive::new().interval(heartbeat).text("heartbeat");
     ([("x-accel-buffering", "no")], Sse::new(lines).keep_alive(alive)).into_response()

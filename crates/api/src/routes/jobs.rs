@@ -16,7 +16,7 @@ use crate::extract::{Caller, JobPath, Params, form, params};
 use crate::openapi::JobForm;
 use crate::options::{JobRequest, NATIVE_FIELDS, bad_value};
 use crate::problem::{Face, Problem};
-use crate::stages::Seat;
+use crate::stages::RequestPermit;
 use crate::state::ApiState;
 use crate::submit::submit;
 use crate::watch;
@@ -71,7 +71,7 @@ pub(crate) struct JobsQuery {
 pub(crate) async fn create(
     State(state): State<ApiState>,
     caller: Caller,
-    seat: Seat,
+    permit: RequestPermit,
     Params(query): Params<WaitQuery>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -83,10 +83,7 @@ pub(crate) async fn create(
     let work = submit(state.clone(), caller.principal.clone(), job, form.audio, key);
     let outcome = state.see_through(work).await?;
     let submission = match wait {
-        Some(wait) => {
-            watch::settled(&state, &seat, &caller.principal.tenant, &outcome.submission.id, Some(wait))
-                .await?
-        }
+        Some(wait) => watch::settled(&state, &permit, &caller, &outcome.submission.id, Some(wait)).await?,
         None => outcome.submission,
     };
     let mut response = accepted(submission, wait.is_some());
@@ -156,12 +153,12 @@ pub(crate) async fn list(
 pub(crate) async fn get(
     State(state): State<ApiState>,
     caller: Caller,
-    seat: Seat,
+    permit: RequestPermit,
     JobPath(id): JobPath,
     Params(query): Params<WaitQuery>,
 ) -> Result<Json<Job>, ApiError> {
     let wait = params::wait(query.wait, state.limits.max_wait)?;
-    Ok(Json(watch::settled(&state, &seat, &caller.principal.tenant, &id, wait).await?.into()))
+    Ok(Json(watch::settled(&state, &permit, &caller, &id, wait).await?.into()))
 }
 
 /// Cancel or remove a job

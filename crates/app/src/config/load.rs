@@ -11,8 +11,13 @@ use super::sections::Config;
 /// The file that is read when none is named, if it exists.
 const DEFAULT_FILE: &str = "verbatim.toml";
 /// The keys whose values are lists; in variables they are separated by commas.
-const LISTS: [&str; 4] =
-    ["server.cors_allowed_origins", "server.trusted_proxies", "worker.engines", "whisper.additional_models"];
+const LISTS: [&str; 5] = [
+    "server.allowed_hosts",
+    "server.cors_allowed_origins",
+    "server.trusted_proxies",
+    "worker.engines",
+    "whisper.additional_models",
+];
 
 /// What a process is for, which decides some defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -162,6 +167,11 @@ fn check(config: &Config) -> Result<(), ConfigError> {
                 || config.limits.max_watchers == 0
                 || config.limits.max_uploads_in_flight == 0,
             "limits.max_requests_in_flight, limits.max_watchers and limits.max_uploads_in_flight must be at least 1",
+        ),
+        (
+            config.limits.max_connections
+                <= config.limits.max_requests_in_flight.saturating_add(config.limits.max_watchers),
+            "limits.max_connections must be greater than limits.max_requests_in_flight and limits.max_watchers together",
         ),
         (config.limits.max_upload_mb == 0, "limits.max_upload_mb must be at least 1"),
         (

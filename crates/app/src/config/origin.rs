@@ -3,7 +3,8 @@
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-/// Scheme, host and, where it is not the scheme's own, port: `https://app.example`.
+/// Scheme, host and, where it is not the scheme's own, port: `https://app.example`. Any scheme will do: programs made of
+/// web pages have their own (`app://…`, `chrome-extension://…`).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Origin(HeaderValue);
@@ -11,7 +12,7 @@ pub struct Origin(HeaderValue);
 /// What an origin that cannot be one is met with.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`{0}` is not an origin; write it as https://app.example or http://127.0.0.1:3000, without path or wildcard"
+    "`{0}` is not an origin; write it as https://app.example, http://127.0.0.1:3000 or app://name, without path or wildcard"
 )]
 pub struct OriginError(String);
 
@@ -31,8 +32,7 @@ impl TryFrom<String> for Origin {
         let (scheme, authority) =
             uri.scheme_str().zip(uri.authority()).filter(|_| uri.path() == "/").ok_or_else(refused)?;
         let bare = format!("{scheme}://{authority}").to_lowercase();
-        let is_web = matches!(scheme, "http" | "https") && !authority.as_str().contains(['@', '*']);
-        if !is_web || text.trim_end_matches('/') != bare {
+        if authority.as_str().contains(['@', '*']) || text.trim_end_matches('/') != bare {
             return Err(refused());
         }
         HeaderValue::try_from(bare).map(Self).map_err(|_| refused())
@@ -51,7 +51,14 @@ mod tests {
 
     #[test]
     fn only_what_browsers_send_is_an_origin() {
-        for good in ["https://app.example", "http://127.0.0.1:3000", "http://[::1]:3000"] {
+        for good in [
+            "https://app.example",
+            "http://127.0.0.1:3000",
+            "http://[::1]:3000",
+            "app://verbatim",
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            "tauri://localhost",
+        ] {
             assert_eq!(String::from(Origin::try_from(good.to_owned()).unwrap()), good);
         }
         for bad in [
@@ -59,7 +66,8 @@ mod tests {
             "app.example",
             "https://*.example",
             "https://app.example/path",
-            "ftp://a",
+            "app://",
+            "app://a/b",
             "https://u@a",
             "null",
         ] {

@@ -63,10 +63,16 @@ pub struct ServerConfig {
     pub idle_timeout_secs: u64,
     /// Fewest bytes a second on average of a body that has kept the service waiting for longer than that.
     pub min_upload_bytes_per_sec: u64,
+    /// Longest time that an upload of the largest size may keep the service waiting; smaller ones in proportion, and a
+    /// minute more.
+    pub upload_time_secs: u64,
     /// How long a start waits for a job store or a bucket that does not answer; 0 does not wait.
     pub start_patience_secs: u64,
     /// Networks of the proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Names beside `localhost` and literal addresses by which clients may call a service that asks for no keys, without a
+    /// port: `studio.lan`.
+    pub allowed_hosts: Vec<String>,
     /// Origins whose pages may call the API from a browser.
     pub cors_allowed_origins: Vec<Origin>,
 }
@@ -77,8 +83,10 @@ impl Default for ServerConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             idle_timeout_secs: 30,
             min_upload_bytes_per_sec: 1024,
+            upload_time_secs: 1800,
             start_patience_secs: 60,
             trusted_proxies: Vec::new(),
+            allowed_hosts: Vec::new(),
             cors_allowed_origins: Vec::new(),
         }
     }
@@ -369,12 +377,16 @@ pub struct LimitsConfig {
     pub max_upload_mb: u64,
     /// Uploads received at once; beyond it 503.
     pub max_uploads_in_flight: usize,
-    /// Bytes of the uploads received at once, as their heads declare them; beyond it 503; 0 for no limit.
+    /// Bytes that have arrived of the uploads received at once; beyond it 503; 0 for no limit. Uploads, their bytes,
+    /// requests, connections and waits are shared: one tenant (without keys: one address) has at most seven eighths of
+    /// each, and an equal part while others wait; beyond it 429.
     pub max_bytes_in_flight_mb: u64,
     /// Requests worked on at once; beyond it they wait for a moment, then 503. Who only waits for a job does not count.
     pub max_requests_in_flight: usize,
     /// Event streams and requests that wait for a job at once; beyond it 503.
     pub max_watchers: usize,
+    /// Connections at once, beyond it 503: more than requests and waits together, so that health checks always find one.
+    pub max_connections: usize,
     /// Memory of an API process beyond which it lets no more in than it has; 0 takes what the machine has.
     pub max_memory_mb: u64,
     /// Longest audio.
@@ -408,6 +420,7 @@ impl Default for LimitsConfig {
             max_bytes_in_flight_mb: 16 * 1024,
             max_requests_in_flight: 1024,
             max_watchers: 4096,
+            max_connections: 8192,
             max_memory_mb: 0,
             max_audio_secs: 8 * 3600,
             per_ip_per_minute: None,

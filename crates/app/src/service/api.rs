@@ -1,10 +1,11 @@
 //! The half that takes jobs in.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
 use verbatim_api_lib::{
-    AddressLimit, ApiLimits, ApiParts, ApiState, CostTerms, DiskParts, Edge, ProviderParts,
+    AddressLimit, ApiLimits, ApiParts, ApiState, CostTerms, DiskParts, Edge, Keyless, ProviderParts,
 };
 use verbatim_core::money::Money;
 use verbatim_core::ports::limiter::{ProjectLimit, RequestLimits};
@@ -19,6 +20,7 @@ pub(super) fn start(
     stores: &Stores,
     config: &Config,
     offering: Offered,
+    listen: SocketAddr,
     shutdown: &Shutdown,
     parts: &mut Parts,
 ) -> Router {
@@ -59,9 +61,10 @@ pub(super) fn start(
             memory_bytes: Some(config.limits.max_memory_mb).filter(|mb| *mb > 0).map(|mb| mb * 1024 * 1024),
             upload_idle: Duration::from_secs(config.server.idle_timeout_secs),
             min_upload_rate: config.server.min_upload_bytes_per_sec,
+            upload_time: Duration::from_secs(config.server.upload_time_secs),
             ..ApiLimits::default()
         },
-        edge: edge(config, stores.directory.is_some()),
+        edge: edge(config, listen, stores.directory.is_some()),
         shutdown: shutdown.soft.clone(),
     });
     let router = verbatim_api_lib::router(state.clone());
@@ -73,15 +76,23 @@ pub(super) fn start(
 }
 
 /// The door as configured. One address has a limit where callers need keys and the configuration says nothing.
-fn edge(config: &Config, keys: bool) -> Edge {
+fn edge(config: &Config, listen: SocketAddr, keys: bool) -> Edge {
     let limits = &config.limits;
     let per_minute = limits.per_ip_per_minute.unwrap_or(if keys { ADDRESS_PER_MINUTE } else { 0 });
     let per_address = (per_minute > 0).then_some(AddressLimit { per_minute, burst: limits.per_ip_burst });
     Edge {
+        keyless: (!keys).then(|| keyless(config, listen)),
         trusted_proxies: config.server.trusted_proxies.clone(),
         allowed_origins: config.server.cors_allowed_origins.iter().map(Origin::to_header).collect(),
         per_address,
     }
+}
+
+/// Who may ask where callers need no keys.
+pub(super) fn keyless(config: &Config, listen: SocketAddr) -> Keyless {
+    let allowed_hosts = config.server.allowed_hosts.iter().map(|host| host.trim().to_lowercase()).collect();
+    let allowed_origins = config.server.cors_allowed_origins.iter().map(Origin::to_header).collect();
+    Keyless { listen, allowed_hosts, allowed_origins }
 }
 
 /// Submissions of one tenant in a minute, and of all, where callers need keys and the configuration says nothing.

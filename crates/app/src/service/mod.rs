@@ -16,6 +16,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use verbatim_admission::PoolGauge;
 use verbatim_api_lib::ServeOptions;
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::{IdSource, WorkerId};
@@ -24,9 +25,9 @@ use verbatim_core::ports::SpeechEngine;
 use verbatim_core::ports::local_engine::LoadLocalEngine;
 use verbatim_core::time::Clock;
 use verbatim_engines::ProviderPool;
-use verbatim_telemetry::logs;
 use verbatim_telemetry::metrics::RestartReason;
 use verbatim_telemetry::traces::{Collector, Traces};
+use verbatim_telemetry::{Metrics, logs};
 
 use crate::config::{Config, LogFormat, Role};
 use crate::engines;
@@ -98,12 +99,20 @@ async fn run_parts(
             config.server.listen
         )
     })?;
-    say_where(listener.local_addr()?);
-    let mut process = Process::new(shutdown.clone(), lineage.worker);
-    process.parts.spawn(serve(role, listener, process.gate.clone(), shutdown.soft.clone()));
+    let listen = listener.local_addr()?;
+    say_where(listen);
+    let metrics = Arc::new(Metrics::new()?);
+    let mut process = Process::new(shutdown.clone(), lineage.worker, listen);
+    let options = ServeOptions {
+        max_connections: config.limits.max_connections,
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        ..ServeOptions::default()
+    };
+    let gauge = metrics.limits.stage("open_connections");
+    process.parts.spawn(serve(role, listener, process.gate.clone(), shutdown.soft.clone(), options, gauge));
     let opened = tokio::select! {
         () = shutdown.soft.cancelled() => None,
-        opened = Stores::open(role, &config, &process.gate) => Some(opened),
+        opened = Stores::open(role, &config, metrics, &process.gate) => Some(opened),
     };
     let stores = match opened {
         Some(Ok(stores)) => stores,
@@ -139,11 +148,18 @@ async fn run_parts(
 
 /// Answers requests, also those that come before the service is ready. An API node is there at once, as a rule: connections
 /// wait a moment instead of being told by a node that has just come back that it is starting.
-async fn serve(role: Role, listener: TcpListener, gate: Gate, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve(
+    role: Role,
+    listener: TcpListener,
+    gate: Gate,
+    stop: CancellationToken,
+    options: ServeOptions,
+    gauge: Box<dyn PoolGauge>,
+) -> anyhow::Result<()> {
     if role == Role::Api {
         let _ = tokio::time::timeout(QUICK_START, gate.opened()).await;
     }
-    verbatim_api_lib::serve(listener, gate.router(), stop, ServeOptions::default()).await;
+    verbatim_api_lib::serve(listener, gate.router(), stop, options, gauge).await;
     Ok(())
 }
 
@@ -162,6 +178,8 @@ struct Process {
     shutdown: Shutdown,
     parts: Parts,
     pool: Option<Arc<ProviderPool>>,
+    /// Where the process listens.
+    listen: SocketAddr,
     /// The worker of the image before this one.
     before: Option<WorkerId>,
     /// Set by the worker when it has passed a limit.
@@ -169,9 +187,9 @@ struct Process {
 }
 
 impl Process {
-    fn new(shutdown: Shutdown, before: Option<WorkerId>) -> Self {
+    fn new(shutdown: Shutdown, before: Option<WorkerId>, listen: SocketAddr) -> Self {
         let (gate, parts) = (Gate::default(), Parts::default());
-        Self { gate, shutdown, parts, pool: None, before, restart: Arc::default() }
+        Self { gate, shutdown, parts, pool: None, listen, before, restart: Arc::default() }
     }
 
     /// Starts what the role has, and lets requests in.
@@ -182,16 +200,16 @@ impl Process {
         config: &Config,
         whisper: Option<LoadLocalEngine>,
     ) -> anyhow::Result<()> {
-        let Self { gate, shutdown, parts, pool, before, restart } = self;
+        let Self { gate, shutdown, parts, pool, listen, before, restart } = self;
         if role != Role::Api {
             *pool = Some(Arc::new(engines::load(config, whisper, stores.engine_ports()).await?));
         }
         let engine = pool.clone().map(|pool| pool as Arc<dyn SpeechEngine>);
         let router = match role {
-            Role::Worker => worker::operations(stores),
+            Role::Worker => worker::operations(stores, config, *listen)?,
             Role::Serve | Role::Api => {
                 let offered = offered(engine.as_deref(), stores, shutdown, parts).await?;
-                api::start(stores, config, offered, shutdown, parts)
+                api::start(stores, config, offered, *listen, shutdown, parts)
             }
         };
         if let Some(redis) = stores.redis.clone() {

@@ -72,9 +72,13 @@ impl Stores {
     ///
     /// # Errors
     /// When something cannot be opened, with what to do about it.
-    pub(super) async fn open(role: Role, config: &Config, gate: &Gate) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        role: Role,
+        config: &Config,
+        metrics: Arc<Metrics>,
+        gate: &Gate,
+    ) -> anyhow::Result<Self> {
         let (clock, ids) = (Arc::new(SystemClock), Arc::new(SystemIds::default()));
-        let metrics = Arc::new(Metrics::new()?);
         let asks_for_keys = role != Role::Worker && keys_required(config)?;
         let policy = policy(&config.queue);
         let until = Instant::now() + Duration::from_secs(config.server.start_patience_secs);

@@ -1,15 +1,18 @@
 //! The half that works on jobs, and the maintenance.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
+use verbatim_api_lib::{Keyless, Stranger};
 use verbatim_blobs::s3::{S3Store, STALE_UPLOAD_AGE};
 use verbatim_core::ids::{IdSource, WorkerId};
 use verbatim_core::ports::{BlobStore, Disk, JobUpkeep, SpeechEngine};
@@ -22,8 +25,10 @@ use verbatim_worker_lib::{
 };
 
 use super::announce::Speaker;
+use super::api::keyless;
 use super::stores::Stores;
 use super::{Parts, announce};
+use crate::auth::keys_required;
 use crate::commands::transcribe::pipeline_config;
 use crate::config::{Config, Role};
 use crate::process::Restart;
@@ -180,18 +185,35 @@ async fn abort_stale_uploads(bucket: &S3Store, clock: &dyn Clock, interval: Dura
 }
 
 /// What a worker serves: its health and its metrics.
-pub(super) fn operations(stores: &Stores) -> Router {
+pub(super) fn operations(stores: &Stores, config: &Config, listen: SocketAddr) -> anyhow::Result<Router> {
     let state = Operations {
         upkeep: stores.upkeep.clone(),
         blobs: stores.blobs.clone(),
         disk: stores.disk.clone(),
         metrics: stores.metrics.clone(),
     };
-    Router::new()
+    let keyless = (!keys_required(config)?).then(|| keyless(config, listen));
+    let figures = Router::new().route("/metrics", get(metrics)).with_state(state.clone());
+    let figures = figures.layer(from_fn_with_state(keyless, only_own_pages));
+    let health = Router::new()
         .route("/healthz", get(async || axum::Json(json!({ "status": "ok" }))))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(state)
+        .with_state(state);
+    Ok(health.merge(figures))
+}
+
+/// Keeps web pages of others away, where nobody needs a key.
+async fn only_own_pages(State(keyless): State<Option<Keyless>>, request: Request, next: Next) -> Response {
+    match keyless.map_or(Ok(()), |keyless| keyless.check(request.uri(), request.headers())) {
+        Ok(()) => next.run(request).await,
+        Err(Stranger { code, detail }) => {
+            let problem = json!({
+                "type": "about:blank", "title": "Forbidden", "status": 403, "code": code, "detail": detail,
+            });
+            let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+            (StatusCode::FORBIDDEN, kind, axum::Json(problem)).into_response()
+        }
+    }
 }
 
 #[derive(Clone)]

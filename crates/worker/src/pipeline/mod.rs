@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::Instrument;
+use verbatim_admission::{Holder, Permit};
 use verbatim_audio::{AudioError, DecodedAudio, VadConfig, decode, find_speech};
 use verbatim_core::audio::{AudioLimits, PcmSource, SpeechSpan};
 use verbatim_core::class::Abilities;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::options::TranscribeOptions;
-use verbatim_core::places::Place;
 use verbatim_core::ports::blobs::{BlobKey, BlobStore};
 use verbatim_core::ports::engine::{
     Checkpoint, EngineJob, EngineObserver, EngineRequest, SpeechEngine, Upload,
@@ -142,13 +142,14 @@ impl Pipeline {
     /// As [`Self::transcribe_file`].
     pub(crate) async fn transcribe(&self, file: File, work: Work) -> Result<Transcript, JobFailure> {
         let Work { job, options, resume, observer, cancel } = work;
-        let place = self.stages.decode(&cancel).await?;
+        let holder = holder(job.as_ref());
+        let permit = self.stages.decode(&holder, &cancel).await?;
         observer.stage(Stage::Decoding);
         let upload = UploadFile::open(&file).map_err(not_read)?;
-        let hearing = self.hear(file, options.vad, cancel.clone(), place);
+        let hearing = self.hear(file, options.vad, cancel.clone(), permit);
         let (audio, speech) = hearing.instrument(traces::stage("decode")).await?;
         observer.decoded(audio.duration_ms());
-        let _place = self.stages.transcribe(&cancel).await?;
+        let _permit = self.stages.transcribe(&holder, &cancel).await?;
         observer.stage(Stage::Transcribing);
         let upload: Option<Arc<dyn Upload>> = Some(Arc::new(upload));
         let request =
@@ -163,18 +164,18 @@ impl Pipeline {
         })
     }
 
-    /// Decodes, and finds the speech when that was asked for, on a thread that may block. The place is taken until that
+    /// Decodes, and finds the speech when that was asked for, on a thread that may block. The permit is held until that
     /// thread is done, also when nobody waits for it any more.
     async fn hear(
         &self,
         file: File,
         vad: bool,
         cancel: CancellationToken,
-        place: Place,
+        permit: Permit,
     ) -> Result<(DecodedAudio, Option<Vec<SpeechSpan>>), JobFailure> {
         let config = Arc::clone(&self.config);
         let heard = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let _permit = permit;
             let audio = decode(file, &config.limits, &config.scratch, &cancel)?;
             let speech = if vad { Some(find_speech(&audio, &config.vad, &cancel)?) } else { None };
             Ok((audio, speech))
@@ -193,6 +194,11 @@ impl Pipeline {
             },
         }
     }
+}
+
+/// Whose share of a stage the work counts for.
+pub(crate) fn holder(job: Option<&EngineJob>) -> Holder {
+    Holder::tenant(job.map_or("", |job| job.tenant.as_str()))
 }
 
 fn not_read(error: std::io::Error) -> JobFailure {

@@ -46,11 +46,11 @@ fn stages(state: &ApiState) -> Vec<Stage> {
         .into_iter()
         .map(|figures| Stage {
             stage: figures.stage,
-            places: figures.places,
-            taken: figures.taken,
+            places: figures.permits,
+            taken: figures.held,
             waiting: figures.waiting,
             utilisation: rounded(figures.utilisation()),
-            turned_away: figures.turned_away,
+            turned_away: figures.refused,
         })
         .collect()
 }
