@@ -5,10 +5,11 @@ use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use verbatim_core::api_key::{Scope, authenticate};
+use verbatim_core::ids::KeyId;
 use verbatim_core::ports::Directory;
 
 use crate::edge::holder_by_address;
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use crate::extract::Caller;
 use crate::state::ApiState;
 
@@ -38,6 +39,22 @@ pub(crate) async fn guard(
     request.headers_mut().remove(API_KEY);
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
+}
+
+/// Ends when the caller's key no longer opens anything: an answer that goes on for as long as a job must end then, too. The
+/// key is looked at again with every heartbeat; while nobody can be asked, it counts as it last did.
+pub(crate) async fn until_revoked(state: ApiState, key: Option<KeyId>) {
+    let Some((key, directory)) = key.zip(state.auth.clone()) else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(state.limits.heartbeat).await;
+        match directory.find(&key).await {
+            Ok(Some(record)) if record.is_open(state.clock.now()) => {}
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "the key of an event stream could not be looked at")
+            }
+        }
+    }
 }
 
 /// The holder of the request's key.

@@ -20,6 +20,7 @@ use verbatim_telemetry::{Metrics, traces};
 
 use crate::edge::{AddressRate, Edge};
 use crate::error::ApiError;
+use crate::routes::ops::Readiness;
 use crate::stages::Stages;
 use crate::watermark::{DiskParts, Watermark};
 
@@ -52,6 +53,8 @@ pub struct ApiLimits {
     pub upload_time: Duration,
     /// How long after its client has gone a submission of the OpenAI routes is cancelled.
     pub abandoned_after: Duration,
+    /// Age up to which `/readyz` tells what it knows without asking again.
+    pub readiness_age: Duration,
     /// Between two heartbeats of an event stream.
     pub heartbeat: Duration,
 }
@@ -70,6 +73,7 @@ impl Default for ApiLimits {
             min_upload_rate: 1024,
             upload_time: Duration::from_secs(1800),
             abandoned_after: Duration::from_secs(60),
+            readiness_age: Duration::from_secs(1),
             heartbeat: Duration::from_secs(15),
         }
     }
@@ -142,6 +146,7 @@ pub(crate) struct Shared {
     pub(crate) stages: Stages,
     pub(crate) watermark: Watermark,
     address_rate: Option<AddressRate>,
+    readiness: Readiness,
     pub(crate) started_at: Timestamp,
     tasks: TaskTracker,
 }
@@ -161,7 +166,15 @@ impl ApiState {
         let watermark = Watermark::new(parts.disk.clone(), parts.metrics.clone());
         let started_at = parts.clock.now();
         let tasks = TaskTracker::new();
-        Self(Arc::new(Shared { parts, stages, watermark, address_rate, started_at, tasks }))
+        Self(Arc::new(Shared {
+            parts,
+            stages,
+            watermark,
+            address_rate,
+            readiness: Readiness::default(),
+            started_at,
+            tasks,
+        }))
     }
 
     /// Keeps house until `shutdown` fires, then waits for the work that outlives its requests.
@@ -206,6 +219,11 @@ impl ApiState {
     /// How often one address may ask.
     pub(crate) fn address_rate(&self) -> Option<&AddressRate> {
         self.0.address_rate.as_ref()
+    }
+
+    /// What was last found out about the dependencies.
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.0.readiness
     }
 
     /// When this process began to serve.

@@ -190,7 +190,7 @@ async fn answer(
     let mut ticket = state.see_through(work).await?;
     let waiting = permit.watch(&state, &caller.holder).await?;
     if answer.stream {
-        return Ok(audio_stream::respond(state, ticket, waiting));
+        return Ok(audio_stream::respond(state, caller.key, ticket, waiting));
     }
     let submission = tokio::select! {
         submission = watch::ended(&state, &ticket.tenant, &ticket.id) => submission?,

@@ -5,12 +5,14 @@ use std::convert::Infallible;
 
 use axum::response::Response;
 use axum::response::sse::Event;
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use verbatim_admission::Permit;
 use verbatim_core::event::EventKind;
+use verbatim_core::ids::KeyId;
 use verbatim_core::transcript::{Segment, Transcript};
 
+use crate::auth::until_revoked;
 use crate::error::ApiError;
 use crate::problem::OpenAiError;
 use crate::routes::audio::{Ticket, Usage, finished};
@@ -19,8 +21,8 @@ use crate::state::ApiState;
 use crate::watch::{self, Watch};
 
 /// Streams the submission of `ticket`, holding `permit` until the end.
-pub(super) fn respond(state: ApiState, ticket: Ticket, permit: Permit) -> Response {
-    let heartbeat = state.limits.heartbeat;
+pub(super) fn respond(state: ApiState, key: Option<KeyId>, ticket: Ticket, permit: Permit) -> Response {
+    let (heartbeat, revocable) = (state.limits.heartbeat, state.clone());
     let watch = Watch::new(&state, ticket.tenant.clone(), ticket.id.clone());
     let telling =
         Telling { state, ticket, watch, deltas: Deltas::default(), ready: VecDeque::new(), over: false };
@@ -28,7 +30,7 @@ pub(super) fn respond(state: ApiState, ticket: Ticket, permit: Permit) -> Respon
         let message = telling.next().await?;
         Some((Ok::<_, Infallible>(Event::default().data(message.to_string())), telling))
     });
-    sse(lines, heartbeat, permit)
+    sse(lines.take_until(Box::pin(until_revoked(revocable, key))), heartbeat, permit)
 }
 
 /// One transcript being told.

@@ -15,6 +15,7 @@ use verbatim_admission::Permit;
 use verbatim_core::event::{EventKind, JobEvent};
 use verbatim_core::render;
 
+use crate::auth::until_revoked;
 use crate::dto::{JobError, fraction, rfc3339};
 use crate::error::{ApiError, chain};
 use crate::extract::{Caller, JobPath, params};
@@ -69,7 +70,16 @@ pub(crate) async fn watch(
             }
         })
     });
-    Ok(sse(lines.take_until(state.shutdown.clone().cancelled_owned()), state.limits.heartbeat, permit))
+    let over = {
+        let state = state.clone();
+        async move {
+            tokio::select! {
+                () = state.shutdown.cancelled() => {}
+                () = until_revoked(state.clone(), caller.key) => {}
+            }
+        }
+    };
+    Ok(sse(lines.take_until(Box::pin(over)), state.limits.heartbeat, permit))
 }
 
 /// A response of events, with heartbeats, that proxies pass on as they come. Holds `permit` until its end.

@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use verbatim_core::PortError;
 
@@ -37,7 +39,7 @@ pub(crate) struct Ready {
 }
 
 /// One dependency.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Check {
     /// `store`, `blobs`, `engine` or `process`.
     #[schema(example = "store")]
@@ -64,12 +66,8 @@ pub(crate) async fn healthz() -> Json<Health> {
     (status = 503, description = "Not ready: `checks` says why", body = Ready),
 ))]
 pub(crate) async fn readyz(State(state): State<ApiState>) -> Response {
-    let (store, blobs, engine) = tokio::join!(
-        answers("store", state.upkeep.ping()),
-        answers("blobs", state.blobs.ping()),
-        answers("engine", served::anything(&state)),
-    );
-    let checks = vec![store, blobs, engine, Check { name: "process", ok: !state.shutdown.is_cancelled() }];
+    let mut checks = dependencies(&state).await;
+    checks.push(Check { name: "process", ok: !state.shutdown.is_cancelled() });
     if checks.iter().all(|check| check.ok) {
         Json(Ready { status: "ready", checks }).into_response()
     } else {
@@ -77,6 +75,29 @@ pub(crate) async fn readyz(State(state): State<ApiState>) -> Response {
         (StatusCode::SERVICE_UNAVAILABLE, retry, Json(Ready { status: "not_ready", checks })).into_response()
     }
 }
+
+/// What the dependencies said, not long ago: however often and by however many it is asked, they are asked once a second.
+async fn dependencies(state: &ApiState) -> Vec<Check> {
+    let mut known = state.readiness().0.lock().await;
+    let now = Instant::now();
+    if let Some((at, checks)) = known.as_ref()
+        && now.duration_since(*at) < state.limits.readiness_age
+    {
+        return checks.clone();
+    }
+    let (store, blobs, engine) = tokio::join!(
+        answers("store", state.upkeep.ping()),
+        answers("blobs", state.blobs.ping()),
+        answers("engine", served::anything(state)),
+    );
+    let checks = vec![store, blobs, engine];
+    *known = Some((now, checks.clone()));
+    checks
+}
+
+/// What was last found out about the dependencies.
+#[derive(Default)]
+pub(crate) struct Readiness(Mutex<Option<(Instant, Vec<Check>)>>);
 
 /// Asks one dependency.
 async fn answers(name: &'static str, ping: impl Future<Output = Result<(), PortError>>) -> Check {

@@ -1,10 +1,12 @@
 //! What clients are answered: jobs, waits, events, errors, operations.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::support::{World, bytes, form, get, post, segment, wav};
 use axum::http::Request;
 use serde_json::json;
+use verbatim_api_lib::ApiLimits;
 use verbatim_core::ErrorKind;
 use verbatim_core::event::EventKind;
 use verbatim_core::failure::{FailureKind, JobFailure};
@@ -178,6 +180,18 @@ async fn a_panic_is_a_500_that_tells_nothing() {
     let (status, problem) = world.json(post("/v1/jobs", form(&[("file", &wav())]))).await;
     assert_eq!((status, &problem["code"]), (500, &json!("internal")));
     assert!(!problem.to_string().contains("panic"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_asks_the_store_once_a_second_however_often_it_is_asked() {
+    let world = World::with(|parts| parts.limits = ApiLimits::default());
+    for _ in 0..300 {
+        assert_eq!(world.call(get("/readyz")).await.status(), 200);
+    }
+    assert_eq!(world.jobs.asked_for_stats.load(Ordering::Relaxed), 1);
+    *world.jobs.refuse.lock().unwrap() = Some(ErrorKind::Unavailable);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.call(get("/readyz")).await.status(), 503);
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! More requests than a node works on at once.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::support::{World, bytes, form, get, post, wav};
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::{Request, Response};
 use futures::{StreamExt, stream};
 use tokio::task::JoinHandle;
@@ -21,14 +23,14 @@ fn stuck_upload() -> Request<Body> {
     post("/v1/jobs", Body::from_stream(body))
 }
 
-fn in_background(world: &World, request: Request<Body>) -> JoinHandle<Response<Body>> {
+pub(crate) fn in_background(world: &World, request: Request<Body>) -> JoinHandle<Response<Body>> {
     let router = world.router.clone();
     tokio::spawn(async move { router.oneshot(request).await.unwrap() })
 }
 
-async fn until_taken(world: &World, stage: &str, taken: i64) {
+pub(crate) async fn until_held(world: &World, stage: &str, held: i64) {
     let stages = || world.state.metrics.limits.stages();
-    while stages().iter().find(|figures| figures.stage == stage).unwrap().taken != taken {
+    while stages().iter().find(|figures| figures.stage == stage).unwrap().held != held {
         // On the virtual clock.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -38,7 +40,7 @@ async fn until_taken(world: &World, stage: &str, taken: i64) {
 async fn a_request_too_many_waits_for_a_moment_and_is_told_to_come_back() {
     let world = narrow();
     let stuck = in_background(&world, stuck_upload());
-    until_taken(&world, "connections", 1).await;
+    until_held(&world, "connections", 1).await;
     let response = world.call(get("/v1/jobs")).await;
     assert_eq!(response.status(), 503);
     for name in ["retry-after", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"] {
@@ -64,13 +66,13 @@ async fn who_waits_for_a_job_stands_in_nobodys_way() {
     let world = narrow();
     let id = world.submit().await;
     let waiting = in_background(&world, get(&format!("/v1/jobs/{id}?wait=60")));
-    until_taken(&world, "watchers", 1).await;
+    until_held(&world, "watchers", 1).await;
     assert_eq!(world.call(get("/v1/jobs")).await.status(), 200);
     let refused = world.call(get(&format!("/v1/jobs/{id}?wait=60"))).await;
     assert_eq!(refused.status(), 503, "too many wait");
     world.jobs.tell(&id, EventKind::Cancelled);
     assert_eq!(waiting.await.unwrap().status(), 200);
-    until_taken(&world, "watchers", 0).await;
+    until_held(&world, "watchers", 0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,14 +81,14 @@ async fn an_openai_request_waits_among_the_watchers() {
     let request = post("/v1/audio/transcriptions", form(&[("file", &wav())]));
     let waiting = in_background(&world, request);
     let id = world.jobs.watched().await;
-    until_taken(&world, "connections", 0).await;
+    until_held(&world, "connections", 0).await;
     assert_eq!(world.call(get("/v1/jobs")).await.status(), 200);
     world.jobs.complete(&world.blobs, &id, &[" Hi."]);
     assert_eq!(waiting.await.unwrap().status(), 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_stream_holds_its_place_until_it_ends() {
+async fn an_event_stream_holds_its_permit_until_it_ends() {
     let world = narrow();
     let id = world.submit().await;
     world.jobs.tell(&id, EventKind::Started { attempt: 1 });
@@ -102,13 +104,23 @@ async fn an_event_stream_holds_its_place_until_it_ends() {
 async fn a_burst_of_requests_makes_room_for_itself() {
     let limits = ApiLimits { max_uploads_in_flight: 8, ..ApiLimits::default() };
     let world = World::with_limits(limits);
-    let stuck: Vec<_> = (0..8).map(|_| in_background(&world, stuck_multipart())).collect();
-    until_taken(&world, "uploads", 8).await;
-    assert_eq!(world.call(stuck_multipart()).await.status(), 503);
+    let mut stuck: Vec<_> = (0..7).map(|_| in_background(&world, stuck_multipart())).collect();
+    until_held(&world, "uploads", 7).await;
+    assert_eq!(world.call(stuck_multipart()).await.status(), 429, "an eighth is for others");
+    stuck.push(in_background(&world, from("203.0.113.9", stuck_multipart())));
+    until_held(&world, "uploads", 8).await;
+    assert_eq!(world.call(from("203.0.113.10", stuck_multipart())).await.status(), 503);
     for upload in stuck {
         upload.abort();
     }
     world.submit().await;
+}
+
+/// A request as it comes from this address.
+pub(crate) fn from(address: &str, mut request: Request<Body>) -> Request<Body> {
+    let address: IpAddr = address.parse().unwrap();
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::from((address, 1))));
+    request
 }
 
 /// A form whose end never comes.

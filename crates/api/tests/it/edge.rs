@@ -1,13 +1,11 @@
 //! The door: addresses, browsers, bytes.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, Method, Request};
-use futures::stream;
-use verbatim_api_lib::{AddressLimit, ApiLimits, Edge};
+use verbatim_api_lib::{AddressLimit, Edge, Keyless};
 
 use crate::support::{World, form, get, post, wav};
 
@@ -88,7 +86,7 @@ async fn pages_of_allowed_origins_may_call_and_no_others() {
             .uri("/v1/jobs")
             .header("origin", origin)
             .header("access-control-request-method", "POST")
-            .header("access-control-request-headers", "authorization,idempotency-key")
+            .header("access-control-request-headers", "authorization,idempotency-key,x-stainless-os")
             .body(Body::empty())
             .unwrap()
     };
@@ -96,7 +94,7 @@ async fn pages_of_allowed_origins_may_call_and_no_others() {
     assert_eq!(allowed.status(), 200);
     assert_eq!(allowed.headers()["access-control-allow-origin"], origin);
     let named = allowed.headers()["access-control-allow-headers"].to_str().unwrap();
-    assert!(named.contains("authorization") && named.contains("idempotency-key"), "{named}");
+    assert!(named.contains("authorization") && named.contains("x-stainless-os"), "{named}");
     let stranger = world.call(preflight("https://evil.example")).await;
     assert!(!stranger.headers().contains_key("access-control-allow-origin"));
 
@@ -127,38 +125,62 @@ async fn answers_are_data_and_nobody_keeps_them() {
     assert!(policy.starts_with("default-src 'self'"), "{policy}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn more_bytes_than_a_node_takes_at_once_are_turned_away_before_they_are_read() {
-    let limits =
-        ApiLimits { max_upload_bytes: 1 << 20, max_bytes_in_flight: 3 << 20, ..ApiLimits::default() };
-    let world = World::with_limits(limits);
-    let declared = |length: usize| {
-        let mut upload =
-            post("/v1/jobs", Body::from_stream(stream::pending::<Result<&[u8], std::io::Error>>()));
-        upload.headers_mut().insert("content-length", HeaderValue::from(length));
-        upload
+/// A service without keys on this machine.
+fn keyless() -> World {
+    World::with(|parts| {
+        let allowed_origins = vec![HeaderValue::from_static("app://verbatim")];
+        parts.edge.allowed_origins.clone_from(&allowed_origins);
+        let listen = "127.0.0.1:8080".parse().unwrap();
+        parts.edge.keyless = Some(Keyless { listen, allowed_hosts: Vec::new(), allowed_origins });
+    })
+}
+
+#[tokio::test]
+async fn without_keys_no_page_of_another_origin_gets_anything() {
+    let world = keyless();
+    let with = |mut request: Request<Body>, headers: &[(&'static str, &'static str)]| {
+        for (name, value) in headers {
+            request.headers_mut().append(*name, HeaderValue::from_static(value));
+        }
+        request
     };
-    // The longest that three together may be; one whose head does not tell counts as much as it may become.
-    let stuck: Vec<_> = [declared(1 << 20), declared(1 << 20)]
-        .into_iter()
-        .map(|upload| tokio::spawn(tower::ServiceExt::oneshot(world.router.clone(), upload)))
-        .collect();
-    tokio::time::sleep(Duration::from_millis(10)).await;
-    let refused = world.call(post("/v1/jobs", form(&[("file", &wav())]))).await;
-    assert_eq!(refused.status(), 503);
-    assert!(refused.headers().contains_key("retry-after"));
-    assert_eq!(world.blobs.written.load(std::sync::atomic::Ordering::Relaxed), 0);
-
-    // A small one that says so fits in.
-    let small = form(&[("file", &wav())]);
-    let length = small.len();
-    let mut small = post("/v1/jobs", small);
-    small.headers_mut().insert("content-length", HeaderValue::from(length));
-    assert_eq!(world.call(small).await.status(), 202);
-
-    stuck.iter().for_each(tokio::task::JoinHandle::abort);
-    for stuck in stuck {
-        assert!(stuck.await.unwrap_err().is_cancelled());
+    let (own, rebound) = (("host", "localhost:8080"), ("host", "rebind.evil.example:8080"));
+    // What a page may send without being asked: a form, and a body of plain text.
+    let upload = || post("/v1/jobs", form(&[("file", &wav())]));
+    let pause = || Request::post("/v1/admin/providers/fake/pause").body(Body::empty()).unwrap();
+    let preflight = || Request::builder().method("OPTIONS").uri("/v1/jobs").body(Body::empty()).unwrap();
+    let foreign = [own, ("origin", "https://evil.example")];
+    let cross_site = [own, ("sec-fetch-site", "cross-site")];
+    for make in [&upload as &dyn Fn() -> Request<Body>, &pause, &preflight, &|| get("/v1/jobs")] {
+        let (status, answer) = world.json(with(make(), &foreign)).await;
+        assert_eq!((status, &answer["code"]), (403, &"origin_not_allowed".into()), "{:?}", make());
+        assert_eq!(world.call(with(make(), &cross_site)).await.status(), 403);
     }
-    assert_eq!(world.call(post("/v1/jobs", form(&[("file", &wav())]))).await.status(), 202);
+    let reading = [
+        "/v1/jobs",
+        "/v1/admin/dead-letters",
+        "/metrics",
+        "/v1/stats",
+        "/docs/",
+        "/openapi.json",
+        "/nowhere",
+    ];
+    for path in reading {
+        let (status, answer) = world.json(with(get(path), &[rebound])).await;
+        assert_eq!((status, &answer["code"]), (403, &"host_not_allowed".into()), "{path}");
+        assert!(answer["detail"].as_str().unwrap().contains("VERBATIM__SERVER__ALLOWED_HOSTS"));
+    }
+    assert!(world.jobs.is_empty());
+
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(world.call(with(get(path), &[rebound])).await.status(), 200, "{path}");
+    }
+    // Programs, the service's own pages, and an allowed one.
+    assert_eq!(world.call(with(upload(), &[own])).await.status(), 202);
+    let same = [own, ("origin", "http://localhost:8080"), ("sec-fetch-site", "same-origin")];
+    assert_eq!(world.call(with(upload(), &same)).await.status(), 202);
+    let allowed = [own, ("origin", "app://verbatim"), ("sec-fetch-site", "cross-site")];
+    let answer = world.call(with(upload(), &allowed)).await;
+    assert_eq!(answer.status(), 202);
+    assert_eq!(answer.headers()["access-control-allow-origin"], "app://verbatim");
 }

@@ -6,9 +6,11 @@ use crate::support::keys::{Locked, with};
 use crate::support::{form, get, post, wav};
 use axum::body::Body;
 use axum::http::{HeaderValue, Request};
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde_json::json;
 use verbatim_core::api_key::Scope;
+use verbatim_core::event::EventKind;
+use verbatim_core::ids::SubmissionId;
 use verbatim_core::job::TenantCaps;
 use verbatim_core::options::Priority;
 use verbatim_core::ports::Directory;
@@ -101,4 +103,25 @@ async fn while_the_directory_is_down_nobody_comes_in() {
     let response = api.world.call(with(get("/v1/jobs"), &key)).await;
     assert_eq!(response.status(), 503);
     assert!(response.headers().contains_key("retry-after"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_when_its_key_is_revoked() {
+    let api = Locked::new();
+    let key = api.key("acme", Scope::Jobs).await;
+    let job = api.world.json(with(upload(&[]), &key)).await.1;
+    let id = SubmissionId::parse(job["id"].as_str().unwrap()).unwrap();
+    api.world.jobs.tell(&id, EventKind::Started { attempt: 1 });
+    let answer = api.world.call(with(get(&format!("/v1/jobs/{id}/events")), &key)).await;
+    let mut told = answer.into_body().into_data_stream();
+    assert!(told.next().await.is_some());
+    let record = api.keys.list(None).await.unwrap().remove(0);
+    assert!(api.keys.revoke(&record.key.id).await.unwrap());
+    // What has not been told yet is told to nobody.
+    let mut rest = Vec::new();
+    while let Some(Ok(piece)) = told.next().await {
+        rest.extend(piece);
+    }
+    api.world.jobs.tell(&id, EventKind::Cancelled);
+    assert!(!String::from_utf8_lossy(&rest).contains("cancelled"));
 }

@@ -10,6 +10,7 @@ mod edge;
 mod keys;
 mod limits;
 mod openai;
+mod shares;
 mod stats;
 mod support;
 mod uploads;

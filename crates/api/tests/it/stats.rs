@@ -227,7 +227,7 @@ async fn a_node_tells_its_response_times_stages_and_reuse() {
     assert_eq!((&posted["route"], &posted["requests"]), (&json!("/v1/jobs"), &json!(2)));
     assert!(posted["p99_ms"].as_f64().unwrap() >= posted["p50_ms"].as_f64().unwrap());
     let stages: Vec<_> = node["stages"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
-    assert_eq!(stages, ["connections", "uploads", "watchers"]);
+    assert_eq!(stages, ["connections", "upload_bytes", "uploads", "watchers"]);
     // The question itself is being worked on.
     assert_eq!((&node["stages"][0]["taken"], &node["stages"][1]["taken"]), (&json!(1), &json!(0)));
     assert_eq!(

@@ -57,9 +57,15 @@ pub(crate) struct Jobs {
     pub(crate) dead: Mutex<Vec<DeadLetter>>,
     /// How many of them a search looks at.
     pub(crate) look_at: Mutex<Option<usize>>,
+    /// How often figures were asked for.
+    pub(crate) asked_for_stats: AtomicUsize,
 }
 
 impl Jobs {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.lock().unwrap().is_empty()
+    }
+
     pub(crate) fn only(&self) -> Submission {
         let entries = self.entries.lock().unwrap();
         assert_eq!(entries.len(), 1);
@@ -288,6 +294,7 @@ impl JobUpkeep for Jobs {
         Ok(vec![BlobFate::Needed; keys.len()])
     }
     async fn stats(&self) -> Result<QueueStats, PortError> {
+        self.asked_for_stats.fetch_add(1, Ordering::Relaxed);
         match *self.refuse.lock().unwrap() {
             Some(kind) => Err(PortError::new(kind, "no figures")),
             None => Ok(self.figures.lock().unwrap().clone()),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request};
+use verbatim_api_lib::ApiLimits;
 use verbatim_core::api_key::{KeyName, KeyRecord, NewKey, Principal, Scope};
 use verbatim_core::ids::{IdSource, KeyId, TenantId};
 use verbatim_core::job::TenantCaps;
@@ -58,9 +59,17 @@ pub(crate) struct Locked {
 
 impl Locked {
     pub(crate) fn new() -> Self {
+        Self::with_limits(ApiLimits::default())
+    }
+
+    pub(crate) fn with_limits(limits: ApiLimits) -> Self {
         let keys = Arc::new(Keys::default());
         let auth: Arc<dyn Directory> = keys.clone();
-        Self { world: World::with(|parts| parts.auth = Some(auth)), keys }
+        let world = World::with(|parts| {
+            parts.auth = Some(auth);
+            parts.limits = limits;
+        });
+        Self { world, keys }
     }
 
     /// A key of this tenant.

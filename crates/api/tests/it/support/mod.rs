@@ -8,6 +8,7 @@ pub(crate) mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -89,7 +90,7 @@ impl World {
     }
 
     pub(crate) fn with_limits(limits: ApiLimits) -> Self {
-        Self::with(|parts| parts.limits = limits)
+        Self::with(|parts| parts.limits = ApiLimits { readiness_age: Duration::ZERO, ..limits })
     }
 
     /// The API with parts that were changed.
@@ -120,7 +121,7 @@ impl World {
             clock: Arc::new(Noon),
             ids: Arc::new(Counting::default()),
             metrics: Arc::new(Metrics::new().unwrap()),
-            limits: ApiLimits::default(),
+            limits: ApiLimits { readiness_age: Duration::ZERO, ..ApiLimits::default() },
             edge: Edge::default(),
             shutdown: shutdown.clone(),
         };
@@ -181,7 +182,7 @@ impl IdSource for Counting {
         format!("{:026}", self.0.fetch_add(1, Ordering::Relaxed))
     }
     fn fraction(&self) -> f64 {
-        0.5
+        f64::from(u32::try_from(self.0.fetch_add(1, Ordering::Relaxed) % 10).unwrap_or_default()) / 10.0
     }
 
     fn secret(&self) -> [u8; 32] {
