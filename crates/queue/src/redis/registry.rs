@@ -1,7 +1,9 @@
 //! What workers offer: one hash, a JSON record for all workers that say the same. `lua/offers.lua` says how.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
-use redis::cmd;
+use redis::{FromRedisValue, cmd};
 use serde::Serialize;
 use verbatim_core::ids::WorkerId;
 use verbatim_core::model::ModelInfo;
@@ -19,9 +21,10 @@ struct Said<'a> {
     models: &'a [ModelInfo],
 }
 
-/// The workers behind a record, each followed by when it announced it last. Empty for one of a node of an earlier version,
-/// which made one for each worker.
-type Speakers = Vec<(String, i64)>;
+/// Where a walk begins and ends.
+const FIRST: &str = "0";
+/// Entries that one call reads, about.
+const PAGE: usize = 256;
 
 #[async_trait]
 impl EngineRegistry for RedisStore {
@@ -54,10 +57,19 @@ impl EngineRegistry for RedisStore {
     }
 
     async fn offers(&self) -> Result<Vec<EngineOffer>, PortError> {
-        let call = self.0.wire.call(&scripts::LIST_OFFERS);
-        let (records, speakers): (Vec<(String, String)>, Vec<Speakers>) = self.0.wire.link.run(&call).await?;
-        let read = records.iter().zip(&speakers).map(|((_, text), speakers)| of_each(text, speakers));
-        let mut offers: Vec<EngineOffer> = readable("an offer", read).flatten().collect();
+        let mut by_worker: BTreeMap<WorkerId, EngineOffer> = BTreeMap::new();
+        for (digest, offer) in self.offers_of_several().await? {
+            for (worker, at) in self.speakers(&digest).await? {
+                let Ok(worker) = WorkerId::from_ulid(&worker) else { continue };
+                let announced_at = Timestamp::from_millis(at);
+                by_worker.insert(worker.clone(), EngineOffer { worker, announced_at, ..offer.clone() });
+            }
+        }
+        // Those of nodes of an earlier version, each of its own worker.
+        for offer in self.offers_by_worker().await? {
+            by_worker.entry(offer.worker.clone()).or_insert(offer);
+        }
+        let mut offers: Vec<EngineOffer> = by_worker.into_values().collect();
         offers.sort_by(|a, b| (b.announced_at, &b.worker).cmp(&(a.announced_at, &a.worker)));
         Ok(offers)
     }
@@ -76,18 +88,46 @@ fn read(text: &str) -> Result<EngineOffer, PortError> {
     serde_json::from_str(text).map_err(|error| unreadable("an offer").with_source(BadJson::from(error)))
 }
 
-/// The offer of each worker that says this.
-fn of_each(text: &str, speakers: &Speakers) -> Result<Vec<EngineOffer>, PortError> {
-    let said = read(text)?;
-    if speakers.is_empty() {
-        return Ok(vec![said]);
+impl RedisStore {
+    /// What several workers may have said, each by its digest.
+    async fn offers_of_several(&self) -> Result<Vec<(String, EngineOffer)>, PortError> {
+        let (mut found, mut cursor) = (Vec::new(), FIRST.to_owned());
+        loop {
+            let mut call = self.0.wire.call(&scripts::LIST_OFFERS);
+            call.arg(&cursor).arg(PAGE);
+            let (next, page): (String, Vec<(String, String)>) = self.0.wire.link.run(&call).await?;
+            let read = page.into_iter().map(|(digest, text)| Ok((digest, read(&text)?)));
+            found.extend(readable("an offer", read));
+            if next == FIRST {
+                return Ok(found);
+            }
+            cursor = next;
+        }
     }
-    let of = |(worker, at): &(String, i64)| {
-        Ok(EngineOffer {
-            worker: WorkerId::from_ulid(worker).map_err(unreadable)?,
-            announced_at: Timestamp::from_millis(*at),
-            ..said.clone()
-        })
-    };
-    speakers.iter().map(of).collect()
+
+    /// Who said this, each with when it did last.
+    async fn speakers(&self, digest: &str) -> Result<Vec<(String, i64)>, PortError> {
+        self.walk("ZSCAN", &format!("offers:by:{digest}")).await
+    }
+
+    /// All records as they are.
+    async fn offers_by_worker(&self) -> Result<Vec<EngineOffer>, PortError> {
+        let all: Vec<(String, String)> = self.walk("HSCAN", "offers").await?;
+        Ok(readable("an offer", all.iter().map(|(_, text)| read(text))).collect())
+    }
+
+    /// Reads all of a hash or a sorted set, a page at a time. What changes meanwhile may come twice.
+    async fn walk<T: FromRedisValue>(&self, scan: &str, key: &str) -> Result<Vec<(String, T)>, PortError> {
+        let (mut found, mut cursor) = (Vec::new(), FIRST.to_owned());
+        loop {
+            let mut command = cmd(scan);
+            command.arg(self.0.wire.key(key)).arg(&cursor).arg("COUNT").arg(PAGE);
+            let (next, page): (String, Vec<(String, T)>) = self.0.wire.link.command(&command).await?;
+            found.extend(page);
+            if next == FIRST {
+                return Ok(found);
+            }
+            cursor = next;
+        }
+    }
 }

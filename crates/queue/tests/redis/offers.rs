@@ -11,7 +11,7 @@ use verbatim_core::ports::registry::EngineOffer;
 use verbatim_queue::conformance::World;
 
 use crate::server::RedisServer;
-use crate::support::RedisHarness;
+use crate::support::{RedisHarness, calls};
 
 fn offer(world: &World<'_, RedisHarness>, worker: &WorkerId, models: &[&str]) -> EngineOffer {
     let model = |name: &&str| ModelInfo {
@@ -122,5 +122,105 @@ async fn workers_of_the_version_before_and_of_this_one_are_told_to_both() -> Res
     world.clock.advance(Duration::from_secs(24 * 3600));
     world.store.announce(offer(&world, &newer, &["small"])).await?;
     ensure!(models(&world).await? == [["small"]], "it offers for ever");
+    Ok(())
+}
+
+/// Announces as a node of the version before: in a field named after the worker, with the removal of records that are older than a
+/// day or that this worker takes the place of.
+fn announce_as_before(redis: &mut Connection, key: &str, new: &EngineOffer) -> Result<()> {
+    let all: Vec<String> = redis.hvals(key)?;
+    let _: () = redis.hset(key, new.worker.ulid(), serde_json::to_string(new)?)?;
+    for text in all {
+        let old: EngineOffer = serde_json::from_str(&text)?;
+        let age = new.announced_at.since(old.announced_at);
+        let same = (&old.version, &old.models) == (&new.version, &new.models);
+        if old.worker != new.worker
+            && (age > Duration::from_secs(86_400) || same && age > Duration::from_secs(300))
+        {
+            let _: () = redis.hdel(key, old.worker.ulid())?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_this_version_offered_goes_when_all_nodes_go_back() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let key = format!("{{{}}}:offers", harness.prefix());
+    let mut beside = harness.beside();
+    let (one, other, third, older) = (world.worker(), world.worker(), world.worker(), world.worker());
+    for worker in [&one, &other, &third] {
+        world.clock.advance(Duration::from_secs(1));
+        world.store.announce(offer(&world, worker, &["small"])).await?;
+    }
+    // The worker whose name the record has says something else, then leaves.
+    world.store.announce(offer(&world, &third, &["tiny"])).await?;
+    world.store.withdraw(&other).await?;
+    ensure!(models(&world).await? == [["small"], ["tiny"]], "{:?}", models(&world).await?);
+    let workers: Vec<WorkerId> = world.store.offers().await?.into_iter().map(|offer| offer.worker).collect();
+    ensure!(workers.len() == 2 && [&one, &third].iter().all(|id| workers.contains(*id)), "{workers:?}");
+    // A record says when its worker spoke, so that an older node does not take it for one that lives.
+    let small: Vec<EngineOffer> = world.store.distinct_offers().await?;
+    let small = small.iter().find(|offer| offer.worker == one).map(|offer| offer.announced_at.as_millis());
+    ensure!(small == Some(world.now().as_millis() - 2000), "{small:?}, and now it is {:?}", world.now());
+    world.clock.advance(Duration::from_secs(86_401));
+    announce_as_before(&mut beside, &key, &offer(&world, &older, &["base"]))?;
+    ensure!(
+        models(&world).await? == [["base"]],
+        "what nobody has said for a day: {:?}",
+        models(&world).await?
+    );
+    // A worker of this version comes again.
+    world.store.announce(offer(&world, &one, &["small"])).await?;
+    ensure!(models(&world).await? == [["base"], ["small"]], "{:?}", models(&world).await?);
+    // Worker by worker: what a node of before says takes the place of the same from one that went.
+    world.clock.advance(Duration::from_secs(301));
+    announce_as_before(&mut beside, &key, &offer(&world, &older, &["small"]))?;
+    ensure!(models(&world).await? == [["small"]], "{:?}", models(&world).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_announcement_does_little_however_much_others_left_behind() -> Result<()> {
+    const LEFT: usize = 2000;
+    let server = RedisServer::start(&[]);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    let key = |name: &str| format!("{{{}}}:{name}", harness.prefix());
+    let mut beside = harness.beside();
+    let mut digest = String::new();
+    for number in 0..LEFT {
+        let of_before = world.worker();
+        let text = serde_json::to_string(&offer(&world, &of_before, &["old"]))?;
+        let _: () = beside.hset(key("offers"), of_before.ulid(), text)?;
+        let worker = world.worker();
+        if number == 0 {
+            world.store.announce(offer(&world, &worker, &["small"])).await?;
+            digest = beside.hget(key("offers:of"), worker.ulid())?;
+        } else {
+            let at = world.now().as_millis();
+            let _: () = beside.hset(key("offers:of"), worker.ulid(), &digest)?;
+            let _: () = beside.zadd(key(&format!("offers:by:{digest}")), worker.ulid(), at)?;
+        }
+    }
+    ensure!(world.store.offers().await?.len() == 2 * LEFT, "all are told");
+    world.clock.advance(Duration::from_secs(86_401));
+    let new = world.worker();
+    let all = |redis: &mut Connection| -> Result<u64> {
+        ["hget", "hdel", "zrem", "zscore"].iter().map(|command| calls(redis, command)).sum()
+    };
+    let mut most = 0;
+    for _ in 0..LEFT / 20 {
+        let before = all(&mut beside)?;
+        world.store.announce(offer(&world, &new, &["base"])).await?;
+        most = most.max(all(&mut beside)? - before);
+    }
+    println!("of {LEFT} records and as many workers an announcement asks for {most} at most");
+    ensure!(most < 1000, "one announcement made {most} calls");
+    ensure!(models(&world).await? == [["base"]], "{:?}", models(&world).await?);
+    let (by, of): (usize, usize) =
+        (beside.zcard(key(&format!("offers:by:{digest}")))?, beside.hlen(key("offers:of"))?);
+    ensure!((by, of) == (0, 1), "{by} workers still say what nobody offers, {of} say something");
     Ok(())
 }

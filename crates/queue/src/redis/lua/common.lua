@@ -6,12 +6,13 @@
 --
 --   layout             string how the queue is laid out: see `layout.rs`
 --   store              string which store this is: 26 characters, made with it
---   offers             hash   what workers offer (JSON, as one of them announced it last), by digest of what all of them say;
+--   offers             hash   what workers offer (JSON), once for all that say the same: by the worker that said it last; those
 --                             of nodes of before, by worker
---   offers:at          zset   these digests by the time of the last announcement
+--   offers:under       hash   digest of what all of them say -> that worker
+--   offers:at          zset   digests by the time of the last announcement
 --   offers:of          hash   worker -> digest
 --   offers:by:<digest> zset   workers that say this, by the time at which each did last
---   offers:looked      string when what nodes of before announced was looked through last
+--   offers:looked      string when a walk over all offers began last, and while it goes on how far it has come: `millis:cursor`
 --   j:<job>            hash   what moves of a job; every value is short, so that the hash stays compact
 --   d:<job>            string what does not move: JSON that only Rust reads
 --   e:<job>            zset   decoded segments by event number, until the job ends: `number|millis|json`
@@ -54,8 +55,9 @@
 --   garbage:takes      hash   how often each was taken
 --   g                  set    blobs to delete, of nodes of before; emptied into `garbage`
 --   tick               hash   who ticked last (node), when (at), when the store was found again after a silence (back), how
---                             many leases turned out since to have been taken from a worker that lives (revived), and the
---                             outage that nobody has heard of: when it was found (outage), its milliseconds (away)
+--                             many leases turned out since to have been taken from a worker that lives (revived). What is
+--                             told until a node says that it has heard it: its number (outage), milliseconds of an outage
+--                             (away), and how many such leases there were (told)
 --   tick:standby       zset   nodes that take over when that one is silent, by the time until which they count
 --
 -- The fields of a job, `j:`. Times are milliseconds since the epoch, flags are 1 or absent.

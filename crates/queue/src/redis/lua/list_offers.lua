@@ -1,6 +1,8 @@
--- Answers the offers (JSON) with the name of each, and for each name that is a digest the workers and when each said it last.
-local offers, by = call('HGETALL', P .. 'offers'), {}
-for i = 1, #offers, 2 do
-  by[#by + 1] = call('ZRANGE', P .. 'offers:by:' .. offers[i], 0, -1, 'WITHSCORES')
+-- ARGV: 2 from where on (`0` at first), 3 about how many. Answers where to go on (`0`: nowhere), and offers that several workers
+-- may have made: digest, and the offer (JSON) as the last of them announced it.
+local found, offers = call('HSCAN', P .. 'offers:under', ARGV[2], 'COUNT', ARGV[3]), {}
+for i = 1, #found[2], 2 do
+  local offer = call('HGET', P .. 'offers', found[2][i + 1])
+  if offer then offers[#offers + 1] = { found[2][i], offer } end
 end
-return { offers, by }
+return { found[1], offers }
