@@ -19,6 +19,8 @@ pub(crate) struct Page {
     pub(crate) events: VecDeque<JobEvent>,
     /// Whether nothing will follow this page.
     pub(crate) last: bool,
+    /// The last number that was read, where more follows at once: also that of an event which cannot be read.
+    pub(crate) goes_on_after: Option<u64>,
 }
 
 /// Where the events of one submission are read.
@@ -55,8 +57,10 @@ async fn next<P: Pages>(mut watcher: Watcher<P>) -> Result<Option<(JobEvent, Wat
         if watcher.page.last {
             return Ok(None);
         }
-        if looked {
-            watcher.pages.news().await?;
+        match watcher.page.goes_on_after {
+            Some(read) => watcher.after = watcher.after.max(read),
+            None if looked => watcher.pages.news().await?,
+            None => {}
         }
         watcher.page = watcher.pages.read(watcher.after).await?;
         looked = true;

@@ -48,21 +48,22 @@ pub(super) async fn open(
     id: &SubmissionId,
     after: Option<EventSeq>,
 ) -> Result<Option<EventStream>, PortError> {
-    let Some((view, _)) = read(store, tenant.as_str(), id, 0, 0).await? else { return Ok(None) };
+    let Some((view, ..)) = read(store, tenant.as_str(), id, 0, 0).await? else { return Ok(None) };
     let (_, job, .., job_id, _) = view;
     let last_seq = job.number("ls")?.unwrap_or(0);
     let source = Source { store: store.clone(), id: id.clone(), news: store.0.news.watch(&job_id) };
     Ok(Some(watching::stream(source, after, last_seq)))
 }
 
-/// The submission's view and its stored segments after a number; an empty tenant stands for anyone.
+/// The submission's view, its stored segments after a number, and the number of the last of these where there may be more; an
+/// empty tenant stands for anyone.
 async fn read(
     store: &RedisStore,
     tenant: &str,
     id: &SubmissionId,
     after: u64,
     most: usize,
-) -> Result<Option<(View, Vec<String>)>, PortError> {
+) -> Result<Option<(View, Vec<String>, Option<u64>)>, PortError> {
     let mut call = store.0.wire.call(&scripts::EVENTS);
     call.arg(tenant).arg(id.ulid()).arg(after).arg(most);
     store.0.wire.link.run(&call).await
@@ -70,12 +71,12 @@ async fn read(
 
 async fn page(store: &RedisStore, id: &SubmissionId, after: u64) -> Result<Page, PortError> {
     let found = read(store, "", id, after, PAGE).await?;
-    let Some(((sub, job, ..), stored)) = found else { return Err(removed()) };
+    let Some(((sub, job, ..), stored, goes_on_after)) = found else { return Err(removed()) };
     let ticket = record::ticket(&sub)?;
-    let more = stored.len() == PAGE;
+    let more = goes_on_after.is_some();
     let mut events: Vec<JobEvent> = readable("an event", stored.iter().map(|line| segment(line))).collect();
     // Beyond a full page there may be segments that come before what follows from the job.
-    let horizon = if more { events.last().map_or(0, |event| event.seq.0) } else { u64::MAX };
+    let horizon = goes_on_after.unwrap_or(u64::MAX);
     events.extend(of_the_job(&job)?);
     let (first, until) = (ticket.first_seq.max(after + 1), ticket.ended.map_or(u64::MAX, |ended| ended.seq));
     events.retain(|event| (first..=horizon).contains(&event.seq.0) && event.seq.0 < until);
@@ -87,7 +88,7 @@ async fn page(store: &RedisStore, id: &SubmissionId, after: u64) -> Result<Page,
         events.push(ended.event());
     }
     events.sort_by_key(|event| event.seq);
-    Ok(Page { events: events.into(), last })
+    Ok(Page { events: events.into(), last, goes_on_after })
 }
 
 /// A stored segment: `number|millis|json`.

@@ -60,7 +60,8 @@ pub(super) async fn open(
 
 fn page(conn: &Connection, id: &SubmissionId, after: u64) -> StoreResult<Page> {
     let Some((ticket, job)) = submission::load(conn, id.as_str())? else { return Err(removed().into()) };
-    let (mut events, more) = stored(conn, &ticket, &job, after)?;
+    let (mut events, goes_on_after) = stored(conn, &ticket, &job, after)?;
+    let more = goes_on_after.is_some();
     let mut last = !more && ticket.status(job.state).is_terminal();
     if let Some(transcribed) = of_the_transcript(&job).filter(|_| !more && ticket.ended.is_none()) {
         events
@@ -73,7 +74,7 @@ fn page(conn: &Connection, id: &SubmissionId, after: u64) -> StoreResult<Page> {
         events.extend(Some(ended.event()).filter(|event| event.seq.0 > after));
         last = true;
     }
-    Ok(Page { events, last })
+    Ok(Page { events, last, goes_on_after })
 }
 
 /// The segments of a completed job, which are in its transcript.
@@ -84,26 +85,27 @@ fn of_the_transcript(job: &Job) -> Option<JobEvent> {
     Some(JobEvent { seq: segment_seq(first, job.next_segment - 1), at, kind })
 }
 
-/// A page of the job's events that are this submission's too, and whether there are more.
+/// A page of the job's events that are this submission's too, and the number of the last that is stored where there may be more.
 fn stored(
     conn: &Connection,
     ticket: &Ticket,
     job: &Job,
     after: u64,
-) -> StoreResult<(VecDeque<JobEvent>, bool)> {
+) -> StoreResult<(VecDeque<JobEvent>, Option<u64>)> {
     let from = ticket.first_seq.max(after + 1);
     let until = ticket.ended.map_or(u64::MAX, |ended| ended.seq);
     let mut statement = conn.prepare_cached(
         "SELECT seq, at, body FROM events WHERE job_id = ?1 AND seq >= ?2 AND seq < ?3 ORDER BY seq LIMIT ?4",
     )?;
     let mut rows = statement.query(params![job.id.as_str(), signed(from), signed(until), PAGE as i64])?;
-    let mut found = Vec::new();
+    let (mut found, mut last) = (Vec::new(), None);
     while let Some(row) = rows.next()? {
         let kind = serde_json::from_str::<EventKind>(&row.get::<_, String>(2)?);
         let (seq, at) = (EventSeq(unsigned(row.get(0)?)), Timestamp::from_millis(row.get(1)?));
+        last = Some(seq.0);
         found
             .push(kind.map(|kind| JobEvent { seq, at, kind }).map_err(|error| unreadable(error.to_string())));
     }
-    let more = found.len() == PAGE;
-    Ok((readable("an event", found.into_iter()).collect(), more))
+    let goes_on_after = last.filter(|_| found.len() == PAGE);
+    Ok((readable("an event", found.into_iter()).collect(), goes_on_after))
 }

@@ -1,14 +1,17 @@
 //! Beside nodes of a newer version, which write words that this one does not know.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::StreamExt;
 use redis::Commands;
-use verbatim_core::event::Stage;
+use verbatim_core::event::{EventKind, EventSeq, Stage};
 use verbatim_core::ids::{JobId, SubmissionId};
 use verbatim_core::job::SubmissionStatus;
 use verbatim_core::ports::jobs::ListQuery;
 use verbatim_core::ports::{JobClient, JobLeases};
+use verbatim_core::transcript::Segment;
 use verbatim_core::{ErrorKind, PortError, Refusal};
 use verbatim_queue::conformance::World;
 
@@ -115,4 +118,46 @@ async fn a_stage_of_a_newer_version_is_shown_as_one_that_is_known() -> Result<()
     world.complete(&lease).await?;
     world.audit().await?;
     Ok(())
+}
+
+/// A watcher does not stay before a page of them.
+#[tokio::test]
+async fn events_that_cannot_be_read_are_passed_over_however_many_there_are() -> Result<()> {
+    const UNREADABLE: u64 = 600;
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let submission = world.submit("talk").await?.submission;
+    let _held = world.claim_one().await?;
+    let last = UNREADABLE + 100;
+    let segment = Segment {
+        index: 0,
+        start_ms: 0,
+        end_ms: 1000,
+        text: "there".to_owned(),
+        words: Vec::new(),
+        speaker: None,
+        decoding: None,
+    };
+    let readable = serde_json::to_string(&EventKind::Segment { attempt: 1, segment })?;
+    let (key, mut beside) = (
+        |kind: &str| format!("{{{}}}:{kind}:{}", harness.prefix(), submission.job_id.ulid()),
+        harness.beside(),
+    );
+    for seq in 100..=last {
+        let what = if seq == last { readable.as_str() } else { "{\"kind\":\"moon\"}" };
+        let _: () = beside.zadd(key("e"), format!("{seq}|0|{what}"), seq)?;
+    }
+    // Not even its number.
+    let _: () = beside.zadd(key("e"), "?", last - 345)?;
+    let _: () = beside.hset(key("j"), "ls", last)?;
+    let after = Some(EventSeq(99));
+    let mut events = world.watch(&submission.id, after).await?;
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(60), events.next()).await;
+        let event = next.context("the watcher waits before what it cannot read")?.context("it ends")??;
+        if let EventKind::Segment { segment, .. } = event.kind {
+            ensure!((event.seq.0, segment.text.as_str()) == (last, "there"), "{:?} {segment:?}", event.seq);
+            return Ok(());
+        }
+    }
 }

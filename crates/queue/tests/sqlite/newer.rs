@@ -1,15 +1,18 @@
 //! After a newer version, which wrote words that this one does not know.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::StreamExt;
 use rusqlite::Connection;
-use verbatim_core::event::Stage;
+use verbatim_core::event::{EventKind, EventSeq, Stage};
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ids::{JobId, SubmissionId};
 use verbatim_core::job::SubmissionStatus;
 use verbatim_core::ports::JobClient;
 use verbatim_core::ports::jobs::ListQuery;
+use verbatim_core::transcript::Segment;
 use verbatim_core::{ErrorKind, PortError, Refusal};
 use verbatim_queue::conformance::World;
 
@@ -86,4 +89,53 @@ async fn words_of_a_newer_version_are_shown_as_some_that_are_known() -> Result<(
     let why = world.get(&failed.id).await?.failure.map(|failure| failure.kind);
     ensure!(why == Some(FailureKind::Internal), "it failed as {why:?}");
     Ok(())
+}
+
+/// A watcher does not stay before a page of them.
+#[tokio::test]
+async fn events_that_cannot_be_read_are_passed_over_however_many_there_are() -> Result<()> {
+    const UNREADABLE: i64 = 600;
+    let harness = SqliteHarness::new();
+    let world = World::open(&harness).await?;
+    let submission = world.submit("talk").await?.submission;
+    let _held = world.claim_one().await?;
+    let last = UNREADABLE + 100;
+    let segment = Segment {
+        index: 0,
+        start_ms: 0,
+        end_ms: 1000,
+        text: "there".to_owned(),
+        words: Vec::new(),
+        speaker: None,
+        decoding: None,
+    };
+    let readable = serde_json::to_string(&EventKind::Segment { attempt: 1, segment })?;
+    let mut conn = Connection::open(harness.path().join("jobs.db"))?;
+    let together = conn.transaction()?;
+    for seq in 100..=last {
+        let what = if seq == last { readable.as_str() } else { "{\"kind\":\"moon\"}" };
+        together.execute(
+            "INSERT INTO events (job_id, seq, at, kind, body) VALUES (?1, ?2, 0, 'segment', ?3)",
+            rusqlite::params![submission.job_id.as_str(), seq, what],
+        )?;
+    }
+    together.execute(
+        "UPDATE jobs SET last_seq = ?2 WHERE id = ?1",
+        rusqlite::params![submission.job_id.as_str(), last],
+    )?;
+    together.commit()?;
+    let after = Some(EventSeq(99));
+    let mut events = world.watch(&submission.id, after).await?;
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(60), events.next()).await;
+        let event = next.context("the watcher waits before what it cannot read")?.context("it ends")??;
+        if let EventKind::Segment { segment, .. } = event.kind {
+            ensure!(
+                (i64::try_from(event.seq.0)?, segment.text.as_str()) == (last, "there"),
+                "{:?} {segment:?}",
+                event.seq
+            );
+            return Ok(());
+        }
+    }
 }
