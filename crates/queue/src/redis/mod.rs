@@ -40,7 +40,7 @@ use finishes::Finishes;
 use identity::Identity;
 use link::Link;
 use news::News;
-use upkeep::Turn;
+use upkeep::{Turn, Walk};
 
 pub use identity::StoreCondition;
 
@@ -70,6 +70,7 @@ struct Inner {
     news: News,
     finishes: Finishes,
     turn: Arc<Turn>,
+    walk: tokio::sync::Mutex<Walk>,
     /// When this process connected.
     started: tokio::time::Instant,
     policy: StorePolicy,
@@ -117,7 +118,8 @@ impl RedisStore {
         let identity = Identity::start(&wire, &ids, id);
         let finishes = Finishes::start(&wire, policy.result_retention);
         let started = tokio::time::Instant::now();
-        Ok(Self(Arc::new(Inner { wire, identity, news, finishes, turn, started, policy, ids })))
+        let walk = tokio::sync::Mutex::default();
+        Ok(Self(Arc::new(Inner { wire, identity, news, finishes, turn, walk, started, policy, ids })))
     }
 }
 

@@ -50,6 +50,7 @@ scripts! {
     ABILITIES = " flags=allow-oom", "lua/abilities.lua";
     ADOPT = " flags=allow-oom", "lua/adopt.lua";
     TICK = " flags=allow-oom", "lua/leases.lua", "lua/tick.lua";
+    HEARD = " flags=allow-oom", "lua/heard.lua";
     HAND_OVER = " flags=allow-oom", "lua/hand_over.lua";
     DISCARD = " flags=allow-oom", "lua/discard.lua";
     RESULT_LOST = " flags=allow-oom", "lua/result_lost.lua";

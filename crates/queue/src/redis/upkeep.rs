@@ -51,14 +51,50 @@ fn pause(workers: u64) -> Duration {
     (ASK * share.clamp(1, 60)).min(ASK_AT_LEAST)
 }
 
+/// How the walk over all jobs gets on, as far as this process knows.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// What was put right in this round; nothing before this process has seen a round begin.
+    righted: Option<usize>,
+    /// How many jobs a whole round has not found that seem to be in no lane: a counter is wrong, or they cannot be read.
+    in_vain: u64,
+}
+
+impl Walk {
+    /// At how many pages to look, where so many jobs seem to be in no lane.
+    fn pages(&mut self, missing: u64) -> usize {
+        self.in_vain = self.in_vain.min(missing);
+        if missing > self.in_vain { MOST_PAGES } else { 1 }
+    }
+
+    /// Notes what a page came to.
+    fn saw(&mut self, righted: usize, is_last: bool, missing: u64) {
+        if let Some(so_far) = &mut self.righted {
+            *so_far += righted;
+        }
+        if !is_last {
+            return;
+        }
+        if self.righted == Some(0) && missing > self.in_vain {
+            self.in_vain = missing;
+            tracing::warn!(
+                jobs = missing,
+                "more jobs are counted as queued than are in lanes, and a look at all of them put nothing right: some cannot be \
+                 read, or a counter is wrong"
+            );
+        }
+        self.righted = Some(0);
+    }
+}
+
 /// Whose turn it is to tick, as far as this process knows.
 pub(super) struct Turn {
     /// The name of this process among those that tick.
     node: String,
     /// Milliseconds until which another node ticks.
     anothers_until: AtomicI64,
-    /// The outage of the store of which this process heard last; 0 for none.
-    outage: AtomicI64,
+    /// The number of the news of which this process heard last; 0 for none.
+    heard: AtomicI64,
     /// The node that ticked has handed over.
     free: AtomicBool,
 }
@@ -68,7 +104,7 @@ impl Turn {
         Self {
             node,
             anothers_until: AtomicI64::new(i64::MIN),
-            outage: AtomicI64::new(0),
+            heard: AtomicI64::new(0),
             free: AtomicBool::new(false),
         }
     }
@@ -87,13 +123,13 @@ impl Turn {
         self.free.store(true, Ordering::Relaxed);
     }
 
-    fn outage(&self) -> i64 {
-        self.outage.load(Ordering::Relaxed)
+    fn heard(&self) -> i64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
-    /// Whether this outage is news.
-    fn hears_of(&self, outage: i64) -> bool {
-        outage != 0 && self.outage.swap(outage, Ordering::Relaxed) != outage
+    /// Whether what has this number is news.
+    fn hears_of(&self, number: i64) -> bool {
+        number != 0 && self.heard.swap(number, Ordering::Relaxed) != number
     }
 
     fn leave_until(&self, then: i64) {
@@ -133,7 +169,7 @@ impl JobUpkeep for RedisStore {
             .arg(millis(TURN))
             .arg(millis(AWAY))
             .arg(MOST_GRACES)
-            .arg(self.0.turn.outage())
+            .arg(self.0.turn.heard())
             .arg(STANDBYS)
             .arg(millis(STANDS_BY));
         for _ in 0..DRAWS {
@@ -141,8 +177,8 @@ impl JobUpkeep for RedisStore {
         }
         let (answer, which): (Vec<u64>, String) = self.0.wire.link.run(&call).await?;
         match answer[..] {
-            [promoted, lapsed, failed, expired, old, extended, away, outage, revived, unreadable] => {
-                let in_no_lane = self.adopt(if old == 1 { MOST_PAGES } else { 1 }).await?;
+            [promoted, lapsed, failed, expired, old, extended, away, number, told, unreadable] => {
+                let in_no_lane = self.adopt(old).await?;
                 if unreadable > 0 {
                     tracing::error!(
                         record = which,
@@ -151,8 +187,9 @@ impl JobUpkeep for RedisStore {
                     );
                 }
                 let unreadable = unreadable + in_no_lane;
-                let is_news = self.0.turn.hears_of(i64::try_from(outage).unwrap_or(0));
-                let away = is_news.then_some(Duration::from_millis(away));
+                let is_news = self.hear(i64::try_from(number).unwrap_or(0)).await;
+                let away = (is_news && away > 0).then_some(Duration::from_millis(away));
+                let revived = if is_news { told } else { 0 };
                 Ok(TickReport {
                     promoted,
                     lapsed,
@@ -274,19 +311,39 @@ impl JobUpkeep for RedisStore {
 }
 
 impl RedisStore {
+    /// Whether what has this number is news for this node. Then the store tells it nobody else: at once, since another node may
+    /// take over the ticks before this one's next. Where that is lost, the next tick says it.
+    async fn hear(&self, number: i64) -> bool {
+        if !self.0.turn.hears_of(number) {
+            return false;
+        }
+        let mut call = self.0.wire.call(&scripts::HEARD);
+        call.arg(number);
+        let told: Result<redis::Value, PortError> = self.0.wire.link.run(&call).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, "the store does not know yet that its outage was noticed");
+        }
+        true
+    }
+
     /// Puts right what nodes of earlier versions left behind, which queue every job for every worker: looks at a page of all
-    /// jobs, and at up to so many as long as there is something to do. Returns how many queued jobs can be given to nobody
+    /// jobs, and at several while so many more are queued than are in lanes. Returns how many queued jobs can be given to nobody
     /// because they cannot be read.
-    async fn adopt(&self, most_pages: usize) -> Result<u64, PortError> {
+    async fn adopt(&self, missing: u64) -> Result<u64, PortError> {
         let call = || {
             let mut call = self.0.wire.call(&scripts::ADOPT);
             call.arg(PAGE);
             call
         };
         let (mut adopted, mut in_no_lane) = (0, 0);
-        for _ in 0..most_pages {
-            let (righted, without_class, unreadable): (usize, Vec<(String, String)>, Vec<String>) =
-                self.0.wire.link.run(&call()).await?;
+        let mut walk = self.0.walk.lock().await;
+        for _ in 0..walk.pages(missing) {
+            let (righted, without_class, unreadable, is_last): (
+                usize,
+                Vec<(String, String)>,
+                Vec<String>,
+                u8,
+            ) = self.0.wire.link.run(&call()).await?;
             if !without_class.is_empty() {
                 let mut classing = call();
                 for (job, unmoving) in &without_class {
@@ -295,6 +352,7 @@ impl RedisStore {
                 let _: redis::Value = self.0.wire.link.run(&classing).await?;
             }
             adopted += righted + without_class.len();
+            walk.saw(righted + without_class.len(), is_last == 1, missing);
             if let Some(record) = unreadable.first() {
                 tracing::error!(
                     record,

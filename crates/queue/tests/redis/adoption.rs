@@ -7,10 +7,11 @@ use verbatim_core::ids::JobId;
 use verbatim_core::job::{Lease, NewSubmission};
 use verbatim_core::options::TranscribeOptions;
 use verbatim_core::ports::jobs::ClaimRequest;
-use verbatim_core::ports::{JobClient, JobLeases};
+use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep};
 use verbatim_queue::conformance::World;
 
-use crate::support::RedisHarness;
+use crate::server::RedisServer;
+use crate::support::{RedisHarness, calls};
 
 fn for_model(new: NewSubmission, model: &str) -> NewSubmission {
     NewSubmission { options: TranscribeOptions::for_model(model), ..new }
@@ -94,5 +95,38 @@ async fn a_job_that_an_earlier_version_cancelled_is_not_given() -> Result<()> {
     let leases = world.claim(&world.worker(), 2).await?;
     let works: Vec<_> = leases.iter().map(|lease| lease.audio.sha256.as_str()).collect();
     ensure!(works == ["wanted"], "{works:?}");
+    Ok(())
+}
+
+/// Pages of the walk over all jobs in so many ticks.
+async fn pages(world: &World<'_, RedisHarness>, redis: &mut Connection, ticks: u32) -> Result<u64> {
+    let before = calls(redis, "zscan")?;
+    for _ in 0..ticks {
+        world.store.tick().await?;
+    }
+    Ok(calls(redis, "zscan")? - before)
+}
+
+#[tokio::test]
+async fn a_wrong_counter_does_not_hurry_the_walk_for_ever() -> Result<()> {
+    let server = RedisServer::start(&[]);
+    let harness = RedisHarness::at(&server.url());
+    let world = World::open(&harness).await?;
+    let mut beside = harness.beside();
+    for number in 0..3 {
+        world.ticket(&format!("talk {number}")).await?;
+    }
+    let _: () = beside.hincr(format!("{{{}}}:n", harness.prefix()), "q1", 2)?;
+    let hurried = pages(&world, &mut beside, 1).await?;
+    ensure!(hurried > 1, "{hurried} pages where a job may be in no lane");
+    pages(&world, &mut beside, 2).await?;
+    let then = pages(&world, &mut beside, 10).await?;
+    ensure!(then == 10, "{then} pages in 10 ticks, after whole rounds that righted nothing");
+    // Jobs that a node of before queues now are looked for at once.
+    world.ticket("of before").await?;
+    as_before(&mut beside, harness.prefix())?;
+    pages(&world, &mut beside, 1).await?;
+    let lanes: Vec<u64> = beside.hvals(format!("{{{}}}:lanes", harness.prefix()))?;
+    ensure!(lanes.iter().sum::<u64>() == 4, "{lanes:?} jobs are in lanes");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use redis::Commands;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::SubmissionStatus;
 use verbatim_core::ports::jobs::DeleteOutcome;
@@ -99,6 +100,33 @@ async fn an_outage_is_told_once_whoever_hears_of_it() -> Result<()> {
         ensure!(first.or(second) == Some(away), "outage {time}: {first:?} {second:?}");
         ensure!(first.is_none() || second.is_none(), "outage {time} was told twice");
         ensure!(world.store.tick().await?.away.is_none(), "outage {time} was told twice");
+    }
+    world.audit().await?;
+    Ok(())
+}
+
+/// Each lease that came back to a living worker is counted by one node, though an answer is lost.
+#[tokio::test]
+async fn leases_that_were_held_again_are_told_once_whoever_hears_of_them() -> Result<()> {
+    let redis = RedisServer::start(&[]);
+    let line = Line::to(&redis).await?;
+    let harness = RedisHarness::at_through(&line.url, &redis.url());
+    let world = World::open(&harness).await?;
+    let id = world.ticket("talk").await?;
+    for time in 0..2 {
+        world.store.tick().await?;
+        // Every connection is open.
+        for _ in 0..8 {
+            world.get(&id).await?;
+        }
+        let _: () = harness.beside().hincr(format!("{{{}}}:tick", harness.prefix()), "revived", 2)?;
+        line.lose_one();
+        let mut revived = world.store.tick().await.map_or(0, |tick| tick.revived);
+        ensure!(line.has_lost_it(), "the line has kept no answer back");
+        for _ in 0..2 {
+            revived += world.store.tick().await?.revived;
+        }
+        ensure!(revived == 2, "time {time}: {revived} were told");
     }
     world.audit().await?;
     Ok(())

@@ -109,6 +109,29 @@ async fn one_node_ticks_for_the_cluster_and_another_takes_over_within_two_interv
     Ok(())
 }
 
+#[tokio::test]
+async fn an_outage_of_which_a_node_has_heard_is_not_told_to_the_next() -> Result<()> {
+    let harness = RedisHarness::new();
+    let clock = Arc::new(VirtualClock::default());
+    let node = async |first| {
+        let ids = Arc::new(SeededIds::starting_at(first));
+        harness.fresh(StorePolicy::default(), clock.clone(), ids).await
+    };
+    let (one, other) = (node(1_000_000).await?, node(2_000_000).await?);
+    one.tick().await?;
+    let away = Duration::from_secs(60);
+    clock.advance(away);
+    let _: () = harness.beside().hset(format!("{{{}}}:tick", harness.prefix()), "revived", 3)?;
+    let heard = one.tick().await?;
+    ensure!((heard.away, heard.revived) == (Some(away), 3), "{heard:?}");
+    // It is busy with that for longer than its turn.
+    clock.advance(Duration::from_millis(1600));
+    let next = other.tick().await?;
+    ensure!(!next.elsewhere, "the other one takes over");
+    ensure!((next.away, next.revived) == (None, 0), "it is told the same again: {next:?}");
+    Ok(())
+}
+
 /// A cluster of so many workers that nodes which do not tick hardly ask, and some of its nodes. They tick each half second.
 struct Cluster {
     nodes: Vec<RedisStore>,

@@ -4,8 +4,8 @@
 --
 -- ARGV: 2 how many jobs are a page, then job and class of each that had none on the last page.
 -- Answers how many entries were put right; the jobs that have no class, each with what does not move of it; and those that
--- stand in no lane because they cannot be read, each with why.
-local righted, without_class, reviewed, unreadable = 0, {}, {}, {}
+-- stand in no lane because they cannot be read, each with why; and whether this was the last page of a round.
+local righted, without_class, reviewed, unreadable, is_last = 0, {}, {}, {}, 0
 
 for i = 3, #ARGV, 2 do
   local job = load(ARGV[i])
@@ -49,7 +49,12 @@ end
 
 local function page(most)
   local found = call('ZSCAN', P .. 'z', call('GET', P .. 'walk') or '0', 'COUNT', most)
-  if found[1] == '0' then call('DEL', P .. 'walk') else call('SET', P .. 'walk', found[1]) end
+  if found[1] == '0' then
+    call('DEL', P .. 'walk')
+    is_last = 1
+  else
+    call('SET', P .. 'walk', found[1])
+  end
   for i = 1, #found[2], 2 do
     local job = load_some(found[2][i], { 's', 't', 'p', 'u', 'K', 'o' })
     local over = job and (job.f.s == 'c' or job.f.s == 'x')
@@ -82,4 +87,4 @@ if #ARGV == 2 then
   heads(2 * most)
 end
 flush()
-return { righted, without_class, unreadable }
+return { righted, without_class, unreadable, is_last }

@@ -1,22 +1,22 @@
 -- ARGV: 2 at most of each kind, 3 retention, 4 failure of a submission that was too late, 5 of a job that is too old, 6 of
 -- a job whose workers vanished, 7 deaths after which a job is isolated, 8 the node that ticks, 9 after how long a silence
--- another may, 10 from how long a silence on the store was away, 11 how many leases in a row are given for that, 12 the outage
--- of which the node heard last, 13 how many nodes stand by, 14 for how long each does after it has asked, 15 on: for each of
+-- another may, 10 from how long a silence on the store was away, 11 how many leases in a row are given for that, 12 the number
+-- of the news of which the node heard last, 13 how many nodes stand by, 14 for how long each does after it has asked, 15 on: for each of
 -- several draws of jitter, what to do after each number of crashes.
--- Answers two things. Numbers: promoted, lapsed, failed, expired, whether fewer jobs are in lanes than are queued, extended, for
--- how long the store was away (0: it was not) with a number that tells this outage from others, leases that turned out since
--- the last tick to have been taken from a worker that lives, how many records could not be read; to a node that is to leave the
+-- Answers two things. Numbers: promoted, lapsed, failed, expired, how many fewer jobs are in lanes than are queued, extended, news
+-- (for how long the store was away (0: it was not), the number of these news (0: there are none), how many leases turned out to
+-- have been taken from a worker that lives), how many records could not be read; to a node that is to leave the
 -- ticks to another one, how many workers there are to share the wait, and whether this node stands by. And which record could
 -- not be read.
 local most, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
 local most_graces = tonumber(ARGV[11])
 local promoted, lapsed, failed, expired, extended = 0, 0, 0, 0, 0
 -- When a record that cannot be read is looked at again.
-local UNREADABLE = 600000
+local PUT_OFF = 600000
 
 -- One node ticks for the cluster: the one that did last, until it has been silent. A time of the last tick that lies far
 -- in the future says that the clock was put back.
-local last = call('HMGET', P .. 'tick', 'node', 'at', 'back', 'outage', 'away')
+local last = call('HMGET', P .. 'tick', 'node', 'at', 'back', 'outage', 'away', 'told', 'revived')
 local silence = last[2] and now - last[2]
 local was_here = silence and math.abs(silence) < tonumber(ARGV[10])
 -- A few nodes stand by, and ask often enough to take over before the silence looks like an outage. One that asks no more
@@ -33,24 +33,26 @@ end
 if last[1] ~= ARGV[8] then call('ZREM', standby, ARGV[8]) end
 -- When the store was last found again after a silence.
 local back = tonumber(last[3])
--- An outage is told until a node says that it has heard of it: whoever finds it often waits no longer for the answer.
-local outage = tonumber(last[4]) or 0
-local away = outage ~= 0 and tonumber(last[5]) or 0
-if outage ~= 0 and last[4] == ARGV[12] then
-  outage, away = 0, 0
-  call('HDEL', P .. 'tick', 'outage', 'away')
+-- News are told until a node says that it has heard them. The caller that finds an outage has often timed out already.
+local number, away, told = tonumber(last[4]) or 0, tonumber(last[5]) or 0, tonumber(last[6]) or 0
+local before = number
+if number ~= 0 and last[4] == ARGV[12] then
+  number, away, told = 0, 0, 0
+  call('HDEL', P .. 'tick', 'outage', 'away', 'told')
+end
+local revived = tonumber(last[7]) or 0
+local away_now = not was_here and silence and silence > 0 and silence or 0
+if away_now > 0 or revived > 0 then
+  -- Whoever has heard only a part must not take the whole for that part.
+  number, away, told = math.max(now, before + 1, tonumber(ARGV[12]) + 1), away + away_now, told + revived
+  call('HSET', P .. 'tick', 'outage', whole(number), 'away', whole(away), 'told', whole(told))
+  call('HDEL', P .. 'tick', 'revived')
 end
 if not was_here then
   back = now
   call('HSET', P .. 'tick', 'back', now_text)
-  if silence and silence > 0 then
-    outage, away = now, away + silence
-    call('HSET', P .. 'tick', 'outage', now_text, 'away', whole(away))
-  end
 end
 call('HSET', P .. 'tick', 'node', ARGV[8], 'at', now_text)
-local revived = tonumber(call('HGET', P .. 'tick', 'revived')) or 0
-if revived > 0 then call('HDEL', P .. 'tick', 'revived') end
 
 local function due(index)
   -- What came before may have taken jobs out of it.
@@ -76,7 +78,7 @@ local function each_due(index, find, work)
     if problem then
       unreadable = unreadable + 1
       which = index .. ' ' .. id .. ': ' .. problem
-      call('ZADD', P .. index, now + UNREADABLE, id)
+      call('ZADD', P .. index, now + PUT_OFF, id)
     end
   end
 end
@@ -226,12 +228,12 @@ if now - back >= 600000 then
 end
 call('ZREMRANGEBYSCORE', P .. 'abilities', '-inf', now - 600000)
 
--- Jobs that are queued as earlier versions did it are in no lane: the caller looks for them faster.
+-- Jobs that are queued as earlier versions did it are in no lane: the caller looks for them faster, as long as it finds any.
 local function sum(numbers)
   local all = 0
   for _, number in ipairs(numbers) do all = all + (tonumber(number) or 0) end
   return all
 end
 flush()
-local old = sum(call('HMGET', P .. 'n', 'q0', 'q1', 'q2')) > sum(call('HVALS', P .. 'lanes'))
-return { { promoted, lapsed, failed, expired, old and 1 or 0, extended, away, outage, revived, unreadable }, which }
+local old = math.max(0, sum(call('HMGET', P .. 'n', 'q0', 'q1', 'q2')) - sum(call('HVALS', P .. 'lanes')))
+return { { promoted, lapsed, failed, expired, old, extended, away, number, told, unreadable }, which }
