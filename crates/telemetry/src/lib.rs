@@ -1,6 +1,7 @@
 //! What the house tells its operators: every metric, how logs are written, and the spans of traces, in one place.
 
 pub mod figures;
+mod labels;
 pub mod limits;
 pub mod link;
 pub mod logs;

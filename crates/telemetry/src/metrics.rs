@@ -1,14 +1,17 @@
-//! Every metric of Verbatim: names, help, units, buckets. Labels come from closed sets.
+//! Every metric of Verbatim: names, help, units, buckets. Labels come from closed sets, see `labels.rs`.
 
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use verbatim_core::PortError;
 use verbatim_core::failure::FailureKind;
 use verbatim_core::ports::Room;
 use verbatim_core::ports::jobs::QueueStats;
-use verbatim_core::{ErrorKind, PortError, Refusal};
 
+pub use crate::labels::{DedupeOutcome, JobOutcome, RestartReason};
+
+use crate::labels::{REFUSALS, refusal};
 use crate::limits::LimitMetrics;
 use crate::link::LinkMetrics;
 use crate::outages::OutageMetrics;
@@ -22,85 +25,6 @@ pub(crate) const JOB_BUCKETS: [f64; 12] =
     [0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0];
 /// Processing time over audio time.
 const REAL_TIME_BUCKETS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
-
-/// Where a submission got its answer from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DedupeOutcome {
-    /// New work.
-    New,
-    /// Attached to work under way.
-    Attached,
-    /// Answered by a finished result.
-    Cached,
-    /// A repeated request, recognised by its idempotency key or ticket.
-    Replayed,
-}
-
-impl DedupeOutcome {
-    /// Every one.
-    pub const ALL: [Self; 4] = [Self::New, Self::Attached, Self::Cached, Self::Replayed];
-
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Attached => "attached",
-            Self::Cached => "cached",
-            Self::Replayed => "replayed",
-        }
-    }
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JobOutcome {
-    /// The result was published.
-    Completed,
-    /// It will be tried again.
-    Retried,
-    /// A dead letter.
-    Failed,
-    /// Nobody wanted it any more.
-    Cancelled,
-    /// Given back unfinished.
-    Released,
-    /// The lease had been lost; nothing was published.
-    Stale,
-}
-
-impl JobOutcome {
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Retried => "retried",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Released => "released",
-            Self::Stale => "stale",
-        }
-    }
-}
-
-/// Why a worker restarts itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestartReason {
-    /// It has worked on as many jobs as it may.
-    Jobs,
-    /// It has more memory than it may.
-    Memory,
-}
-
-impl RestartReason {
-    /// Every one.
-    pub const ALL: [Self; 2] = [Self::Jobs, Self::Memory];
-
-    /// As a label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Jobs => "jobs",
-            Self::Memory => "memory",
-        }
-    }
-}
 
 /// All metrics of one process. Make one, share it.
 #[derive(Debug)]
@@ -179,11 +103,7 @@ pub(crate) fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpt
     HistogramOpts::new(name, help).namespace("verbatim").buckets(buckets.to_vec())
 }
 
-/// Why submissions are refused, as labels.
-const REFUSALS: [&str; 5] = ["store_full", "queue_full", "too_many_jobs", "unavailable", "other"];
-
-/// Exports these labels before anything is counted under them: an alert on the increase of a counter misses the one with which
-/// it begins to be there.
+/// Starts each of these labels at 0: Prometheus sees no increase when a counter first appears at 1.
 fn from_zero(counters: IntCounterVec, labels: &[&str]) -> IntCounterVec {
     for label in labels {
         counters.with_label_values(&[label]).inc_by(0);
@@ -374,15 +294,7 @@ impl Metrics {
 
     /// Counts a submission that was not taken.
     pub fn count_refusal(&self, error: &PortError) {
-        let reason = match (error.refusal(), error.kind()) {
-            (Some(Refusal::StoreFull), _) | (None, ErrorKind::OutOfSpace) => "store_full",
-            (Some(Refusal::QueueFull), _) | (None, ErrorKind::Throttled) => "queue_full",
-            (Some(Refusal::TooManyRemembered), _) => "too_many_jobs",
-            (Some(Refusal::OtherVersion), _) => "other_version",
-            (None, ErrorKind::Unavailable) => "unavailable",
-            (None, _) => "other",
-        };
-        self.refusals.with_label_values(&[reason]).inc();
+        self.refusals.with_label_values(&[refusal(error)]).inc();
     }
 
     /// Submissions counted so far.
