@@ -9,7 +9,7 @@ use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::{BadJson, ErrorKind, PortError, Refusal};
 
 /// How long a job that this version cannot read is left to others.
-pub(crate) const UNREADABLE: Duration = Duration::from_secs(30);
+pub(crate) const LEFT_TO_OTHERS: Duration = Duration::from_secs(30);
 /// When to ask again: another node may know better, or this one is replaced soon.
 const AGAIN: Duration = Duration::from_secs(10);
 

@@ -17,7 +17,7 @@ use verbatim_core::{ErrorKind, PortError};
 
 use super::record::{self, Claimed};
 use super::{RedisStore, json, millis, scripts};
-use crate::newer::UNREADABLE;
+use crate::newer::LEFT_TO_OTHERS;
 use crate::{MOST_TOO_OLD, ticket};
 
 /// Segments kept of one job for those who watch: days of speech.
@@ -136,7 +136,7 @@ impl RedisStore {
     async fn give_back(&self, token: &LeaseToken, error: PortError) -> PortError {
         let mut failure =
             JobFailure::new(FailureKind::EngineUnavailable, "No node that knows such jobs was free.");
-        failure.retry_after = Some(UNREADABLE);
+        failure.retry_after = Some(LEFT_TO_OTHERS);
         let given_back = self.fail(token, failure).await;
         tracing::warn!(
             job.id = %token.job_id,

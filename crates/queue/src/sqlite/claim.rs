@@ -14,7 +14,7 @@ use super::error::{StoreError, StoreResult};
 use super::job::{self, Held, Job, parsed};
 use super::lanes::Lane;
 use super::tenants::Place;
-use super::tick::UNREADABLE;
+use super::tick::PUT_OFF;
 use super::tiers::Shares;
 use super::transitions::{self, End};
 use super::watch::Signals;
@@ -90,7 +90,7 @@ fn set_aside(step: &Step<'_>, tier: Priority, turn: &Turn, why: &str) -> StoreRe
     tenants::moved(step.conn, &parsed(TenantId::parse(&turn.tenant))?, &queued, &aside)?;
     step.conn
         .prepare_cached("UPDATE jobs SET state = 'delayed', run_at = ?2 WHERE id = ?1")?
-        .execute(params![turn.job, step.now.plus(UNREADABLE).as_millis()])?;
+        .execute(params![turn.job, step.now.plus(PUT_OFF).as_millis()])?;
     Ok(())
 }
 

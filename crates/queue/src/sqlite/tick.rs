@@ -34,7 +34,7 @@ pub(super) fn tick(step: &mut Step<'_>) -> StoreResult<TickReport> {
 }
 
 /// When a record that cannot be read is looked at again.
-pub(super) const UNREADABLE: Duration = Duration::from_secs(600);
+pub(super) const PUT_OFF: Duration = Duration::from_secs(600);
 
 /// What was loaded; nothing where it cannot be read. It is left as it is then, but for the time at which it is due, so that it
 /// keeps no other from its turn.
@@ -53,7 +53,7 @@ fn readable<T>(
     report.unreadable += 1;
     step.conn.execute(
         &format!("UPDATE {table} SET {column} = ?2 WHERE id = ?1"),
-        params![id, step.now.plus(UNREADABLE).as_millis()],
+        params![id, step.now.plus(PUT_OFF).as_millis()],
     )?;
     Ok(None)
 }

@@ -103,8 +103,8 @@ pub(super) fn append_started(step: &mut Step<'_>, job: &mut Job) -> StoreResult<
     append(step, job, &EventKind::Started { attempt })
 }
 
-/// Ends the job. Audio that its clients gave up goes at once, that of work that was done after its grace, and the checkpoint at
-/// once; those of a dead letter stay with it, for it may be tried again by hand.
+/// Ends the job. Its audio goes after its grace, also where its clients gave it up, and the checkpoint at once; those of a dead
+/// letter stay with it, for it may be tried again by hand.
 pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<()> {
     let event = match end {
         End::Completed(result) => {

@@ -105,9 +105,9 @@ impl Maintenance {
     }
 
     /// Whether what the job store just said of blobs can be acted on. A sweep takes long enough for the job store to be
-    /// replaced or put back meanwhile, and such a one knows nothing of blobs that are needed. Who it is comes after its word
-    /// on the blobs, so that the word is no younger; and the turn comes last, since a node that raises the mark of a store
-    /// that went back has forbidden sweeps before.
+    /// replaced or put back meanwhile, and such a one knows nothing of blobs that are needed. First ask which blobs are needed,
+    /// then who the job store is, last whose turn it is. A store that was put back between the first two shows in its id or
+    /// mark; a node that raises the mark of such a store has forbidden sweeps before.
     async fn may_delete(&self, sweeper: &Sweeper, begun_for: &Identity) -> Result<bool, PortError> {
         let Identity { id, mark } = sweeper.owner.identity().await?;
         if id != begun_for.id || mark < begun_for.mark {
