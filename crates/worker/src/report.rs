@@ -115,8 +115,8 @@ impl Gatherer {
         (report != Report::default()).then_some(report)
     }
 
-    /// Puts segments back that the store refused, before those that were gathered since: what comes later is told behind
-    /// them or not at all, so that no watcher misses one in the middle.
+    /// Puts segments back that the store refused, before those that were gathered since. Segments stay in order: nothing later is
+    /// reported before these.
     fn put_back(&self, mut refused: Vec<Segment>) {
         let mut pending = self.lock();
         refused.append(&mut pending.report.segments);
@@ -147,7 +147,9 @@ impl Pending {
     /// otherwise: watchers get those of its segments that lie, for the greater part, behind what they have. The
     /// transcript is all its own, and is told anew with the completion.
     fn add_behind(&mut self, segment: &Segment) {
-        if segment.start_ms.midpoint(segment.end_ms) >= self.end_ms {
+        let is_behind = segment.start_ms.midpoint(segment.end_ms) >= self.end_ms;
+        // The last one shown comes again with each checkpoint, and may have no length.
+        if is_behind && segment.end_ms > self.end_ms {
             let index = u32::try_from(self.told.len()).unwrap_or(u32::MAX);
             self.push(Segment { index, ..segment.clone() });
         }
@@ -367,6 +369,20 @@ mod tests {
         let shown = gatherer.take().expect("a report").segments;
         let shown: Vec<_> = shown.iter().map(|segment| (segment.index, segment.text.as_str())).collect();
         assert_eq!(shown, [(0, "a"), (1, "b"), (2, "C")]);
+    }
+
+    #[test]
+    fn a_segment_without_length_is_told_once_however_often_it_comes() {
+        let gatherer = Gatherer::new(None, Arc::default(), None);
+        gatherer.window_done(2_000, &[segment(0, 0, 2_000, "a")]);
+        gatherer.begun_anew();
+        let other = [segment(0, 0, 1_000, "A"), segment(1, 1_000, 3_000, "B"), segment(2, 3_000, 3_000, "!")];
+        for _ in 0..3 {
+            gatherer.window_done(3_000, &other);
+        }
+        let shown = gatherer.take().expect("a report").segments;
+        let shown: Vec<_> = shown.iter().map(|segment| segment.text.as_str()).collect();
+        assert_eq!(shown, ["a", "B"], "none twice; what has no length is in the transcript");
     }
 
     #[test]

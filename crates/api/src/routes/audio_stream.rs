@@ -101,7 +101,8 @@ impl Deltas {
 
     fn of(&mut self, segment: &Segment) -> Option<Value> {
         let known = match self.over {
-            true => segment.start_ms.midpoint(segment.end_ms) < self.end_ms,
+            // A segment may have no length: then its middle is not before its end.
+            true => segment.start_ms.midpoint(segment.end_ms) < self.end_ms || segment.end_ms <= self.end_ms,
             false => segment.index < self.next,
         };
         if known {
@@ -189,5 +190,16 @@ mod tests {
             told.extend(deltas.of(&finer));
         }
         assert_eq!(texts(&told), "One. Two. three.");
+    }
+    #[test]
+    fn a_segment_without_length_is_not_told_again_with_each_attempt() {
+        let (mut deltas, mut told) = (Deltas::default(), Vec::new());
+        let empty = Segment { start_ms: 1000, ..segment(1, " Two.") };
+        let empty = Segment { end_ms: 1000, ..empty };
+        for _attempt in 0..3 {
+            deltas.start_over();
+            told.extend([segment(0, " One."), empty.clone()].iter().filter_map(|segment| deltas.of(segment)));
+        }
+        assert_eq!(texts(&told), "One. Two.");
     }
 }
