@@ -59,10 +59,13 @@ impl EngineRegistry for RedisStore {
     async fn offers(&self) -> Result<Vec<EngineOffer>, PortError> {
         let mut by_worker: BTreeMap<WorkerId, EngineOffer> = BTreeMap::new();
         for (digest, offer) in self.offers_of_several().await? {
-            for (worker, at) in self.speakers(&digest).await? {
-                let Ok(worker) = WorkerId::from_ulid(&worker) else { continue };
-                let announced_at = Timestamp::from_millis(at);
-                by_worker.insert(worker.clone(), EngineOffer { worker, announced_at, ..offer.clone() });
+            let of = |(worker, at): (String, i64)| {
+                let worker = WorkerId::from_ulid(&worker).map_err(unreadable)?;
+                Ok(EngineOffer { worker, announced_at: Timestamp::from_millis(at), ..offer.clone() })
+            };
+            let speakers = self.speakers(&digest).await?;
+            for offer in readable("who made an offer", speakers.into_iter().map(of)) {
+                by_worker.insert(offer.worker.clone(), offer);
             }
         }
         // Those of nodes of an earlier version, each of its own worker.
