@@ -1,13 +1,17 @@
 //! Who may come in: which key opens which route. Every guarded request is looked at before its body is read.
 
-use axum::extract::{Request, State};
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use verbatim_core::api_key::{Scope, authenticate};
+use verbatim_core::api_key::{KeyRefusal, Scope, authenticate};
 use verbatim_core::ids::KeyId;
 use verbatim_core::ports::Directory;
+use verbatim_telemetry::access::AccessRefusal;
 
+use crate::audit::{Act, Actions};
 use crate::edge::holder_by_address;
 use crate::error::{ApiError, chain};
 use crate::extract::Caller;
@@ -16,9 +20,19 @@ use crate::state::ApiState;
 /// The other header in which a key may come.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Lets in who has the scope, as [`Caller`]. Everybody has every scope where keys are off.
+/// What guards a group of routes.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    pub(crate) state: ApiState,
+    /// The scope that a key needs for them.
+    pub(crate) needed: Scope,
+    /// What the audit calls what is done by them.
+    pub(crate) actions: Arc<Actions>,
+}
+
+/// Lets in who has the scope, as [`Caller`], and writes down what it did. Everybody has every scope where keys are off.
 pub(crate) async fn guard(
-    State((state, needed)): State<(ApiState, Scope)>,
+    State(Guard { state, needed, actions }): State<Guard>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -31,14 +45,29 @@ pub(crate) async fn guard(
     if let Some(key) = &caller.key {
         span.record("key.id", key.as_str());
     }
+    let route = request.extensions().get::<MatchedPath>();
+    let action = route.and_then(|route| actions.find(request.method(), route.as_str()));
+    let act = match action {
+        Some(action) => Some(Act::begin(&state.audit, action, &caller, &mut request).await),
+        None => None,
+    };
     if !caller.principal.may(needed) {
-        return Err(ApiError::forbidden(needed));
+        state.metrics.access.count_refusal(AccessRefusal::ScopeMissing);
+        let refusal = ApiError::forbidden(needed);
+        if let Some(act) = act {
+            act.ended(refusal.code);
+        }
+        return Err(refusal);
     }
     // Nobody behind this point has any business with the secret.
     request.headers_mut().remove(header::AUTHORIZATION);
     request.headers_mut().remove(API_KEY);
     request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    let answer = next.run(request).await;
+    if let Some(act) = act {
+        act.answered(&answer);
+    }
+    Ok(answer)
 }
 
 /// Ends when the caller's key no longer opens anything: an answer that goes on for as long as a job must end then, too. The
@@ -63,14 +92,22 @@ async fn identify(
     directory: &dyn Directory,
     headers: &HeaderMap,
 ) -> Result<Caller, ApiError> {
+    let count = |why| state.metrics.access.count_refusal(why);
     let Some(text) = presented(headers) else {
+        count(AccessRefusal::NoKey);
         return Err(ApiError::unauthenticated(
             "this service asks for an API key: send it as `Authorization: Bearer <key>` or as `X-API-Key`",
         ));
     };
     match authenticate(directory, text, state.clock.now()).await? {
-        Some(record) => Ok(Caller::with_key(record.key.id, record.key.principal)),
-        None => Err(ApiError::unauthenticated("the API key is unknown, revoked or expired")),
+        Ok(record) => Ok(Caller::with_key(record.key.id, record.key.principal)),
+        Err(refusal) => {
+            count(match refusal {
+                KeyRefusal::Unknown => AccessRefusal::UnknownKey,
+                KeyRefusal::Closed => AccessRefusal::ClosedKey,
+            });
+            Err(ApiError::unauthenticated("the API key is unknown, revoked or expired"))
+        }
     }
 }
 

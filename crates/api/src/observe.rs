@@ -22,6 +22,16 @@ use crate::state::ApiState;
 
 /// The header in which a request's id comes and goes.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A request's id, as it is in the log and in the answer.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(Arc<str>);
+
+impl RequestId {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The longest request id taken from a client.
 const MAX_REQUEST_ID: usize = 128;
 /// The header in which a client names the span that its request is part of (W3C Trace Context).
@@ -51,6 +61,7 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
     let mut request = Request::from_parts(parts, Body::from_stream(body.clone()));
     request.extensions_mut().insert(body.clone());
     request.extensions_mut().insert(client);
+    request.extensions_mut().insert(RequestId(id.as_str().into()));
 
     let span = tracing::info_span!(
         "request",

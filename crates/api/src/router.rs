@@ -1,4 +1,6 @@
-//! Every route on one screen.
+//! Every route on one screen. One with an object in its path is `audited`, as a test of the OpenAPI document demands.
+
+use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::{Router, middleware};
@@ -9,7 +11,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 use verbatim_core::api_key::Scope;
 
-use crate::auth::guard;
+use crate::audit::{Actions, audited};
+use crate::auth::{Guard, guard};
 use crate::edge::{cross_origin, only_own_pages, pages_policy, security};
 use crate::limits::count;
 use crate::observe::{observe, panicked};
@@ -39,24 +42,25 @@ fn documented(
         .routes(routes!(jobs::create))
         .routes(routes!(audio::transcribe))
         .routes(routes!(audio::translate));
-    let jobs = OpenApiRouter::new().routes(routes!(jobs::delete));
+    let jobs = OpenApiRouter::new().routes(audited("job.delete", routes!(jobs::delete)));
     let read = OpenApiRouter::new()
         .routes(routes!(jobs::list))
-        .routes(routes!(jobs::get))
-        .routes(routes!(transcript::get))
-        .routes(routes!(events::watch))
+        .routes(audited("job.read", routes!(jobs::get)))
+        .routes(audited("transcript.read", routes!(transcript::get)))
+        .routes(audited("job.watch", routes!(events::watch)))
         .routes(routes!(models::list))
-        .routes(routes!(models::get))
+        .routes(audited("model.read", routes!(models::get)))
         .routes(routes!(stats::get));
     let admin = OpenApiRouter::new()
-        .routes(routes!(dead_letters::list))
-        .routes(routes!(dead_letters::redrive))
-        .routes(routes!(dead_letters::discard))
+        .routes(audited("dead_letter.list", routes!(dead_letters::list)))
+        .routes(audited("dead_letter.redrive", routes!(dead_letters::redrive)))
+        .routes(audited("dead_letter.discard", routes!(dead_letters::discard)))
         .routes(routes!(providers::list))
-        .routes(routes!(providers::pause))
-        .routes(routes!(providers::resume))
-        .routes(routes!(keys::list, keys::create))
-        .routes(routes!(keys::revoke));
+        .routes(audited("provider.pause", routes!(providers::pause)))
+        .routes(audited("provider.resume", routes!(providers::resume)))
+        .routes(audited("key.list", routes!(keys::list)))
+        .routes(audited("key.create", routes!(keys::create)))
+        .routes(audited("key.revoke", routes!(keys::revoke)));
     let groups = [
         (Scope::Jobs, true, work),
         (Scope::Jobs, false, jobs),
@@ -84,7 +88,9 @@ pub fn router(state: ApiState) -> Router {
             routes = routes.route_layer(middleware::from_fn_with_state(state.clone(), count));
         }
         // Outside of it, so that a request is counted for whom it is.
-        routes = routes.route_layer(middleware::from_fn_with_state((state.clone(), group.scope), guard));
+        let actions = Arc::new(Actions::of(routes.get_openapi()));
+        let guarded_by = Guard { state: state.clone(), needed: group.scope, actions };
+        routes = routes.route_layer(middleware::from_fn_with_state(guarded_by, guard));
         // Outside of that, so that guessing keys counts.
         match state.address_rate() {
             Some(rate) => routes.route_layer(rate.layer()),

@@ -16,6 +16,7 @@ use verbatim_core::ports::{
     BlobStore, Directory, EngineRegistry, JobAdmin, JobClient, JobUpkeep, Ledger, Limiter, SharedState,
 };
 use verbatim_core::time::{Clock, Timestamp};
+use verbatim_telemetry::audit::AuditLog;
 use verbatim_telemetry::{Metrics, traces};
 
 use crate::edge::{AddressRate, Edge};
@@ -128,6 +129,8 @@ pub struct ApiParts {
     pub ids: Arc<dyn IdSource>,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
+    /// Where it is written down who did what.
+    pub audit: Arc<AuditLog>,
     /// The limits of the door.
     pub limits: ApiLimits,
     /// Who stands between clients and this node, and what is theirs to ask.

@@ -1,6 +1,7 @@
 //! The composition root: reads the configuration, wires adapters to ports, runs commands. The binaries are thin shells
 //! around [`run`].
 
+pub mod audit;
 pub mod auth;
 pub mod backup;
 pub mod cli;
@@ -158,7 +159,7 @@ async fn run_command(
         Command::Backup(arguments) => commands::backup::back_up(arguments, &config).await,
         Command::Restore(arguments) => commands::backup::restore(arguments, &config).await,
         Command::Blobs(arguments) => commands::blobs::run(arguments, &config).boxed_local().await,
-        Command::Dlq(arguments) => commands::dead_letters::run(&arguments).await,
+        Command::Dlq(arguments) => commands::dead_letters::run(&arguments, &config).await,
         Command::Models(command) => commands::models::run(&command, &config.models).await,
         Command::Config(ConfigCommand::Check(_)) => commands::config::check(&config),
         Command::Healthcheck(arguments) => commands::healthcheck::run(&arguments).await,

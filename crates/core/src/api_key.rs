@@ -264,7 +264,16 @@ impl KeyRecord {
     }
 }
 
-/// The record of this key; `None` for what is no key, and for unknown, revoked and expired ones, without a hint which.
+/// Why a key opens nothing. For operators: whoever presents it is not told which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyRefusal {
+    /// It is no key, nobody made it, or its secret is wrong.
+    Unknown,
+    /// It is right, and was revoked or has expired.
+    Closed,
+}
+
+/// The record of this key, or why it opens nothing.
 ///
 /// # Errors
 /// Those of the directory.
@@ -272,11 +281,13 @@ pub async fn authenticate(
     directory: &dyn Directory,
     text: &str,
     now: Timestamp,
-) -> Result<Option<KeyRecord>, PortError> {
-    let Some(key) = ApiKey::parse(text) else { return Ok(None) };
-    let Some(record) = directory.find(key.id()).await? else { return Ok(None) };
-    let opens = record.key.digest.matches(&key.digest()) && record.is_open(now);
-    Ok(opens.then_some(record))
+) -> Result<Result<KeyRecord, KeyRefusal>, PortError> {
+    let Some(key) = ApiKey::parse(text) else { return Ok(Err(KeyRefusal::Unknown)) };
+    let Some(record) = directory.find(key.id()).await? else { return Ok(Err(KeyRefusal::Unknown)) };
+    if !record.key.digest.matches(&key.digest()) {
+        return Ok(Err(KeyRefusal::Unknown));
+    }
+    Ok(if record.is_open(now) { Ok(record) } else { Err(KeyRefusal::Closed) })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! What the house tells its operators: every metric, how logs are written, and the spans of traces, in one place.
+//! What the house tells its operators: every metric, how logs and the audit are written, and the spans of traces, in one place.
 
+pub mod access;
+pub mod audit;
 pub mod figures;
 mod labels;
 pub mod limits;

@@ -8,6 +8,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use crate::audit;
 use crate::traces::{self, Traces};
 
 /// How log lines look.
@@ -39,17 +40,18 @@ pub enum LogError {
 }
 
 /// Sends logs at `filter` (the syntax of `RUST_LOG`) to standard error, so that standard output stays free for results,
-/// and the spans of traces to their collector, where there is one.
+/// and the spans of traces to their collector, where there is one. Lines of the audit pass whatever the filter says.
 ///
 /// # Errors
 /// When the filter does not parse or logging was set up before.
 pub fn init(filter: &str, format: LogFormat, traces: Option<&Traces>) -> Result<(), LogError> {
     let refused = |reason: String| LogError::Filter { filter: filter.to_owned(), reason };
-    let of_traces = format!("{}=off", traces::TARGET).parse();
-    let of_traces = of_traces.map_err(|error: ParseError| refused(error.to_string()))?;
+    let directive = |text: String| text.parse().map_err(|error: ParseError| refused(error.to_string()));
+    let of_traces = directive(format!("{}=off", traces::TARGET))?;
+    let of_audit = directive(format!("{}=info", audit::TARGET))?;
     let parsed = EnvFilter::try_new(filter).map_err(|error| refused(error.to_string()))?;
     // Spans of traces have no business in the log, and are not made at all where they are not exported.
-    let filter = parsed.add_directive(of_traces);
+    let filter = parsed.add_directive(of_traces).add_directive(of_audit);
     let registry = tracing_subscriber::registry();
     match traces {
         Some(traces) => registry.with(traces.layer()).with(lines(format).with_filter(filter)).try_init(),

@@ -11,6 +11,7 @@ use verbatim_core::ports::jobs::QueueStats;
 
 pub use crate::labels::{DedupeOutcome, JobOutcome, RestartReason};
 
+use crate::access::AccessMetrics;
 use crate::labels::{REFUSALS, refusal};
 use crate::limits::LimitMetrics;
 use crate::link::LinkMetrics;
@@ -32,6 +33,8 @@ pub struct Metrics {
     registry: Registry,
     /// Of the engines behind the service.
     pub providers: ProviderMetrics,
+    /// Of keys and of the audit.
+    pub access: AccessMetrics,
     /// Of what protects it.
     pub limits: LimitMetrics,
     /// Of the way to the job store of a cluster.
@@ -104,7 +107,7 @@ pub(crate) fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpt
 }
 
 /// Starts each of these labels at 0: Prometheus sees no increase when a counter first appears at 1.
-fn from_zero(counters: IntCounterVec, labels: &[&str]) -> IntCounterVec {
+pub(crate) fn from_zero(counters: IntCounterVec, labels: &[&str]) -> IntCounterVec {
     for label in labels {
         counters.with_label_values(&[label]).inc_by(0);
     }
@@ -127,6 +130,7 @@ impl Metrics {
         };
         Ok(Self {
             providers: ProviderMetrics::new(r)?,
+            access: AccessMetrics::new(r)?,
             limits: LimitMetrics::new(r)?,
             link: LinkMetrics::new(r)?,
             outages: OutageMetrics::new(r)?,

@@ -8,7 +8,7 @@ mod rate;
 use axum::http::HeaderValue;
 use ipnet::IpNet;
 
-pub(crate) use address::{client_address, holder_by_address};
+pub(crate) use address::{ClientAddress, client_address, holder_by_address};
 pub(crate) use headers::{cross_origin, pages_policy, security};
 pub(crate) use keyless::only_own_pages;
 pub use keyless::{Keyless, Stranger};

@@ -10,10 +10,10 @@ use verbatim_core::ids::{JobId, SubmissionId};
 use verbatim_core::ports::jobs::{DeadLetter, DeadLetterPage, DeadLetterQuery};
 use verbatim_core::{ErrorKind, PortError};
 
-use crate::audit;
+use crate::audit::Subject;
 use crate::dto::{Audio, JobError, rfc3339};
 use crate::error::ApiError;
-use crate::extract::{Caller, Params, params};
+use crate::extract::{Params, params};
 use crate::problem::Problem;
 use crate::state::ApiState;
 
@@ -128,11 +128,15 @@ pub(crate) struct Redriven {
     ))]
 pub(crate) async fn list(
     State(state): State<ApiState>,
+    subject: Subject,
     Params(query): Params<DeadLettersQuery>,
 ) -> Result<Json<DeadLetterList>, ApiError> {
     let limit = params::limit(query.limit)?;
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let tenant = given(query.tenant).map(|tenant| params::tenant(&tenant)).transpose()?;
+    if let Some(tenant) = &tenant {
+        subject.set_tenant(tenant);
+    }
     let before = given(query.cursor).map(|cursor| JobId::parse(&cursor)).transpose().map_err(|_| {
         ApiError::invalid("invalid_parameter", "cursor", "`cursor` is the `next_cursor` of a page")
     })?;
@@ -158,12 +162,10 @@ pub(crate) async fn list(
     ))]
 pub(crate) async fn redrive(
     State(state): State<ApiState>,
-    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<(StatusCode, Json<Redriven>), ApiError> {
     let id = dead_letter(path)?;
-    let outcome = state.admin.redrive(&id).await.map_err(refused).and_then(there);
-    audit::record(&caller, "dead_letter.redrive", &id, outcome)?;
+    state.admin.redrive(&id).await.map_err(refused).and_then(there)?;
     Ok((StatusCode::ACCEPTED, Json(Redriven { id: id.into(), status: "queued" })))
 }
 
@@ -178,12 +180,10 @@ pub(crate) async fn redrive(
     ))]
 pub(crate) async fn discard(
     State(state): State<ApiState>,
-    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let id = dead_letter(path)?;
-    let outcome = state.admin.discard_dead_letter(&id).await.map_err(refused).and_then(there);
-    audit::record(&caller, "dead_letter.discard", &id, outcome)?;
+    state.admin.discard_dead_letter(&id).await.map_err(refused).and_then(there)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -15,7 +15,7 @@ use verbatim_core::options::Priority;
 use verbatim_core::ports::Directory;
 use verbatim_core::time::Timestamp;
 
-use crate::audit;
+use crate::audit::Subject;
 use crate::dto::rfc3339;
 use crate::error::ApiError;
 use crate::extract::{Caller, JsonBody, Params, params};
@@ -158,10 +158,14 @@ pub(crate) struct IssuedKey {
     ))]
 pub(crate) async fn list(
     State(state): State<ApiState>,
+    subject: Subject,
     Params(query): Params<KeysQuery>,
 ) -> Result<Json<KeyList>, ApiError> {
     let tenant = query.tenant.filter(|tenant| !tenant.is_empty());
     let tenant = tenant.map(|tenant| params::tenant(&tenant)).transpose()?;
+    if let Some(tenant) = &tenant {
+        subject.set_tenant(tenant);
+    }
     let records = directory(&state)?.list(tenant.as_ref()).await?;
     let now = state.clock.now();
     let data = records.into_iter().map(|record| KeyView::new(record, now)).collect();
@@ -183,15 +187,15 @@ pub(crate) async fn list(
     ))]
 pub(crate) async fn create(
     State(state): State<ApiState>,
-    caller: Caller,
+    subject: Subject,
     JsonBody(order): JsonBody<KeyOrder>,
 ) -> Result<(StatusCode, [(HeaderName, HeaderValue); 1], Json<IssuedKey>), ApiError> {
     let directory = directory(&state)?;
     let lifetime = order.lifetime()?;
     let name = KeyName::parse(&order.name).map_err(|error| refused("name", error))?;
     let (key, new) = NewKey::issue(name, order.principal()?, lifetime, state.clock.now(), state.ids.as_ref());
-    let added = directory.add(new.clone()).await.map_err(ApiError::from);
-    audit::record(&caller, "key.create", key.id(), added)?;
+    subject.set_key(&new);
+    directory.add(new.clone()).await?;
     let view = KeyView::new(KeyRecord { key: new, revoked_at: None }, state.clock.now());
     let unseen = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok((StatusCode::CREATED, [unseen], Json(IssuedKey { view, key: key.expose() })))
@@ -211,19 +215,18 @@ pub(crate) async fn create(
 pub(crate) async fn revoke(
     State(state): State<ApiState>,
     caller: Caller,
+    subject: Subject,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let directory = directory(&state)?;
     let id = path.ok().and_then(|Path(id)| KeyId::parse(&id).ok()).ok_or_else(no_such_key)?;
-    let outcome = if caller.key.as_ref() == Some(&id) {
+    let record = directory.find(&id).await?.ok_or_else(no_such_key)?;
+    subject.set_key(&record.key);
+    if caller.key.as_ref() == Some(&id) {
         let detail = "a key cannot revoke itself; make another one and revoke this one with it";
-        Err(ApiError::new(StatusCode::CONFLICT, "own_key", detail))
-    } else {
-        let found = directory.revoke(&id).await.map_err(ApiError::from);
-        found.and_then(|found| if found { Ok(()) } else { Err(no_such_key()) })
-    };
-    audit::record(&caller, "key.revoke", &id, outcome)?;
-    Ok(StatusCode::NO_CONTENT)
+        return Err(ApiError::new(StatusCode::CONFLICT, "own_key", detail));
+    }
+    if directory.revoke(&id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(no_such_key()) }
 }
 
 impl KeyOrder {

@@ -9,10 +9,8 @@ use utoipa::ToSchema;
 use verbatim_core::money::Money;
 use verbatim_core::provider::{self, BreakerState, OutcomeKind, ProviderView};
 
-use crate::audit;
 use crate::dto::rfc3339;
 use crate::error::ApiError;
-use crate::extract::Caller;
 use crate::problem::Problem;
 use crate::state::ApiState;
 
@@ -197,10 +195,9 @@ pub(crate) async fn list(State(state): State<ApiState>) -> Result<Json<ProviderL
     ))]
 pub(crate) async fn pause(
     State(state): State<ApiState>,
-    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Provider>, ApiError> {
-    set_paused(&state, &caller, path, true).await
+    set_paused(&state, path, true).await
 }
 
 /// Resume a provider
@@ -214,27 +211,20 @@ pub(crate) async fn pause(
     ))]
 pub(crate) async fn resume(
     State(state): State<ApiState>,
-    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Provider>, ApiError> {
-    set_paused(&state, &caller, path, false).await
+    set_paused(&state, path, false).await
 }
 
 async fn set_paused(
     state: &ApiState,
-    caller: &Caller,
     path: Result<Path<String>, PathRejection>,
     paused: bool,
 ) -> Result<Json<Provider>, ApiError> {
     let name = path.ok().map(|Path(name)| name).filter(|name| name.len() <= MAX_NAME);
     let (Some(name), Some(providers)) = (name, &state.providers) else { return Err(no_such_provider()) };
-    let outcome = match provider::pause(providers.shared.as_ref(), &name, paused).await {
-        Ok(view) => view.map(Provider::from).ok_or_else(no_such_provider),
-        Err(error) => Err(error.into()),
-    };
-    let action = if paused { "provider.pause" } else { "provider.resume" };
-    // The name is the client's: it must not be able to forge a line.
-    audit::record(caller, action, name.escape_debug(), outcome).map(Json)
+    let view = provider::pause(providers.shared.as_ref(), &name, paused).await?;
+    view.map(|view| Json(Provider::from(view))).ok_or_else(no_such_provider)
 }
 
 fn no_such_provider() -> ApiError {

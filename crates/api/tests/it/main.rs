@@ -4,6 +4,7 @@
 
 mod admin;
 mod answers;
+mod audit;
 mod crowd;
 mod disk;
 mod edge;

@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 use verbatim_core::CancellationToken;
 
+use crate::audit::{Acts, Object};
 use crate::backup::{self, Manifest};
 use crate::cli::{BackupArgs, BackupOptions, RestoreArgs};
 use crate::config::Config;
@@ -20,8 +21,10 @@ pub async fn back_up(arguments: BackupArgs, config: &Config) -> anyhow::Result<(
     check_embedded(config)?;
     let BackupArgs { file, common } = arguments;
     let (from, to) = (config.storage.data_dir.clone(), file.clone());
-    let manifest =
-        run("backup", &common, move |progress, stop| backup::back_up(&from, &to, progress, stop)).await?;
+    let (acts, object) = (Acts::begin(config)?, Object::at(&file));
+    let done =
+        run("backup", &common, move |progress, stop| backup::back_up(&from, &to, progress, stop)).await;
+    let manifest = acts.record("store.backup", &object, done)?;
     show("backed up", &common, &file, &config.storage.data_dir, &manifest);
     Ok(())
 }
@@ -34,8 +37,10 @@ pub async fn restore(arguments: RestoreArgs, config: &Config) -> anyhow::Result<
     check_embedded(config)?;
     let RestoreArgs { file, common } = arguments;
     let (from, to) = (file.clone(), config.storage.data_dir.clone());
-    let manifest =
-        run("restore", &common, move |progress, stop| backup::restore(&from, &to, progress, stop)).await?;
+    let (acts, object) = (Acts::begin(config)?, Object::at(&file));
+    let done =
+        run("restore", &common, move |progress, stop| backup::restore(&from, &to, progress, stop)).await;
+    let manifest = acts.record("store.restore", &object, done)?;
     show("restored", &common, &file, &config.storage.data_dir, &manifest);
     Ok(())
 }

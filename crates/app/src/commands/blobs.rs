@@ -17,6 +17,7 @@ use verbatim_core::ports::ownership::BlobOwner;
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_queue::{RedisConfig, RedisStore, SqliteConfig, SqliteStore, sqlite};
 
+use crate::audit::{Acts, Object};
 use crate::cli::{BlobsArgs, BlobsCommand};
 use crate::config::Config;
 use crate::service::{blob_folder, open_blobs};
@@ -69,10 +70,19 @@ pub async fn run(arguments: BlobsArgs, config: &Config) -> anyhow::Result<()> {
         BlobsCommand::List { json } => list(blobs.as_ref(), own_id(config).await?.as_ref(), json).await,
         BlobsCommand::Purge { store, yes, force } => {
             let own = own_id(config).await?;
-            purge(blobs.as_ref(), &store, own.as_ref(), yes, force).await
+            let (acts, object) = (Acts::begin(config)?, Object::named(&store));
+            may_be_purged(blobs.as_ref(), &store, own.as_ref(), force).await?;
+            if !yes {
+                confirm(&store, &found(blobs.as_ref(), &store).await?)?;
+            }
+            acts.begun("blobs.purge", &object);
+            acts.record("blobs.purge", &object, purge(blobs.as_ref(), &store).await)
         }
         BlobsCommand::Adopt => {
-            let id = OwnedBlobs::adopt(blobs.as_ref(), open_owner(config).await?.as_ref()).await?;
+            let (acts, owner) = (Acts::begin(config)?, open_owner(config).await?);
+            let adopted = OwnedBlobs::adopt(blobs.as_ref(), owner.as_ref()).await;
+            let object = Object::named(adopted.as_ref().map_or("*", |id| id.as_str()));
+            let id = acts.record("blobs.adopt", &object, adopted.map_err(Into::into))?;
             println!("{id} marked");
             Ok(())
         }
@@ -158,24 +168,30 @@ async fn list(blobs: &dyn BlobStore, own: Option<&StoreId>, as_json: bool) -> an
     Ok(())
 }
 
-async fn purge(
+/// Refuses what is in use, unless it is forced.
+async fn may_be_purged(
     blobs: &dyn BlobStore,
     store: &StoreId,
     own: Option<&StoreId>,
-    yes: bool,
     force: bool,
 ) -> anyhow::Result<()> {
-    let marker = BlobKey::marker(store);
-    if !force {
-        ensure!(
-            own != Some(store),
-            "{store} is the job store in use here; --force deletes its audio and results"
-        );
-        let marked = blobs.head(&marker).await?.map(|marker| SystemClock.now().since(marker.modified_at));
-        if let Some(age) = marked.filter(|age| *age < IN_USE) {
-            bail!("{store} was in use {} s ago, by other nodes; stop them first, or --force", age.as_secs());
-        }
+    if force {
+        return Ok(());
     }
+    ensure!(
+        own != Some(store),
+        "{store} is the job store in use here; --force deletes its audio and results"
+    );
+    let marker = blobs.head(&BlobKey::marker(store)).await?;
+    let age = marker.map(|marker| SystemClock.now().since(marker.modified_at));
+    if let Some(age) = age.filter(|age| *age < IN_USE) {
+        bail!("{store} was in use {} s ago, by other nodes; stop them first, or --force", age.as_secs());
+    }
+    Ok(())
+}
+
+/// What there is of a job store.
+async fn found(blobs: &dyn BlobStore, store: &StoreId) -> anyhow::Result<Found> {
     let mut found = Found::default();
     for prefix in BlobKey::prefixes_of(store) {
         pages(blobs, &prefix, async |page| {
@@ -184,9 +200,10 @@ async fn purge(
         })
         .await?;
     }
-    if !yes {
-        confirm(store, &found)?;
-    }
+    Ok(found)
+}
+
+async fn purge(blobs: &dyn BlobStore, store: &StoreId) -> anyhow::Result<()> {
     let (mut deleted, mut left) = (0, None);
     for prefix in BlobKey::prefixes_of(store) {
         pages(blobs, &prefix, async |page| {
@@ -205,7 +222,7 @@ async fn purge(
     if let Some(error) = left {
         bail!("not all could be deleted: {error}; try again");
     }
-    blobs.delete(&marker).await?;
+    blobs.delete(&BlobKey::marker(store)).await?;
     Ok(())
 }
 

@@ -4,14 +4,16 @@ use anyhow::bail;
 use serde_json::Value;
 use verbatim_core::ids::TenantId;
 
+use crate::audit::{Acts, Object};
 use crate::cli::{DeadLettersArgs, DeadLettersCommand};
 use crate::client::Client;
+use crate::config::Config;
 
-/// Does what was asked of the dead letters of a server.
+/// Does what was asked of the dead letters of a server, which writes it down as well, by the key.
 ///
 /// # Errors
 /// When the server cannot be reached or refuses.
-pub async fn run(arguments: &DeadLettersArgs) -> anyhow::Result<()> {
+pub async fn run(arguments: &DeadLettersArgs, config: &Config) -> anyhow::Result<()> {
     let client = Client::new(&arguments.server)?;
     match &arguments.command {
         DeadLettersCommand::List { tenant, limit } => {
@@ -23,11 +25,15 @@ pub async fn run(arguments: &DeadLettersArgs) -> anyhow::Result<()> {
             }
         }
         DeadLettersCommand::Redrive { id } => {
-            client.post(&format!("/v1/admin/dead-letters/{id}/redrive")).await?;
+            let acts = Acts::begin(config)?;
+            let outcome = client.post(&format!("/v1/admin/dead-letters/{id}/redrive")).await;
+            acts.record("dead_letter.redrive", &Object::named(id), outcome)?;
             println!("{id} queued");
         }
         DeadLettersCommand::Discard { id } => {
-            client.delete_at(&format!("/v1/admin/dead-letters/{id}")).await?;
+            let acts = Acts::begin(config)?;
+            let outcome = client.delete_at(&format!("/v1/admin/dead-letters/{id}")).await;
+            acts.record("dead_letter.discard", &Object::named(id), outcome)?;
             println!("{id} discarded");
         }
     }

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use serde_json::{Value, json};
 use verbatim_core::api_key::{KeyRecord, NewKey, Principal, Scope};
 use verbatim_core::ids::{KeyId, TenantId};
 use verbatim_core::job::TenantCaps;
 use verbatim_core::ports::Directory;
 use verbatim_core::time::{Clock, Timestamp};
+use verbatim_core::{ErrorKind, PortError};
 
+use crate::audit::{Acts, Object};
 use crate::cli::{CreateKeyArgs, KeysArgs, KeysCommand};
 use crate::config::Config;
 use crate::directory::open_directory;
@@ -22,14 +23,14 @@ use crate::system::{SystemClock, SystemIds};
 pub async fn run(arguments: KeysArgs, config: &Config) -> anyhow::Result<()> {
     let directory = open_directory(config).await?;
     match arguments.command {
-        KeysCommand::Create(key) => create(directory.as_ref(), key).await,
+        KeysCommand::Create(key) => create(directory.as_ref(), key, &Acts::begin(config)?).await,
         KeysCommand::List { tenant, json } => list(directory.as_ref(), tenant.as_ref(), json).await,
-        KeysCommand::Revoke { id } => revoke(directory.as_ref(), &id).await,
+        KeysCommand::Revoke { id } => revoke(directory.as_ref(), &id, &Acts::begin(config)?).await,
     }
 }
 
 /// The key goes to standard output, alone, so that a script can keep it; all else to standard error.
-async fn create(directory: &dyn Directory, arguments: CreateKeyArgs) -> anyhow::Result<()> {
+async fn create(directory: &dyn Directory, arguments: CreateKeyArgs, acts: &Acts) -> anyhow::Result<()> {
     let principal = Principal {
         tenant: arguments.tenant,
         scopes: arguments.scopes,
@@ -40,7 +41,8 @@ async fn create(directory: &dyn Directory, arguments: CreateKeyArgs) -> anyhow::
     let (key, new) =
         NewKey::issue(arguments.name, principal, lifetime, SystemClock.now(), &SystemIds::default());
     let record = KeyRecord { key: new.clone(), revoked_at: None };
-    directory.add(new).await?;
+    let object = Object::key(&new);
+    acts.record("key.create", &object, directory.add(new).await.map_err(Into::into))?;
     if arguments.json {
         let mut shown = described(&record);
         shown["key"] = key.expose().into();
@@ -77,10 +79,18 @@ async fn list(directory: &dyn Directory, tenant: Option<&TenantId>, json: bool) 
     Ok(())
 }
 
-async fn revoke(directory: &dyn Directory, id: &KeyId) -> anyhow::Result<()> {
-    if !directory.revoke(id).await? {
-        bail!("there is no key {id}; `verbatim keys list` shows all");
-    }
+async fn revoke(directory: &dyn Directory, id: &KeyId, acts: &Acts) -> anyhow::Result<()> {
+    let record = directory.find(id).await?;
+    let object = record.as_ref().map_or_else(|| Object::named(id), Object::from);
+    let outcome = match directory.revoke(id).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let why = format!("there is no key {id}; `verbatim keys list` shows all");
+            Err(PortError::new(ErrorKind::NotFound, why).into())
+        }
+        Err(error) => Err(error.into()),
+    };
+    acts.record("key.revoke", &object, outcome)?;
     println!("{id} revoked");
     Ok(())
 }

@@ -173,6 +173,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
                 <= config.limits.max_requests_in_flight.saturating_add(config.limits.max_watchers),
             "limits.max_connections must be greater than limits.max_requests_in_flight and limits.max_watchers together",
         ),
+        (
+            config.log.audit_dir.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()),
+            "log.audit_dir is empty: name a folder, or leave it out",
+        ),
         (config.limits.max_upload_mb == 0, "limits.max_upload_mb must be at least 1"),
         (
             config.limits.per_ip_burst == 0,

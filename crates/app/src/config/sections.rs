@@ -445,6 +445,15 @@ pub enum LogFormat {
     Json,
 }
 
+impl From<LogFormat> for verbatim_telemetry::logs::LogFormat {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Pretty => Self::Pretty,
+            LogFormat::Json => Self::Json,
+        }
+    }
+}
+
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -453,6 +462,10 @@ pub struct LogConfig {
     pub filter: String,
     /// How lines look.
     pub format: LogFormat,
+    /// Folder for the audit: who did what on which object, a file a day, which nobody but you deletes. When absent, the audit
+    /// goes to the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_dir: Option<PathBuf>,
 }
 
 impl Default for LogConfig {
@@ -460,6 +473,7 @@ impl Default for LogConfig {
         Self {
             filter: "info,apalis_core=warn,rusqlite_migration=warn".to_owned(),
             format: LogFormat::default(),
+            audit_dir: None,
         }
     }
 }

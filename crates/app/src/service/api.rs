@@ -1,6 +1,7 @@
 //! The half that takes jobs in.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,10 +13,14 @@ use verbatim_core::ports::limiter::{ProjectLimit, RequestLimits};
 
 use super::stores::Stores;
 use super::{Offered, Parts};
+use crate::audit;
 use crate::config::{Config, Origin};
 use crate::shutdown::Shutdown;
 
 /// The routes over these stores; the tasks that outlive requests become a part.
+///
+/// # Errors
+/// When the audit cannot be written.
 pub(super) fn start(
     stores: &Stores,
     config: &Config,
@@ -23,7 +28,8 @@ pub(super) fn start(
     listen: SocketAddr,
     shutdown: &Shutdown,
     parts: &mut Parts,
-) -> Router {
+) -> anyhow::Result<Router> {
+    let audit = Arc::new(audit::open(config, &stores.metrics)?);
     let state = ApiState::new(ApiParts {
         jobs: stores.jobs.clone(),
         admin: stores.admin.clone(),
@@ -49,6 +55,7 @@ pub(super) fn start(
         clock: stores.clock.clone(),
         ids: stores.ids.clone(),
         metrics: stores.metrics.clone(),
+        audit,
         limits: ApiLimits {
             max_upload_bytes: config.limits.max_upload_mb * 1024 * 1024,
             max_uploads_in_flight: config.limits.max_uploads_in_flight,
@@ -72,7 +79,7 @@ pub(super) fn start(
         state.run().await;
         Ok(())
     });
-    router
+    Ok(router)
 }
 
 /// The door as configured. One address has a limit where callers need keys and the configuration says nothing.

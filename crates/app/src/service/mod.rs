@@ -29,7 +29,7 @@ use verbatim_telemetry::metrics::RestartReason;
 use verbatim_telemetry::traces::{Collector, Traces};
 use verbatim_telemetry::{Metrics, logs};
 
-use crate::config::{Config, LogFormat, Role};
+use crate::config::{Config, Role};
 use crate::engines;
 use crate::gate::Gate;
 use crate::process::{Control, Ending, Restart};
@@ -62,12 +62,8 @@ pub async fn run(
     whisper: Option<LoadLocalEngine>,
     control: Control,
 ) -> anyhow::Result<Ending> {
-    let format = match config.log.format {
-        LogFormat::Pretty => logs::LogFormat::Pretty,
-        LogFormat::Json => logs::LogFormat::Json,
-    };
     let traces = traces(role, &config)?;
-    logs::init(&config.log.filter, format, traces.as_ref())?;
+    logs::init(&config.log.filter, config.log.format.into(), traces.as_ref())?;
     let outcome = run_parts(role, config, whisper, control).await;
     if let Some(traces) = traces {
         traces.end().await;
@@ -209,7 +205,7 @@ impl Process {
             Role::Worker => worker::operations(stores, config, *listen)?,
             Role::Serve | Role::Api => {
                 let offered = offered(engine.as_deref(), stores, shutdown, parts).await?;
-                api::start(stores, config, offered, *listen, shutdown, parts)
+                api::start(stores, config, offered, *listen, shutdown, parts)?
             }
         };
         if let Some(redis) = stores.redis.clone() {

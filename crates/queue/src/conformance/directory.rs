@@ -61,7 +61,7 @@ impl World {
     /// Whose key this is, as far as it opens anything.
     async fn opens(&self, key: &str) -> Verdict<Option<Principal>> {
         let record = authenticate(&*self.directory, key, self.clock.now()).await?;
-        Ok(record.map(|record| record.key.principal))
+        Ok(record.ok().map(|record| record.key.principal))
     }
 }
 

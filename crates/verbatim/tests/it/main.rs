@@ -2,6 +2,7 @@
 
 #![allow(clippy::duplicate_mod, reason = "the HTTP contract runs once over each store")]
 
+mod audit;
 mod backup;
 mod bad_inputs;
 mod blobs;

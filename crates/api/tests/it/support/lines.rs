@@ -48,15 +48,18 @@ impl Lines {
         String::from_utf8(self.written.0.lock().unwrap().clone()).unwrap()
     }
 
-    /// Action, subject and outcome of each line of the audit.
-    pub(crate) fn audit(&self) -> Vec<[String; 3]> {
+    /// The lines of the audit, each with all of its fields.
+    pub(crate) fn acts(&self) -> Vec<Value> {
         let text = self.text();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines
-            .filter(|line| line["target"] == "audit")
-            .map(|line| {
-                ["action", "subject", "outcome"].map(|name| line["fields"][name].as_str().unwrap().to_owned())
-            })
-            .collect()
+        lines.filter(|line| line["target"] == "audit").map(|mut line| line["fields"].take()).collect()
+    }
+
+    /// Action, object and outcome of each line of the audit.
+    pub(crate) fn audit(&self) -> Vec<[String; 3]> {
+        let three = |line: &Value| {
+            ["action", "object", "outcome"].map(|name| line[name].as_str().unwrap().to_owned())
+        };
+        self.acts().iter().map(three).collect()
     }
 }

@@ -25,6 +25,7 @@ use verbatim_core::model::{ModelCatalog, ModelInfo};
 use verbatim_core::time::{Clock, Timestamp};
 use verbatim_core::transcript::Segment;
 use verbatim_telemetry::Metrics;
+use verbatim_telemetry::audit::AuditLog;
 
 use self::blobs::Blobs;
 use self::jobs::Jobs;
@@ -107,6 +108,7 @@ impl World {
         };
         let models = ModelCatalog::new(vec![model("tiny.en", false), model("base", true)]).unwrap();
         let (offering, receiver) = watch::channel(Some(Arc::new(models)));
+        let metrics = Arc::new(Metrics::new().unwrap());
         let mut parts = ApiParts {
             jobs: jobs.clone(),
             admin: jobs.clone(),
@@ -120,7 +122,8 @@ impl World {
             offering: receiver,
             clock: Arc::new(Noon),
             ids: Arc::new(Counting::default()),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            audit: Arc::new(AuditLog::open(None, 0, Arc::new(Noon), &metrics).unwrap()),
+            metrics,
             limits: ApiLimits { readiness_age: Duration::ZERO, ..ApiLimits::default() },
             edge: Edge::default(),
             shutdown: shutdown.clone(),
