@@ -13,6 +13,17 @@ pub(crate) const LEFT_TO_OTHERS: Duration = Duration::from_secs(30);
 /// When to ask again: another node may know better, or this one is replaced soon.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// A record that no version wrote like this: what must be there is missing, or is no number. Nobody reads it, now or later.
+pub(crate) fn corrupt(what: impl std::fmt::Display) -> PortError {
+    PortError::new(ErrorKind::Internal, format!("the job store holds something unreadable: {what}"))
+}
+
+/// JSON that cannot be read. A newer version writes other words in it; what is no JSON at all, no version wrote.
+pub(crate) fn bad_json(what: &str, error: serde_json::Error) -> PortError {
+    let broken = if error.is_data() { unreadable(what) } else { corrupt(what) };
+    broken.with_source(BadJson::from(error))
+}
+
 /// A record in words that this version does not know: a newer one writes them, and its nodes can read them. Never "something
 /// went wrong", for nothing did.
 pub(crate) fn unreadable(what: impl std::fmt::Display) -> PortError {
@@ -48,7 +59,8 @@ pub(crate) fn stage(name: &str) -> Stage {
     known.unwrap_or(Stage::Transcribing)
 }
 
-/// Those that can be read. What a newer version wrote must not hide all else from this one.
+/// Those that can be read. What a newer version wrote, or nobody can read, must not hide all else from this one. Only for records
+/// that were fetched: an error of the store is one of the whole list.
 pub(crate) fn readable<T>(
     what: &str,
     found: impl Iterator<Item = Result<T, PortError>>,
@@ -71,6 +83,8 @@ mod tests {
     #[test]
     fn words_of_a_newer_version_are_shown_as_something_known() {
         assert_eq!((stage("aligning"), stage("decoding")), (Stage::Transcribing, Stage::Decoding));
+        let broken = |text| bad_json("it", serde_json::from_str::<Stage>(text).unwrap_err()).refusal();
+        assert_eq!((broken("\"aligning\""), broken("{")), (Some(Refusal::OtherVersion), None));
         let unknown = failure(r#"{"kind":"moon_phase","message":"x"}"#);
         assert_eq!(unknown.kind, FailureKind::Internal);
     }

@@ -27,6 +27,10 @@ pub(super) fn from_redis(failure: RedisError) -> PortError {
             "the node of the Redis cluster to which the queue is being moved does not know our scripts"
         }
         Some(code::STORE_GONE) => "this Redis came back without the queue",
+        Some(code::UNREADABLE) => {
+            let what = failure.detail().and_then(|detail| detail.split(" script: ").next());
+            return corrupt(what.unwrap_or("a record")).refused();
+        }
         Some("ERR") if failure.detail().is_some_and(|why| why.starts_with("max number of clients")) => {
             "Redis has as many connections as its maxclients allows"
         }
@@ -54,6 +58,8 @@ pub(super) mod code {
     pub(in crate::redis) const SLOT_MOVES: &str = "SLOTMOVES";
     /// What a node answers that has no slot yet, so that scripts are not loaded there: the slot is on its way to it.
     pub(in crate::redis) const NO_SCRIPT: &str = "NOSCRIPT";
+    /// The record that the call is about cannot be read; nothing was written.
+    pub(in crate::redis) const UNREADABLE: &str = "UNREADABLE";
     /// The queue is not there.
     pub(in crate::redis) const STORE_GONE: &str = "STOREGONE";
 }
@@ -122,9 +128,7 @@ pub(super) fn unreachable() -> PortError {
 }
 
 /// What was stored cannot be read.
-pub(super) fn corrupt(what: impl std::fmt::Display) -> PortError {
-    PortError::new(ErrorKind::Internal, format!("the job store holds something unreadable: {what}"))
-}
+pub(super) use crate::newer::corrupt;
 
 /// The same error for another caller, with what caused it in words.
 pub(super) fn again(error: &PortError) -> PortError {

@@ -72,7 +72,10 @@ impl JobLeases for RedisStore {
         for token in tokens {
             name(&mut call, token);
         }
-        let ends: Vec<i64> = self.0.wire.link.run(&call).await?;
+        let (ends, unreadable): (Vec<i64>, Vec<String>) = self.0.wire.link.run(&call).await?;
+        for record in unreadable {
+            tracing::error!(record, "a lease cannot be renewed because its job cannot be read: it is lost");
+        }
         Ok(ends
             .into_iter()
             .map(|end| match end {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use verbatim_core::PortError;
 use verbatim_core::audio::AudioInfo;
 use verbatim_core::class::JobClass;
 use verbatim_core::ids::{ClaimNonce, Fence, JobId, SubmissionId, TenantId};
@@ -13,9 +14,8 @@ use verbatim_core::ports::blobs::{BlobKey, RESULTS_PREFIX};
 use verbatim_core::ports::jobs::DeadLetter;
 use verbatim_core::time::Timestamp;
 use verbatim_core::trace::TraceParent;
-use verbatim_core::{BadJson, PortError};
 
-use crate::newer::{self, unreadable};
+use crate::newer::{self, bad_json, corrupt, unreadable};
 use crate::ticket::{Ended, EndedHow, JobFacts, Ticket};
 
 /// The fields of a hash.
@@ -34,7 +34,7 @@ impl Fields {
     }
 
     pub(super) fn needed(&self, name: &str) -> Result<&str, PortError> {
-        self.text(name).ok_or_else(|| unreadable(format!("field `{name}` is missing")))
+        self.text(name).ok_or_else(|| corrupt(format!("field `{name}` is missing")))
     }
 
     pub(super) fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, PortError> {
@@ -51,12 +51,11 @@ impl Fields {
 }
 
 fn parsed<T: FromStr>(name: &str, text: &str) -> Result<T, PortError> {
-    text.parse().map_err(|_| unreadable(format!("field `{name}` is `{text}`")))
+    text.parse().map_err(|_| corrupt(format!("field `{name}` is `{text}`")))
 }
 
 fn json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, PortError> {
-    serde_json::from_str(text)
-        .map_err(|error| unreadable("a JSON document").with_source(BadJson::from(error)))
+    serde_json::from_str(text).map_err(|error| bad_json("a JSON document", error))
 }
 
 /// What does not move of a job.
@@ -130,15 +129,15 @@ pub(super) fn state(letter: &str) -> JobState {
 }
 
 pub(super) fn job_id(ulid: &str) -> Result<JobId, PortError> {
-    JobId::from_ulid(ulid).map_err(unreadable)
+    JobId::from_ulid(ulid).map_err(corrupt)
 }
 
 pub(super) fn submission_id(ulid: &str) -> Result<SubmissionId, PortError> {
-    SubmissionId::from_ulid(ulid).map_err(unreadable)
+    SubmissionId::from_ulid(ulid).map_err(corrupt)
 }
 
 fn tenant(fields: &Fields) -> Result<TenantId, PortError> {
-    TenantId::parse(fields.needed("t")?).map_err(unreadable)
+    TenantId::parse(fields.needed("t")?).map_err(corrupt)
 }
 
 /// The submission of a view.
@@ -173,7 +172,11 @@ pub(super) fn facts(id: &str, fields: &Fields, unmoving: &str) -> Result<JobFact
     let tier = match fields.needed("p")? {
         "0" => Priority::Low,
         "1" => Priority::Normal,
-        _ => Priority::High,
+        "2" => Priority::High,
+        other => {
+            let newer: u8 = parsed("p", other)?;
+            return Err(unreadable(format!("tier {newer}")));
+        }
     };
     Ok(JobFacts {
         state: state(fields.needed("s")?),
@@ -198,7 +201,7 @@ fn result(job: &JobId, store: Option<&str>, kept: &str) -> Result<BlobKey, PortE
         Some(store) => format!("{RESULTS_PREFIX}{store}/{job}/{end}"),
         None => format!("{RESULTS_PREFIX}{job}/{end}"),
     });
-    BlobKey::parse(whole.as_deref().unwrap_or(kept)).map_err(unreadable)
+    BlobKey::parse(whole.as_deref().unwrap_or(kept)).map_err(corrupt)
 }
 
 /// What a client sees.
@@ -234,7 +237,7 @@ pub(super) fn lease(row: LeaseRow) -> Result<Lease, PortError> {
         token: LeaseToken { job_id: job, fence: Fence::new(fence), nonce: ClaimNonce::from_stored(nonce) },
         expires_at: Timestamp::from_millis(ends),
         attempt,
-        tenant: TenantId::parse(&tenant).map_err(unreadable)?,
+        tenant: TenantId::parse(&tenant).map_err(corrupt)?,
         options,
         audio,
         blob,
@@ -252,7 +255,7 @@ pub(super) fn dead_letter(
     (id, fields, unmoving, submissions): DeadLetterRow,
 ) -> Result<DeadLetter, PortError> {
     let job = facts(&id, &fields, &unmoving)?;
-    let failure = job.failure.ok_or_else(|| unreadable("a dead letter without a reason"))?;
+    let failure = job.failure.ok_or_else(|| corrupt("a dead letter without a reason"))?;
     Ok(DeadLetter {
         job_id: job.id,
         tenant: tenant(&fields)?,

@@ -7,12 +7,11 @@ use verbatim_core::job::JobState;
 use verbatim_core::ports::jobs::{DeadLetter, DeadLetterPage, DeadLetterQuery, MAX_JOBS_PER_CALL};
 use verbatim_core::{ErrorKind, PortError};
 
-use super::error::{StoreError, StoreResult};
+use super::error::{StoreError, StoreResult, readable};
 use super::garbage::Due;
 use super::job::{self, Job, parsed};
 use super::writer::Step;
 use super::{counters, submit, transitions};
-use crate::newer::readable;
 
 /// The latest failure first; a tenant's have an index, so that no search ends early. A page that begins behind a job that is no
 /// dead letter any more is the first one.
@@ -40,8 +39,13 @@ pub(super) fn dead_letters(conn: &Connection, query: &DeadLetterQuery) -> StoreR
             params![failed_at, id, limit],
         ),
     }?;
-    let found = page.iter().map(|id| Ok(dead_letter(conn, job::load_existing(conn, id)?)?));
-    let letters: Vec<_> = readable("a dead letter", found).collect();
+    let mut letters = Vec::with_capacity(page.len());
+    for id in &page {
+        match readable(job::load_existing(conn, id).and_then(|job| dead_letter(conn, job)))? {
+            Ok(letter) => letters.push(letter),
+            Err(why) => tracing::warn!(job.id = id, why, "a dead letter cannot be read and is left out"),
+        }
+    }
     // One that is left out makes room for another, which the next page has.
     let left_out = letters.len() < page.len() && page.len() as i64 == limit;
     let next = page.last().filter(|_| left_out).map(|id| parsed(JobId::parse(id))).transpose()?;

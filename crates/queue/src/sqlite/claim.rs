@@ -10,7 +10,7 @@ use verbatim_core::options::Priority;
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::ClaimRequest;
 
-use super::error::{StoreError, StoreResult};
+use super::error::{StoreError, StoreResult, readable};
 use super::job::{self, Held, Job, parsed};
 use super::lanes::Lane;
 use super::tenants::Place;
@@ -20,8 +20,8 @@ use super::transitions::{self, End};
 use super::watch::Signals;
 use super::writer::Step;
 use super::{lanes, lapses, tenants};
-use crate::MOST_TOO_OLD;
 use crate::ticket::too_old;
+use crate::{MOST_TOO_OLD, newer};
 
 /// How long after its lease a claim can still be repeated.
 pub(super) const REPEATABLE: Duration = Duration::from_secs(600);
@@ -59,14 +59,13 @@ pub(super) fn claim(
             lanes::reserve(step, signals, request, &turn.lane)?;
             break;
         }
-        let job = match job::load_existing(step.conn, &turn.job) {
-            Err(StoreError::Corrupt(why)) => {
+        let mut job = match readable(job::load_existing(step.conn, &turn.job))? {
+            Ok(job) => job,
+            Err(why) => {
                 set_aside(step, tier, &turn, &why)?;
                 continue;
             }
-            loaded => loaded,
         };
-        let mut job = job?;
         if job.ends_at > step.now {
             shares.charge(tier);
             shares.save(step.conn)?;
@@ -113,12 +112,25 @@ fn repeated(step: &mut Step<'_>, request: &ClaimRequest) -> StoreResult<Option<O
         .query_row([request.worker.as_str(), request.nonce.as_str()], |row| row.get(0))
         .optional()?;
     let Some(known) = known else { return Ok(None) };
-    let Some(mut job) = job::load(step.conn, &known)? else { return Ok(Some(None)) };
+    // One that cannot be read is nobody's: upkeep says so when the lease has lapsed.
+    let lease = readable(held_still(step, request, &known))?;
+    Ok(Some(lease.unwrap_or_else(|why| {
+        tracing::error!(
+            job.id = known,
+            why,
+            "a job that is claimed again cannot be read and is given to nobody"
+        );
+        None
+    })))
+}
+
+fn held_still(step: &mut Step<'_>, request: &ClaimRequest, known: &str) -> StoreResult<Option<Lease>> {
+    let Some(mut job) = job::load(step.conn, known)? else { return Ok(None) };
     let held = job.state == JobState::Running && job.nonce.as_ref() == Some(&request.nonce);
     if !held && !lapses::is_claimed_again(step, &mut job, &request.nonce)? {
-        return Ok(Some(None));
+        return Ok(None);
     }
-    lease_of(step.conn, job).map(Some).map(Some)
+    lease_of(step.conn, job).map(Some)
 }
 
 /// Keeps the answer for the claim's repetition.
@@ -246,5 +258,5 @@ fn checkpoint(conn: &Connection, job: &str) -> StoreResult<Option<Checkpoint>> {
         .prepare_cached("SELECT body FROM checkpoints WHERE job_id = ?1")?
         .query_row([job], |row| row.get(0))
         .optional()?;
-    Ok(body.map(|body| serde_json::from_str(&body)).transpose()?)
+    Ok(body.as_deref().and_then(newer::checkpoint))
 }

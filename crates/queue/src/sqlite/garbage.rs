@@ -9,7 +9,7 @@ use verbatim_core::ports::BlobKey;
 use verbatim_core::ports::jobs::{BlobFate, GarbageRequest, LONGEST_HOLD, MAX_BLOBS_PER_CALL};
 use verbatim_core::time::Timestamp;
 
-use super::error::StoreResult;
+use super::error::{self, StoreResult};
 use super::job;
 use super::writer::Step;
 use crate::blobs::readable;
@@ -103,8 +103,12 @@ pub(super) fn fate(conn: &Connection, key: &BlobKey) -> StoreResult<BlobFate> {
 fn is_being_written(conn: &Connection, key: &BlobKey) -> StoreResult<bool> {
     let Some((folder, name)) = key.as_str().rsplit_once('/') else { return Ok(false) };
     let job = folder.rsplit('/').next().and_then(|part| JobId::parse(part).ok());
-    let Some(job) = job.map(|id| job::load(conn, id.as_str())).transpose()?.flatten() else {
-        return Ok(false);
+    let Some(job) = job else { return Ok(false) };
+    let job = match error::readable(job::load(conn, job.as_str()))? {
+        Ok(Some(job)) => job,
+        Ok(None) => return Ok(false),
+        // It may hold a lease.
+        Err(_) => return Ok(true),
     };
     let Some(nonce) = job.nonce.filter(|_| job.state == JobState::Running) else { return Ok(false) };
     Ok(name == format!("{}-{}", job.fence, nonce.as_str()))

@@ -161,7 +161,7 @@ pub(super) fn tier_from(number: i64) -> StoreResult<Priority> {
     Priority::ALL
         .into_iter()
         .find(|tier| tier_number(*tier) == number)
-        .ok_or_else(|| StoreError::Corrupt(format!("there is no tier {number}")))
+        .ok_or_else(|| StoreError::OtherVersion(format!("tier {number}")))
 }
 
 /// A count as SQLite stores it.
@@ -237,7 +237,7 @@ fn from_row(row: &Row<'_>) -> StoreResult<Job> {
         blob: blob(row.get("blob")?)?,
         created_at: time_of(row, "created_at")?,
         ends_at: time_of(row, "ends_at")?,
-        state: JobState::parse(&state).ok_or_else(|| StoreError::Corrupt(format!("state `{state}`")))?,
+        state: JobState::parse(&state).ok_or_else(|| StoreError::OtherVersion(format!("state `{state}`")))?,
         tier: tier_from(row.get("tier")?)?,
         class: JobClass::from_stored(row.get::<_, String>("class")?),
         position: row.get("position")?,
@@ -289,11 +289,6 @@ pub(super) fn load(conn: &Connection, id: &str) -> StoreResult<Option<Job>> {
 /// The job that another row refers to.
 pub(super) fn load_existing(conn: &Connection, id: &str) -> StoreResult<Job> {
     load(conn, id)?.ok_or_else(|| StoreError::Corrupt(format!("job {id} is missing")))
-}
-
-/// The jobs that a query names, at most one call's worth.
-pub(super) fn load_all(conn: &Connection, ids: &[String]) -> StoreResult<Vec<Job>> {
-    ids.iter().map(|id| load_existing(conn, id)).collect()
 }
 
 /// The first column of every row: how operations find the jobs they are about.

@@ -11,7 +11,7 @@ use verbatim_core::ports::jobs::{Finish, Renewal};
 use verbatim_core::retry::{NextStep, next_step};
 
 use super::counters;
-use super::error::StoreResult;
+use super::error::{StoreResult, readable};
 use super::garbage::{self, Due};
 use super::job::{self, FinishCall, Job, PastFinish};
 use super::lapses;
@@ -19,7 +19,7 @@ use super::tenants;
 use super::transitions::{self, End};
 use super::writer::Step;
 
-/// Extends leases. With the answers come the workers that asked.
+/// Extends leases, each by itself: one whose job cannot be read is lost. With the answers come the workers that asked.
 pub(super) fn renew(
     step: &mut Step<'_>,
     tokens: &[LeaseToken],
@@ -29,7 +29,11 @@ pub(super) fn renew(
     let mut renewals = Vec::with_capacity(tokens.len());
     let mut workers = Vec::new();
     for token in tokens {
-        let Some(job) = lapses::held(step, token)? else {
+        let held = readable(lapses::held(step, token))?.unwrap_or_else(|why| {
+            tracing::error!(job.id = %token.job_id, why, "a job whose lease is to be renewed cannot be read: it is lost");
+            None
+        });
+        let Some(job) = held else {
             renewals.push(Renewal::Lost);
             continue;
         };

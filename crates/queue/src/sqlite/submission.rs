@@ -51,7 +51,7 @@ fn from_row(row: &Row<'_>) -> StoreResult<(Ticket, JobId)> {
         None => None,
         Some("cancelled") => Some(EndedHow::Cancelled),
         Some("expired") => Some(EndedHow::Expired),
-        Some(other) => return Err(StoreError::Corrupt(format!("a submission ended as `{other}`"))),
+        Some(other) => return Err(StoreError::OtherVersion(format!("a submission ended as `{other}`"))),
     };
     let seq: Option<i64> = row.get("ended_seq")?;
     let ended = match (how, time(row, "ended_at")?, seq) {

@@ -10,7 +10,7 @@ use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError, Refusal};
 
 use super::counters;
-use super::error::StoreResult;
+use super::error::{StoreError, StoreResult};
 use super::job::{self, Job, signed, unsigned};
 use super::lanes;
 use super::submission;
@@ -113,7 +113,7 @@ pub(super) fn find_idempotent(
     Ok(submission::load(conn, &id)?.map(|(ticket, job)| (ticket, job, digest)))
 }
 
-/// The finished job that answers this work.
+/// The finished job that answers this work. One that cannot be read answers nobody.
 pub(super) fn finished_work(step: &Step<'_>, dedupe_key: &str) -> StoreResult<Option<Job>> {
     let newest: Option<(String, i64)> = step
         .conn
@@ -127,7 +127,13 @@ pub(super) fn finished_work(step: &Step<'_>, dedupe_key: &str) -> StoreResult<Op
     if Timestamp::from_millis(finished_at).plus(step.policy.dedupe_ttl) <= step.now {
         return Ok(None);
     }
-    job::load_existing(step.conn, &id).map(Some)
+    match job::load_existing(step.conn, &id) {
+        Err(StoreError::Corrupt(why)) => {
+            tracing::error!(job.id = id, why, "a finished job cannot be read and answers nobody");
+            Ok(None)
+        }
+        loaded => loaded.map(Some),
+    }
 }
 
 /// Keeps a finished job for as long as its newest submission may be fetched.
@@ -137,7 +143,8 @@ fn answering(step: &Step<'_>, mut job: Job) -> StoreResult<Job> {
     Ok(job)
 }
 
-/// The live job that does this work. One that is being cancelled takes nobody.
+/// The live job that does this work. One that is being cancelled takes nobody. Nor does one that cannot be read, which leaves its
+/// work to another; words of another version are left to a node that knows them.
 pub(super) fn live_work(conn: &Connection, dedupe_key: &str) -> StoreResult<Option<Job>> {
     let found = job::ids(
         conn,
@@ -145,7 +152,16 @@ pub(super) fn live_work(conn: &Connection, dedupe_key: &str) -> StoreResult<Opti
          WHERE dedupe_key = ?1 AND state IN ('queued','delayed','running') AND cancel_requested = 0",
         [dedupe_key],
     )?;
-    found.first().map(|id| job::load_existing(conn, id)).transpose()
+    let Some(id) = found.first() else { return Ok(None) };
+    match job::load_existing(conn, id) {
+        Err(StoreError::Corrupt(why)) => {
+            tracing::error!(job.id = id, why, "a live job cannot be read and leaves its work to another");
+            conn.prepare_cached("UPDATE jobs SET dedupe_key = 'unreadable:' || id WHERE id = ?1")?
+                .execute([id])?;
+            Ok(None)
+        }
+        loaded => loaded.map(Some),
+    }
 }
 
 /// Who is in a hurry takes the others along.

@@ -9,7 +9,7 @@ use verbatim_core::ports::jobs::{MAX_JOBS_PER_CALL, TickReport};
 use verbatim_core::time::Timestamp;
 
 use super::claim::REPEATABLE;
-use super::error::{StoreError, StoreResult};
+use super::error::{self, StoreResult};
 use super::garbage::Due;
 use super::job::{self, Job};
 use super::submission;
@@ -44,9 +44,9 @@ fn readable<T>(
     due: (&str, &str, &str),
     report: &mut TickReport,
 ) -> StoreResult<Option<T>> {
-    let why = match loaded {
-        Err(StoreError::Corrupt(why)) => why,
-        loaded => return loaded.map(Some),
+    let why = match error::readable(loaded)? {
+        Ok(record) => return Ok(Some(record)),
+        Err(why) => why,
     };
     let (table, column, id) = due;
     tracing::error!(record = id, why, "what is due cannot be read and stays as it is");

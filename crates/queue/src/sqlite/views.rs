@@ -11,10 +11,9 @@ use verbatim_core::options::Priority;
 use verbatim_core::ports::jobs::{ListQuery, Listing, MAX_JOBS_PER_CALL, QueueStats, TierStats};
 use verbatim_core::time::Timestamp;
 
-use super::error::StoreResult;
+use super::error::{StoreResult, readable};
 use super::job::{self, parsed, tier_number, unsigned};
 use super::{lanes, position, submission};
-use crate::newer::readable;
 
 /// The submission as its tenant sees it, beside workers that serve these classes.
 pub(super) fn get(
@@ -61,8 +60,12 @@ pub(super) fn list(
         ],
     )?;
     let mut listing = Listing::default();
-    let found = page.iter().map(|id| Ok(get(conn, tenant, id, serves)?));
-    listing.submissions.extend(readable("a submission", found).flatten());
+    for id in &page {
+        match readable(get(conn, tenant, id, serves))? {
+            Ok(found) => listing.submissions.extend(found),
+            Err(why) => tracing::warn!(job.id = id, why, "a submission cannot be read and is left out"),
+        }
+    }
     if page.len() == most && listing.len() < most {
         // One that is left out makes room for another, which the next page has.
         listing.next = page.last().map(|id| parsed(SubmissionId::parse(id))).transpose()?;

@@ -21,4 +21,5 @@ mod server;
 mod silence;
 mod store;
 mod support;
+mod unreadable;
 mod upgrade;

@@ -9,3 +9,4 @@ mod private;
 mod providers;
 mod store;
 mod support;
+mod unreadable;

@@ -9,7 +9,7 @@ local righted, without_class, reviewed, unreadable, is_last = 0, {}, {}, {}, 0
 
 for i = 3, #ARGV, 2 do
   local job = load(ARGV[i])
-  if job and not job.f.K then
+  if job and not job.f.K and not broken_field(job) then
     local queued = job.f.s == 'q'
     if queued then leave_queue(job) end
     put(job, 'K', ARGV[i + 1])
@@ -22,7 +22,7 @@ for i = 3, #ARGV, 2 do
 end
 
 local function put_right(job)
-  if not (job.f.s and job.f.p and job.f.t) then
+  if not (STATES[job.f.s] and tonumber(job.f.p) and job.f.t) then
     unreadable[#unreadable + 1] = job.id .. ': field s, p or t'
     return
   end
@@ -31,7 +31,7 @@ local function put_right(job)
     if stands and unqueue(job.f.p, job.f.t, lane_of(job), job.id) then righted = righted + 1 end
     return
   end
-  local broken = not stands and broken_field(load(job.id))
+  local broken = not stands and (broken_field(load(job.id)) or call('EXISTS', P .. 'd:' .. job.id) == 0 and 'd:')
   if broken then
     unreadable[#unreadable + 1] = job.id .. ': field ' .. broken
     return
@@ -58,7 +58,7 @@ local function page(most)
   for i = 1, #found[2], 2 do
     local job = load_some(found[2][i], { 's', 't', 'p', 'u', 'K', 'o' })
     local over = job and (job.f.s == 'c' or job.f.s == 'x')
-    if job and not job.f.K and not over then
+    if job and not job.f.K and not over and not broken_field(load(job.id)) then
       without_class[#without_class + 1] = { job.id, call('GET', P .. 'd:' .. job.id) or '' }
     elseif job then
       put_right(job)

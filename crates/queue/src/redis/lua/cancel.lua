@@ -10,7 +10,7 @@ local function done(what, seen)
   if asked ~= '' then answer(sub.id, asked, what) end
   return { what, seen }
 end
-local job = load(sub.j)
+local job = load_whole(sub.j)
 if not has_ended(sub, job) then
   end_apart(sub, job, 'c', tonumber(ARGV[4]))
   flush()

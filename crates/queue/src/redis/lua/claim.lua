@@ -10,6 +10,12 @@ local expires, retention = now + tonumber(ARGV[5]), tonumber(ARGV[8])
 -- Fields that a lease reads, or that it changes in a way that depends on what they were.
 local FIELDS = { 't', 'p', 's', 'z', 'f', 'a', 'S', 'pr', 'ps', 'ns', 'e', 'ls', 'u', 'c', 'dm', 'cp', 'K', 'k', 'nl', 'o' }
 
+-- The first of what a lease is made from that cannot be read.
+local function broken_to_workers(job, held)
+  local broken = broken_field(job, held) or no_number(job.f, { 'c' })
+  return broken or call('EXISTS', P .. 'd:' .. job.id) == 0 and 'd:' or nil
+end
+
 local function lease_of(job)
   local f = job.f
   return { job.id, f.t, f.f, f.n, f.a, f.L, f.c, f.u and 1 or 0, f.dm or '', call('GET', P .. 'd:' .. job.id),
@@ -21,7 +27,8 @@ end
 local last = call('HMGET', P .. 'k:' .. worker, 'n', 'j', 'd')
 if last[1] == nonce then
   local job = load(last[2])
-  if not job then return nil end
+  -- One that cannot be read is nobody's: upkeep says so when the lease has lapsed.
+  if not job or broken_to_workers(job, true) then return nil end
   local held, fence = job.f.s == 'r' and job.f.n == nonce, fence_taken_back(job, nonce)
   if not held and fence then held = is_held_again(job, fence, nonce) end
   flush()
@@ -211,7 +218,7 @@ for _ = 1, tonumber(ARGV[10]) do
     break
   end
   local job = load_some(turn.id, FIELDS)
-  if not stands_rightly(job, turn.tier, turn.lane) or broken_field(job) then
+  if not stands_rightly(job, turn.tier, turn.lane) or broken_to_workers(job) then
     -- A node of an earlier version ended or moved it, and knows nothing of this queue. Or it cannot be read, and keeps no other
     -- from its turn: upkeep finds it on its walk, and says so.
     unqueue(turn.tier, turn.name, turn.lane, turn.id)

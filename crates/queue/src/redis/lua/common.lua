@@ -244,16 +244,19 @@ end
 -- The same with these fields only: for the scripts that run most.
 local function load_some(id, fields)
   local values = call('HMGET', P .. 'j:' .. id, unpack(fields))
-  if not values[1] then return nil end
   local f = {}
   for i = 1, #fields do
     if values[i] then f[fields[i]] = values[i] end
   end
+  if next(f) == nil then return nil end
   return { id = id, f = f, set = {}, at = 0 }
 end
 
 -- The first of a job's fields that is not what scripts calculate with; nothing where all are. Asked before the first write, so
--- that a job that cannot be read keeps its place whole. `held`: it was claimed, and its tenant charged.
+-- that a job that cannot be read keeps its place whole. A state that only a newer version knows is no state. `held`: it was
+-- claimed, and its tenant charged.
+local STATES = { q = true, d = true, r = true, c = true, f = true, x = true }
+local STATES_OVER = { c = true, f = true, x = true }
 local TEXTS, NUMBERS, NUMBERS_LIVE, NUMBERS_HELD = { 's', 't', 'k' }, { 'ls', 'nl', 'p' }, { 'a', 'e', 'f', 'o', 'z' }, { 'cc', 'ct' }
 local NUMBERS_IF_THERE = { 'C', 'D', 'G', 'R', 'cm', 'l', 'ns', 'nt' }
 local function no_number(f, names)
@@ -267,20 +270,52 @@ local function broken_field(job, held)
   for i = 1, #TEXTS do
     if not f[TEXTS[i]] then return TEXTS[i] end
   end
+  if not STATES[f.s] then return 's' end
   for i = 1, #NUMBERS_IF_THERE do
     local name = NUMBERS_IF_THERE[i]
     if f[name] and not tonumber(f[name]) then return name end
   end
-  local is_over = f.s == 'c' or f.s == 'f' or f.s == 'x'
-  local broken = no_number(f, NUMBERS) or not is_over and no_number(f, NUMBERS_LIVE)
-  if not broken and held then broken = not f.w and 'w' or no_number(f, NUMBERS_HELD) end
+  local broken = no_number(f, NUMBERS) or not STATES_OVER[f.s] and no_number(f, NUMBERS_LIVE)
+  if not broken and held then broken = not f.w and 'w' or not f.n and 'n' or no_number(f, NUMBERS_HELD) end
   return broken or nil
+end
+
+-- The same for a script that adds or takes away submissions of the job, or moves it by hand.
+local function broken_as_a_whole(job)
+  return broken_field(job) or no_number(job.f, { 'nt' }) or STATES_OVER[job.f.s] and no_number(job.f, { 'F', 'X' }) or nil
+end
+
+-- Ends the script, or in `try` the work on one record. Only called before the first write. The first word tells Rust what it is.
+local function refuse(id, what)
+  error({ err = 'UNREADABLE ' .. id .. ': ' .. what })
+end
+
+-- The job of a submission, or of a call about it, whole.
+local function load_whole(id)
+  local job = id and load(id)
+  if not job then refuse(id or 'a job', 'it is not there') end
+  local broken = broken_as_a_whole(job)
+  if broken then refuse(id, 'field ' .. broken) end
+  return job
+end
+
+-- The job of a submission as it is, for those who only look.
+local function load_any(sub)
+  local job = sub.j and load(sub.j)
+  return job or refuse(sub.j or sub.id, 'its job is not there')
+end
+
+-- The dead letter, whole; nothing where there is none.
+local function load_dead_letter(id)
+  local state = call('HGET', P .. 'j:' .. id, 's')
+  return state == 'f' and load_whole(id) or nil
 end
 
 -- Works on one record of several. An error ends the work on this one only. Answers why it did, or nothing.
 local function try(work, ...)
   local done, problem = pcall(work, ...)
-  if not done then return type(problem) == 'table' and problem.err or tostring(problem) end
+  if done then return nil end
+  return (string.gsub(type(problem) == 'table' and problem.err or tostring(problem), '^UNREADABLE [^:]*: ', ''))
 end
 
 -- What is put last counts, in Redis as well.
@@ -434,5 +469,5 @@ end
 -- no worker that is there can do it.
 local function view(sub, job, place)
   local waits = (job.f.s == 'q' or job.f.s == 'd') and not is_served(job.f.K or '*')
-  return { flat_of(sub), flat_of(job.f), call('GET', P .. 'd:' .. job.id), place or -1, job.id, waits and 1 or 0 }
+  return { flat_of(sub), flat_of(job.f), call('GET', P .. 'd:' .. job.id) or '', place or -1, job.id, waits and 1 or 0 }
 end

@@ -6,11 +6,11 @@ local ids = call('ZREVRANGE', P .. 'dlq', start, start + tonumber(ARGV[5]) - 1)
 for _, id in ipairs(ids) do
   if ARGV[2] == '' or call('HGET', P .. 'j:' .. id, 't') == ARGV[2] then
     local job, submissions = load(id), {}
-    for _, sub in ipairs(submissions_of(job)) do
+    for _, sub in ipairs(job and submissions_of(job) or {}) do
       if #submissions == 256 then break end
       if call('HEXISTS', P .. 's:' .. sub, 'x') == 0 then submissions[#submissions + 1] = sub end
     end
-    found[#found + 1] = { id, flat_of(job.f), call('GET', P .. 'd:' .. id), submissions }
+    if job then found[#found + 1] = { id, flat_of(job.f), call('GET', P .. 'd:' .. id) or '', submissions } end
     if #found == most then return { '', found } end
   end
 end

@@ -94,7 +94,7 @@ local function answer(id, asked, what)
 end
 
 local function is_terminal(state)
-  return state == 'c' or state == 'f' or state == 'x'
+  return STATES_OVER[state] ~= nil
 end
 
 local function has_ended(sub, job)
@@ -103,9 +103,10 @@ end
 
 local function remove_submission(sub, job)
   call('DEL', P .. 's:' .. sub.id)
-  call('ZREM', P .. 'l:' .. sub.t, sub.id)
+  -- One of which this cannot be read goes all the same.
+  if sub.t then call('ZREM', P .. 'l:' .. sub.t, sub.id) end
   if sub.d then call('ZREM', P .. 'y', sub.id) end
-  if sub.i then
+  if sub.t and sub.i then
     local member = sub.t .. ':' .. sub.i
     local stored = call('GET', P .. 'i:' .. member)
     -- The key may have come to name a later submission.

@@ -4,4 +4,4 @@ if not stored then return nil end
 local id, expires, digest = string.match(stored, '^(.-)|(.-)|(.*)$')
 local sub = tonumber(expires) > now and load_submission(id)
 if not sub then return nil end
-return { digest, view(sub, load(sub.j)) }
+return { digest, view(sub, load_any(sub)) }

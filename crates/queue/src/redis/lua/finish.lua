@@ -81,8 +81,8 @@ local function finish(kind, id, fence, nonce, ...)
   local job = load_some(id, FIELDS)
   if not job then return '' end
   local token = fence .. '|' .. nonce
-  local held = job.f.s == 'r' and job.f.f .. '|' .. job.f.n == token
-  if held or not is_terminal(job.f.s) and fence_taken_back(job, nonce) then
+  local held = job.f.s == 'r' and job.f.f == fence and job.f.n == nonce
+  if held then
     local broken = broken_field(job, true)
     if broken then return '!field ' .. broken end
   end

@@ -90,6 +90,9 @@ end
 local function is_held_again(job, fence, nonce)
   if job.f.s == 'c' or job.f.s == 'f' or job.f.s == 'x' then return false end
   local is_last = job.f.f == fence and job.f.n == nonce
+  if fence_taken_back(job, nonce) ~= fence then return false end
+  local broken = broken_field(job, true)
+  if broken then refuse(job.id, 'field ' .. broken) end
   if not is_uncounted(job, fence, nonce) then return false end
   call('HINCRBY', P .. 'tick', 'revived', 1)
   if not is_last then

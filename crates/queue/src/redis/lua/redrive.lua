@@ -2,12 +2,13 @@
 -- whose answer was lost is repeated, and gets the same answer.
 local before = answered_before(ARGV[2], ARGV[5])
 if before then return before end
-local job = load(ARGV[2])
-if not job or job.f.s ~= 'f' then return 'none' end
+local job = load_dead_letter(ARGV[2])
+if not job then return 'none' end
 if tonumber(job.f.nl) == 0 then return 'unwanted' end
 local found = call('HGET', P .. 'w', job.f.k)
 local other = found and load(found)
-if other and other.id ~= job.id then
+-- One that cannot be read answers nobody.
+if other and other.id ~= job.id and not broken_as_a_whole(other) then
   if other.f.s == 'c' then
     if tonumber(other.f.F) + tonumber(ARGV[3]) > now then return 'done' end
   else

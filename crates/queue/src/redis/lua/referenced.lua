@@ -5,9 +5,11 @@ local function fate(id, blob, lease)
   local job = load(id)
   if job then
     local f = job.f
-    if blob_of(job) == blob and (f.s == 'q' or f.s == 'd' or f.s == 'r' or f.s == 'f') then return 2 end
+    -- A job that cannot be read, or is in a state that only a newer version knows, may still need what it could ever need.
+    local known = broken_field(job, f.s == 'r') == nil
+    if blob_of(job) == blob and f.s ~= 'c' and f.s ~= 'x' then return 2 end
     if result_of(job) == blob then return 2 end
-    if lease ~= '' and f.s == 'r' and f.f .. '-' .. f.n == lease then return 2 end
+    if lease ~= '' and not is_terminal(f.s) and (not known or f.s == 'r' and f.f .. '-' .. f.n == lease) then return 2 end
   end
   if call('ZSCORE', P .. 'garbage', blob) or call('SISMEMBER', P .. 'g', blob) == 1 then return 1 end
   return 0

@@ -7,6 +7,8 @@ if (job.f.s ~= 'r' or job.f.f ~= ARGV[3] or job.f.n ~= ARGV[4]) and not is_held_
   flush()
   return 0
 end
+local broken = broken_field(job, true)
+if broken then refuse(job.id, 'field ' .. broken) end
 local log, stride = P .. 'e:' .. job.id, tonumber(ARGV[10])
 
 -- The number of a segment follows from that of the attempt's first, so that it can be told when only the transcript is left.

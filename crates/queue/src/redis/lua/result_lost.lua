@@ -2,4 +2,4 @@
 local sub = load_submission(ARGV[3])
 if not sub or sub.t ~= ARGV[2] then return end
 local job = load(sub.j)
-if job.f.s == 'c' and result_of(job) == ARGV[4] then forget_work(job) end
+if job and job.f.s == 'c' and result_of(job) == ARGV[4] then forget_work(job) end

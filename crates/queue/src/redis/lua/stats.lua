@@ -7,7 +7,7 @@ for tier = 2, 0, -1 do
   for _, name in ipairs(call('ZRANGE', P .. 'turns:' .. tier, 0, 63)) do
     for _, lane in ipairs(call('SMEMBERS', P .. 'lanes:' .. tier .. ':' .. name)) do
       local id = call('ZRANGE', P .. 'queue:' .. tier .. ':' .. name .. ':' .. lane, 0, 0)[1]
-      local since = tonumber(call('HGET', P .. 'j:' .. id, 'Q'))
+      local since = id and tonumber(call('HGET', P .. 'j:' .. id, 'Q'))
       if since and (not first or since < first) then first = since end
     end
   end

@@ -11,7 +11,7 @@ local function adopted(job)
 end
 
 local function replay(sub)
-  local job = load(sub.j)
+  local job = load_any(sub)
   return { 'replayed', adopted(job), view(sub, job, position(job)) }
 end
 
@@ -38,7 +38,8 @@ end
 local job, cached, attached
 local found = call('HGET', P .. 'w', work)
 local candidate = found and load(found)
-if candidate then
+-- One that cannot be read does no work, and answers nobody.
+if candidate and not broken_as_a_whole(candidate) then
   if candidate.f.s == 'c' then
     if tonumber(candidate.f.F) + tonumber(ARGV[17]) > now then job, cached = candidate, true end
   elseif not is_terminal(candidate.f.s) and not candidate.f.x then

@@ -83,14 +83,15 @@ local function each_due(index, find, work)
   end
 end
 
--- The job, unless it is in another state than the index is for. One that only a newer version knows is left to it.
+-- The job, unless it is in another state than the index is for. One in a state that only a newer version knows is as one that
+-- cannot be read: nothing is done with it.
 local function job_in(state)
   return function(id)
     local job = load(id)
     if not job then return nil end
-    if state and job.f.s ~= state and string.find('qdrcfx', job.f.s or '?', 1, true) then return nil end
-    local broken = broken_field(job, job.f.s == 'r')
-    if broken then error('field ' .. broken, 0) end
+    if state and STATES[job.f.s] and job.f.s ~= state then return nil end
+    local broken = broken_field(job, job.f.s == 'r') or no_number(job.f, { 'nt' })
+    if broken then refuse(id, 'field ' .. broken) end
     return job
   end
 end

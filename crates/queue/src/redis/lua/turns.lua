@@ -149,8 +149,8 @@ end
 -- Jobs ahead of a queued one: those of stronger tiers, those before it of its own tenant, and as many of the other
 -- tenants' as they will be served in turn. Exact for one tenant.
 function position(job)
-  if job.f.s ~= 'q' then return -1 end
   local tier, name = tonumber(job.f.p), job.f.t
+  if job.f.s ~= 'q' or not (tier and name and tonumber(job.f.o)) then return -1 end
   local depth = call('HMGET', P .. 'n', 'q0', 'q1', 'q2')
   local ahead = 0
   for stronger = tier + 1, 2 do ahead = ahead + (tonumber(depth[stronger + 1]) or 0) end
