@@ -9,7 +9,7 @@ use verbatim_core::ports::jobs::ClaimRequest;
 use verbatim_core::{CancellationToken, PortError};
 
 use crate::backoff::Backoff;
-use crate::finish::{Ending, finish};
+use crate::finish::{Ending, LAST_TRIES, finish, may_pass};
 use crate::held::{Counted, Held, StopSwitch};
 use crate::keeper::LeaseKeeper;
 use crate::pipeline::Pipeline;
@@ -82,13 +82,22 @@ impl Claimer {
         }
     }
 
-    /// Repeats one claim until the store has answered: a claim whose answer was lost may have given a lease. `None`
-    /// when `hard` fires first.
+    /// Repeats one claim until the store has answered: a claim whose answer was lost may have given a lease. One that is refused
+    /// for a reason that repeating does not mend gets nothing after a few tries; the next one may. `None` when `hard` fires first.
     async fn ask(&self, request: ClaimRequest, hard: &CancellationToken) -> Option<Option<Lease>> {
         let mut backoff = Backoff::for_store(&self.ports.ids);
+        let mut tries_left = LAST_TRIES;
         loop {
             match self.claim(request.clone()).await {
                 Ok(lease) => return Some(lease),
+                Err(error) if !may_pass(&error) && tries_left <= 1 => {
+                    tracing::error!(%error, "no job could be claimed, and repeating the claim would not help");
+                    return Some(None);
+                }
+                Err(error) if !may_pass(&error) => {
+                    tries_left -= 1;
+                    tracing::warn!(%error, "no job could be claimed; trying again");
+                }
                 Err(error) => tracing::warn!(%error, "no job could be claimed; trying again"),
             }
             unless(hard, backoff.wait()).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use verbatim_core::failure::JobFailure;
 use verbatim_core::job::{Completion, LeaseToken};
 use verbatim_core::ports::jobs::Finish;
-use verbatim_core::{CancellationToken, ErrorKind, PortError};
+use verbatim_core::{CancellationToken, ErrorKind, PortError, Refusal};
 
 use crate::backoff::Backoff;
 use crate::worker::WorkerPorts;
@@ -71,9 +71,10 @@ async fn once(ports: &WorkerPorts, token: &LeaseToken, ending: Ending) -> Result
     }
 }
 
-/// Whether the store may answer otherwise later.
+/// Whether the store may answer otherwise later. What is written in words of another version it reads no better then.
 pub(crate) fn may_pass(error: &PortError) -> bool {
-    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::OutOfSpace | ErrorKind::Throttled)
+    error.refusal() != Some(Refusal::OtherVersion)
+        && matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::OutOfSpace | ErrorKind::Throttled)
 }
 
 async fn soon_after(hard: &CancellationToken) {

@@ -197,6 +197,43 @@ async fn a_worker_outlives_its_store() -> Result<()> {
     Ok(())
 }
 
+/// The lease lapses, and another node may know the words; repeated until the end of the process, the finish would hold its slot.
+#[tokio::test(start_paused = true)]
+async fn a_finish_that_only_another_version_understands_holds_no_slot() -> Result<()> {
+    let world = World::new()?;
+    let bad = world.submit(1).await?;
+    world.leases.change(|state| state.newer = true);
+    let (signals, running) = start(&world.worker(OddEngine::default(), config(1))?);
+    let state = world.leases.until(|state| state.failed_calls > 0).await;
+    assert_eq!(state.failed_calls, 1);
+    // The only slot is free again.
+    let claims = state.claims.len();
+    let state = world.leases.until(|state| state.claims.len() > claims).await;
+    assert_eq!((state.failed_calls, state.jobs[&bad].state), (1, JobState::Running));
+    world.leases.change(|state| state.newer = false);
+    let good = world.submit(1).await?;
+    world.leases.until(|state| state.jobs[&good].state == JobState::Completed).await;
+    signals.drain.cancel();
+    running.await??;
+    Ok(())
+}
+
+/// A lease that cannot be read would be answered like that for ever.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_refused_for_good_is_followed_by_another() -> Result<()> {
+    let world = World::new()?;
+    let id = world.submit(1).await?;
+    world.leases.change(|state| state.claims_to_refuse = 7);
+    let (signals, running) = start(&world.worker(OddEngine::default(), config(1))?);
+    let state = world.leases.until(|state| state.jobs[&id].state == JobState::Completed).await;
+    // Three tries each.
+    let tries: Vec<usize> = state.claims[..7].chunk_by(|one, next| one == next).map(<[_]>::len).collect();
+    assert_eq!(tries, [3, 3, 1]);
+    signals.drain.cancel();
+    running.await??;
+    Ok(())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_suspect_is_worked_on_alone() -> Result<()> {
     let world = World::new()?;

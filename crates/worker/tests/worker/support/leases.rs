@@ -13,7 +13,7 @@ use verbatim_core::job::{Completion, JobState, Lease, LeaseToken, Report};
 use verbatim_core::ports::jobs::{ClaimRequest, Finish, JobLeases, Renewal};
 use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 use verbatim_core::time::Timestamp;
-use verbatim_core::{ErrorKind, PortError};
+use verbatim_core::{ErrorKind, PortError, Refusal};
 
 /// One job.
 #[derive(Debug, Clone)]
@@ -37,6 +37,10 @@ pub(crate) struct State {
     pub(crate) down: bool,
     /// Every call's answer is lost after it took effect.
     pub(crate) deaf: bool,
+    /// So many claims are refused for a reason that repeating does not mend.
+    pub(crate) claims_to_refuse: u32,
+    /// Its records are written in words of another version: every finish is refused.
+    pub(crate) newer: bool,
     /// Has no room for reports, as a full Redis; everything else is done.
     pub(crate) full: bool,
     /// Claims wait until this is over.
@@ -167,6 +171,14 @@ impl JobLeases for FakeLeases {
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Lease>, PortError> {
         self.change(|state| state.claims.push(request.clone()));
         self.until(|state| !state.claims_wait).await;
+        let refused = |state: &mut State| {
+            let due = state.claims_to_refuse > 0;
+            state.claims_to_refuse -= u32::from(due);
+            due
+        };
+        if self.change(refused) {
+            return Err(PortError::new(ErrorKind::Internal, "the record is broken"));
+        }
         self.call(|state| state.claim(&request))
     }
 
@@ -203,6 +215,14 @@ impl JobLeases for FakeLeases {
     }
 
     async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
+        let newer = |state: &mut State| {
+            state.failed_calls += u32::from(state.newer);
+            state.newer
+        };
+        if self.change(newer) {
+            let error = PortError::new(ErrorKind::Unavailable, "words of another version");
+            return Err(error.because(Refusal::OtherVersion));
+        }
         self.call(|state| {
             let again = |job: &&Job| job.lease.token == *token && job.completions.contains(&completion);
             if let Some(job) = state.jobs.get(&token.job_id).filter(again) {
