@@ -38,8 +38,8 @@ async fn a_deadline_is_counted_by_the_store_whatever_the_clock_of_the_node_that_
             wav(16_000, &samples)
         };
         let whole = ("vad", "false");
-        // In the only slot for longer than the shorter deadline.
-        let long = right.accepted(sound(5, 1), &[whole]).await?;
+        // In the only slot until it is deleted, below.
+        let long = right.accepted(sound(120, 1), &[whole]).await?;
         while right.get(&format!("/v1/jobs/{long}")).await?["status"] != "processing" {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -52,6 +52,7 @@ async fn a_deadline_is_counted_by_the_store_whatever_the_clock_of_the_node_that_
             busy["status"] == "processing",
             "{offset}: the deadline fell only when there was room: {busy}"
         );
+        right.http.delete(format!("{}/v1/jobs/{long}", right.url)).send().await?.error_for_status()?;
         let in_time = client.ended(&in_time).await?;
         ensure!(in_time["status"] == "completed", "{offset}: {in_time}");
     }
