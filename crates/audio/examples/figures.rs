@@ -1,4 +1,4 @@
-//! How fast a file is decoded and searched for speech, and in how much memory:
+//! How fast a file is decoded and searched for speech, in how much memory, what was noticed in it, or why it is refused:
 //! `cargo run --release -p verbatim-audio --example figures -- FILE...`
 
 use std::path::Path;
@@ -13,7 +13,14 @@ fn main() -> Result<()> {
     let cancel = CancellationToken::new();
     for path in std::env::args().skip(1) {
         let start = Instant::now();
-        let audio = decode_file(Path::new(&path), &AudioLimits::default(), &std::env::temp_dir(), &cancel)?;
+        let decoded = decode_file(Path::new(&path), &AudioLimits::default(), &std::env::temp_dir(), &cancel);
+        let audio = match decoded {
+            Ok(audio) => audio,
+            Err(error) => {
+                println!("{path}: refused as {}: {error}", error.failure_kind().code());
+                continue;
+            }
+        };
         let (decoding, start) = (start.elapsed().as_secs_f64(), Instant::now());
         let spans = find_speech(&audio, &VadConfig::default(), &cancel)?;
         let searching = start.elapsed().as_secs_f64();
@@ -23,7 +30,7 @@ fn main() -> Result<()> {
             "{path}: {} of {seconds:.1} s, {:?}; decoded in {decoding:.2} s ({:.0} x real time), searched in \
              {searching:.2} s ({:.0} x); {} spans with {:.1} % of it; peak memory {} MiB",
             audio.format().as_str(),
-            audio.damage(),
+            audio.findings(),
             seconds / decoding,
             seconds / searching,
             spans.len(),

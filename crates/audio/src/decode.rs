@@ -3,24 +3,31 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
 
-use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use verbatim_core::CancellationToken;
 use verbatim_core::audio::{AudioFormat, AudioLimits};
 
-use crate::container::{AudioTrack, Demuxer};
+use crate::conditions::{Conditions, Folder};
+use crate::container::{Demuxer, StreamEnd};
+use crate::effort::Effort;
 use crate::error::AudioError;
+use crate::foreign;
 use crate::link::Link;
 use crate::packets::{Packets, Step};
 use crate::pcm::DecodedAudio;
 use crate::samples::Samples;
 use crate::source::GuardedSource;
-use crate::{mp4, mpeg, sniff};
+use crate::{mpeg, pieces, sniff};
 
 /// Tags in a row at the start of a file that are skipped.
 const MOST_TAGS: usize = 16;
 /// Packets that may be lost before the share of them counts.
 const LOSSES_BEFORE_GIVING_UP: u64 = 256;
+/// Tracks that are decoded in search of one that is not silent.
+const MOST_SILENT_TRACKS: usize = 8;
+/// Less than this many seconds short of what a header promises is rounding and padding.
+const SHORT_BY_SECS: f64 = 0.5;
 
 /// Decodes the file at `path`; see [`decode`].
 ///
@@ -36,36 +43,84 @@ pub fn decode_file(
     decode(file, limits, scratch_dir, cancel)
 }
 
-/// Decodes the first audio track of `source` to 16 kHz mono. Blocks for as long as it takes; memory stays bounded
-/// however long the audio is (see [`crate::SAMPLES_IN_MEMORY`]).
+/// Decodes the audio of `source` to 16 kHz mono, with `scratch_dir` for what is long; see [`decode_under`].
+///
+/// # Errors
+/// As [`decode_under`].
+pub fn decode<S: Read + Seek + Send + Sync>(
+    source: S,
+    limits: &AudioLimits,
+    scratch_dir: &Path,
+    cancel: &CancellationToken,
+) -> Result<DecodedAudio, AudioError> {
+    decode_under(source, &Conditions::new(limits, &Folder(scratch_dir.to_owned()), cancel))
+}
+
+/// Decodes the audio track of `source` that is meant to be heard to 16 kHz mono; the first that is not, when that one is
+/// digital silence. Blocks for as long as it takes, on one thread; memory stays bounded however long the audio is (see
+/// [`crate::SAMPLES_IN_MEMORY`]), and so does the processor time.
 ///
 /// A file that breaks off or has broken packets gives what can be decoded, with silence in place of lost packets, and
-/// [`DecodedAudio::damage`] tells; it is an error only when nothing, or less than half of its packets, can be decoded.
+/// [`DecodedAudio::findings`] tells; it is an error only when nothing, or less than half of its packets, can be decoded.
 /// Encoder priming and padding are removed where the file tells of them.
 ///
 /// # Errors
 /// Every [`AudioError`]; only [`AudioError::Storage`], [`AudioError::Internal`] and [`AudioError::Cancelled`] are not
 /// the file's fault.
-pub fn decode<S: Read + Seek + Send + Sync>(
+pub fn decode_under<S: Read + Seek + Send + Sync>(
     mut source: S,
-    limits: &AudioLimits,
-    scratch_dir: &Path,
-    cancel: &CancellationToken,
+    conditions: &Conditions<'_>,
 ) -> Result<DecodedAudio, AudioError> {
     let reading = |error| AudioError::io("reading the audio failed", error);
     let total = source.seek(SeekFrom::End(0)).map_err(reading)?;
     let (base, format) = identify(&mut source, total)?;
-    // MP4 may have its index at the end. The other readers need none, and what they guess from the file's length, such
-    // as the duration of an mp3, would only mislead them.
-    let seekable = format == AudioFormat::M4a;
-    let source = GuardedSource::new(source, base, total, seekable, cancel).map_err(reading)?;
-    let fault = source.fault();
-    let outcome = open(source, format, total - base, cancel)
-        .and_then(|(packets, track)| run(packets, track, Samples::new(limits, scratch_dir)))
-        .and_then(|samples| samples.finish(format));
-    // What a demuxer takes for a damaged file may have been a failed read.
-    fault.check()?;
-    outcome
+    let effort = Arc::new(Effort::new(conditions.clock, total));
+    let pieces = pieces::find(&mut source, base..total, format).map_err(reading)?;
+    let mut decode = |choice| {
+        let mut samples = Samples::new(conditions, total);
+        let mut choices = 0;
+        for piece in &pieces {
+            let len = piece.end - piece.start;
+            let source = GuardedSource::new(&mut source, piece.clone(), effort.clone(), conditions.cancel);
+            let source = source.map_err(reading)?;
+            let fault = source.fault();
+            let outcome = Demuxer::open(Box::new(source), format, len, choice).and_then(|demuxer| {
+                choices = choices.max(demuxer.tracks().len());
+                run(Packets::new(demuxer, choice, len, format, conditions), &mut samples, &effort, conditions)
+            });
+            // What a demuxer takes for a damaged file may have been a failed read.
+            fault.check()?;
+            match outcome {
+                Err(
+                    AudioError::Malformed { .. }
+                    | AudioError::UnsupportedFormat { .. }
+                    | AudioError::NoAudioTrack,
+                ) if piece.start > base => {
+                    samples.damage.unheard_bytes += len;
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok((samples.finish(format)?, choices))
+    };
+    let (mut audio, choices) = decode(0)?;
+    for choice in 1..choices.min(MOST_SILENT_TRACKS) {
+        if !audio.is_silent() {
+            break;
+        }
+        // A track that cannot be decoded is no better than silence.
+        match decode(choice) {
+            Ok((other, _)) if !other.is_silent() => {
+                audio = other;
+                audio.findings.silent_tracks = u16::try_from(choice).unwrap_or(u16::MAX);
+            }
+            Err(error @ (AudioError::Cancelled | AudioError::Storage(_) | AudioError::TooCostly)) => {
+                return Err(error);
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(audio)
 }
 
 /// Where the audio starts, after any tags, and what it is.
@@ -87,75 +142,57 @@ fn identify(source: &mut (impl Read + Seek), total: u64) -> Result<(u64, AudioFo
                 // Between a tag and mp3 there may be padding, which the reader skips.
                 let fallback = (base > 0).then_some(AudioFormat::Mp3);
                 let format = sniff::sniff(&head).or(fallback);
-                return format
-                    .map(|format| (base, format))
-                    .ok_or_else(|| AudioError::unsupported("this content"));
+                return format.map(|format| (base, format)).ok_or_else(|| foreign::refuse(&head));
             }
         }
     }
     Err(AudioError::malformed("it consists of tags"))
 }
 
-/// Opens `total` bytes of `format`.
-fn open<'s, S: Read + Seek + Send + Sync + 's>(
-    mut source: GuardedSource<S>,
-    format: AudioFormat,
-    total: u64,
-    cancel: &CancellationToken,
-) -> Result<(Packets<'s>, AudioTrack), AudioError> {
-    let mut edit = None;
-    if format == AudioFormat::M4a {
-        let stated_len = mp4::stated_len(&mut source, total)
-            .ok_or_else(|| AudioError::malformed("its index is missing, which is written last"))?;
-        edit = mp4::first_audio_edit(&mut source, total);
-        // The reader drops a last box that is cut off; for all that it can tell, this one is not.
-        source.pretend_len(stated_len);
-        let silent_tracks = mp4::silent_tracks(&mut source, total);
-        source.pretend_free(silent_tracks);
-        source.seek(SeekFrom::Start(0)).map_err(|error| AudioError::io("reading the audio failed", error))?;
-    }
-    let stream = MediaSourceStream::new(Box::new(source), MediaSourceStreamOptions::default());
-    let demuxer = Demuxer::open(stream, format, total)?;
-    let mut track = demuxer.audio_track()?;
-    if let Some(edit) = edit {
-        track.edit = edit;
-    }
-    Ok((Packets::new(demuxer, &track, total, format, cancel), track))
-}
-
 /// Decodes packet after packet into `samples`.
-fn run<'a>(
+fn run(
     mut packets: Packets<'_>,
-    track: AudioTrack,
-    mut samples: Samples<'a>,
-) -> Result<Samples<'a>, AudioError> {
-    let mut link = Link::new(&track, samples.limits())?;
-    let mut decoded = 0_u64;
+    samples: &mut Samples<'_>,
+    effort: &Effort<'_>,
+    conditions: &Conditions<'_>,
+) -> Result<(), AudioError> {
+    let mut link = Link::new(packets.track()?, conditions.limits)?;
+    let stated_frames = packets.stated_frames();
+    let (mut links, mut decoded, mut lost) = (1, 0_u64, 0_u64);
     let end = loop {
+        conditions.pace.step();
+        effort.decoded(samples.len());
+        if effort.is_too_much() {
+            return Err(AudioError::TooCostly);
+        }
         match packets.next()? {
-            Step::Packet(packet, is_last) => match link.decode(&packet, is_last, &mut samples)? {
+            Step::Packet(packet, is_last) => match link.decode(&packet, is_last, samples)? {
                 Ok(()) => decoded += 1,
                 Err(reason) => {
+                    lost += 1;
                     samples.damage.lost_packets += 1;
-                    let lost = samples.damage.lost_packets;
                     if lost > LOSSES_BEFORE_GIVING_UP && lost > decoded {
                         return Err(reason);
                     }
                 }
             },
             Step::NextLink => {
-                link = Link::new(&packets.next_track()?, samples.limits())?;
+                links += 1;
+                link = Link::new(packets.next_link()?, conditions.limits)?;
             }
             Step::End(end) => break end,
         }
     };
-    if samples.damage.lost_packets > decoded {
+    if lost > decoded {
         return Err(AudioError::malformed("most of it cannot be decoded"));
     }
+    let StreamEnd { early, unheard_bytes } = packets.end();
+    let fell_short = links == 1 && link.is_shorter_than(stated_frames, SHORT_BY_SECS);
+    samples.damage.unheard_bytes += unheard_bytes;
     match end {
         Some(reason) if decoded == 0 => return Err(reason),
         Some(_) => samples.damage.ended_early = true,
-        None => {}
+        None => samples.damage.ended_early |= early || fell_short,
     }
-    Ok(samples)
+    Ok(())
 }

@@ -26,6 +26,12 @@ pub enum AudioError {
         /// The rule that is broken.
         reason: String,
     },
+    /// A piece of a recording that cannot be heard without the piece before it.
+    #[error(
+        "the beginning of the stream is missing, which tells how to decode the rest; upload the recording from its \
+         beginning, with the pieces joined in order"
+    )]
+    NoBeginning,
     /// A container without an audio track.
     #[error("the file has no audio track; upload one that has sound")]
     NoAudioTrack,
@@ -38,6 +44,23 @@ pub enum AudioError {
         /// The limit, in seconds.
         limit_secs: u64,
     },
+    /// Longer than so few bytes can plausibly be.
+    #[error(
+        "the audio lasts longer than {limit_secs} seconds, which is not plausible for a file of {bytes} bytes; export or \
+         record it again"
+    )]
+    Implausible {
+        /// What is plausible for that size, in seconds.
+        limit_secs: u64,
+        /// Size of the file.
+        bytes: u64,
+    },
+    /// Decoding takes more processor time than its length and size explain.
+    #[error(
+        "decoding the audio takes far more processor time than audio of its size and length should; export or record it \
+         again"
+    )]
+    TooCostly,
     /// More channels than the limit.
     #[error("the audio has {channels} channels and at most {limit} are accepted; mix it down first")]
     TooManyChannels {
@@ -85,6 +108,9 @@ impl AudioError {
             | Self::NoAudioTrack
             | Self::NoSamples
             | Self::TooLong { .. }
+            | Self::NoBeginning
+            | Self::Implausible { .. }
+            | Self::TooCostly
             | Self::TooManyChannels { .. }
             | Self::BadSampleRate { .. } => FailureKind::BadAudio,
         }
@@ -101,6 +127,10 @@ impl AudioError {
 
     pub(crate) fn unsupported(what: impl Into<String>) -> Self {
         Self::UnsupportedFormat { what: what.into() }
+    }
+
+    pub(crate) fn no_beginning() -> Self {
+        Self::NoBeginning
     }
 
     pub(crate) fn io(doing: &str, error: std::io::Error) -> Self {

@@ -3,19 +3,27 @@
 //!
 //! Everything here blocks; callers run it on a blocking thread and cancel it through a token.
 
+mod aac;
+mod blocks;
+mod conditions;
 mod container;
-mod damage;
 mod decode;
+mod effort;
 mod error;
 mod flac;
+mod foreign;
 mod link;
 mod loudness;
+mod matroska;
 mod mixdown;
 mod modulation;
 mod mp4;
 mod mpeg;
+mod names;
 mod packets;
 mod pcm;
+mod pieces;
+mod plausible;
 mod probe;
 mod resample;
 mod samples;
@@ -23,12 +31,16 @@ mod sniff;
 mod source;
 mod spans;
 mod vad;
+mod vorbis;
 mod wav;
 
-pub use damage::Damage;
-pub use decode::{decode, decode_file};
+pub use conditions::{Conditions, Folder, Pace, Reservation, Scratch};
+pub use decode::{decode, decode_file, decode_under};
+pub use effort::{ProcessorClock, ThreadClock};
 pub use error::AudioError;
+pub use foreign::refuse;
+pub use mpeg::id3v2_len as tag_len;
 pub use pcm::{DecodedAudio, SAMPLES_IN_MEMORY};
-pub use probe::probe_duration;
+pub use probe::{check_duration, probe_duration, scratch_bytes};
 pub use sniff::{HEAD_BYTES, sniff};
-pub use vad::{VadConfig, find_speech};
+pub use vad::{VadConfig, find_speech, find_speech_at};

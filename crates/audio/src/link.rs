@@ -25,6 +25,8 @@ pub(crate) struct Link {
     decoder: Box<dyn AudioDecoder>,
     time_base: Option<TimeBase>,
     edit: Edit,
+    gain: f32,
+    rate: u32,
     /// Frames decoded so far.
     frames: u64,
     /// Seconds of sound so far, with what stands in for lost ones.
@@ -39,8 +41,15 @@ impl Link {
     pub(crate) fn new(track: &AudioTrack, limits: &AudioLimits) -> Result<Self, AudioError> {
         check(track.channels(), track.rate(), limits)?;
         let decoder = track.decoder()?;
-        let (time_base, edit) = (track.time_base, track.edit);
-        Ok(Self { decoder, time_base, edit, frames: 0, position: 0.0, origin: None, interleaved: Vec::new() })
+        let (time_base, edit, gain) = (track.time_base, track.edit, track.gain);
+        let (rate, frames, position, origin) = (track.rate().unwrap_or_default(), 0, 0.0, None);
+        Ok(Self { decoder, time_base, edit, gain, rate, frames, position, origin, interleaved: Vec::new() })
+    }
+
+    /// Whether more than `seconds` are missing of the frames that were `stated`.
+    pub(crate) fn is_shorter_than(&self, stated: Option<u64>, seconds: f64) -> bool {
+        let missing = stated.map_or(0, |stated| stated.saturating_sub(self.frames));
+        self.rate > 0 && missing as f64 > seconds * f64::from(self.rate)
     }
 
     /// Decodes `packet` into `samples`, after silence for what is missing before it; `is_last` when the track may end
@@ -80,8 +89,12 @@ impl Link {
         let frames = (self.interleaved.len() / channels) as u64;
         let (start, end) = self.heard(rate, frames, is_last);
         self.frames += frames;
+        self.rate = rate;
         self.position += frames as f64 / f64::from(rate);
         let heard = start as usize * channels..end as usize * channels;
+        if self.gain != 1.0 {
+            self.interleaved[heard.clone()].iter_mut().for_each(|sample| *sample *= self.gain);
+        }
         samples.push(&mut self.interleaved[heard], channels, rate)?;
         Ok(Ok(()))
     }

@@ -13,6 +13,54 @@ const MEMORY_SECS: f32 = 1.0;
 pub(crate) struct Mixdown {
     mean_energy: f32,
     channel_energy: Vec<f32>,
+    likeness: Likeness,
+}
+
+/// Channels that are compared with each other.
+const MOST_COMPARED: usize = 8;
+/// A channel with a smaller part of the loudest one's energy holds crosstalk and noise: 46 dB.
+const LEAST_ENERGY: f64 = 2.5e-5;
+/// Mean energy of a sample below which a channel is silent, about -80 dB.
+const SILENCE: f64 = 1e-8;
+/// Channels that are less alike than this, by the cosine between them, hold different sound.
+const LEAST_LIKENESS: f64 = 0.5;
+
+/// How alike the channels are over the whole of the audio.
+#[derive(Debug, Default)]
+struct Likeness {
+    channels: usize,
+    frames: u64,
+    /// Sums of products of each two channels.
+    products: [[f64; MOST_COMPARED]; MOST_COMPARED],
+}
+
+impl Likeness {
+    fn add(&mut self, interleaved: &[f32], channels: usize) {
+        self.channels = self.channels.max(channels);
+        let compared = channels.min(MOST_COMPARED);
+        for frame in interleaved.chunks_exact(channels) {
+            for (a, row) in self.products[..compared].iter_mut().enumerate() {
+                for (b, sum) in row[..=a].iter_mut().enumerate() {
+                    *sum += f64::from(frame[a] * frame[b]);
+                }
+            }
+        }
+        self.frames += (interleaved.len() / channels) as u64;
+    }
+
+    /// Whether two channels hold sound that is not the same.
+    fn differ(&self) -> bool {
+        let energy = |channel: usize| self.products[channel][channel];
+        let channels = 0..self.channels.min(MOST_COMPARED);
+        let loudest = channels.clone().map(energy).fold(0.0, f64::max);
+        let least = (loudest * LEAST_ENERGY).max(self.frames as f64 * SILENCE);
+        let audible = |channel: &usize| energy(*channel) > least;
+        channels.clone().filter(audible).any(|a| {
+            (0..a)
+                .filter(audible)
+                .any(|b| self.products[a][b].abs() < LEAST_LIKENESS * (energy(a) * energy(b)).sqrt())
+        })
+    }
 }
 
 impl Mixdown {
@@ -24,6 +72,7 @@ impl Mixdown {
             0 => return,
             1 => mono.extend_from_slice(interleaved),
             _ => {
+                self.likeness.add(interleaved, channels);
                 let scale = 1.0 / channels as f32;
                 let frames = interleaved.chunks_exact(channels);
                 mono.extend(frames.map(|frame| frame.iter().sum::<f32>() * scale));
@@ -35,6 +84,11 @@ impl Mixdown {
             }
         }
         mono[start..].iter_mut().for_each(|sample| *sample = sample.clamp(-1.0, 1.0));
+    }
+
+    /// How many channels were mixed although they hold different sound; 0 when they do not.
+    pub(crate) fn mixed_channels(&self) -> u16 {
+        if self.likeness.differ() { u16::try_from(self.likeness.channels).unwrap_or(u16::MAX) } else { 0 }
     }
 
     fn loudest_if_cancelled(
@@ -90,6 +144,27 @@ mod tests {
         let tone_energy = energy(&(0..1000).map(tone).collect::<Vec<_>>());
         assert!(energy(&mix(|n| vec![tone(n), -tone(n)])) > 0.9 * tone_energy);
         assert!(energy(&mix(|n| vec![tone(n), -0.9 * tone(n)])) > 0.9 * tone_energy);
+    }
+
+    #[test]
+    fn channels_with_different_sound_are_noticed() {
+        let differ = |frame: &dyn Fn(usize) -> Vec<f32>| {
+            let frames: Vec<Vec<f32>> = (0..4000).map(frame).collect();
+            let mut mixdown = Mixdown::default();
+            mixdown.mix(&mut frames.concat(), frames[0].len(), 16_000, &mut Vec::new());
+            mixdown.mixed_channels()
+        };
+        let other = |n: usize| (n as f32 * 0.37).sin() * 0.3;
+        assert_eq!(differ(&|n| vec![tone(n), other(n)]), 2);
+        assert_eq!(differ(&|n| vec![tone(n), 0.02 * other(n)]), 2, "a quiet one counts");
+        assert_eq!(differ(&|n| vec![tone(n), tone(n), tone(n), 0.0, 0.0, other(n)]), 6);
+        let turns = |n: usize| if n < 2000 { vec![tone(n), 0.0] } else { vec![0.0, tone(n)] };
+        assert_eq!(differ(&turns), 2, "who takes turns is never heard at once");
+        assert_eq!(differ(&|n| vec![tone(n)]), 0);
+        assert_eq!(differ(&|n| vec![tone(n), 0.0]), 0, "one is silent");
+        assert_eq!(differ(&|n| vec![tone(n), 0.0001 * other(n)]), 0, "noise");
+        assert_eq!(differ(&|n| vec![tone(n), -tone(n)]), 0, "wired the wrong way round");
+        assert_eq!(differ(&|n| vec![tone(n), 0.6 * tone(n) + 0.1 * other(n)]), 0, "one microphone nearer");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! and AAC in ADTS frames (ISO/IEC 13818-7 6.2).
 
 /// Length of an ID3v2 tag at the start of `bytes`, header and footer included (id3.org, ID3v2.4 3.1).
-pub(crate) fn id3v2_len(bytes: &[u8]) -> Option<u64> {
+pub fn id3v2_len(bytes: &[u8]) -> Option<u64> {
     let header = bytes.first_chunk::<10>()?;
     if !header.starts_with(b"ID3") || header[3] == 0xff || header[6..].iter().any(|byte| byte & 0x80 != 0) {
         return None;
@@ -91,6 +91,31 @@ pub(crate) fn find_mp3(bytes: &[u8]) -> Option<(usize, Mp3Frame)> {
         }
         true
     })
+}
+
+/// The layer of the MPEG audio frame that `bytes` begin with, 1 to 3. A frame of layer II is only believed when another
+/// follows it.
+pub(crate) fn layer(bytes: &[u8]) -> Option<u8> {
+    const KBITS: [u32; 15] = [0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384];
+    const LOW_KBITS: [u32; 15] = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160];
+    const RATES: [u32; 3] = [44_100, 48_000, 32_000];
+    let word = u32::from_be_bytes(*bytes.first_chunk::<4>()?);
+    let field = |shift: u32, bits: u32| (word >> shift) as usize & ((1 << bits) - 1);
+    let (sync, version, layer) = (field(21, 11), field(19, 2), field(17, 2));
+    if sync != 0x7ff || version == 1 || layer == 0 {
+        return None;
+    }
+    if layer == 2 {
+        let kbits =
+            *if version == 3 { KBITS } else { LOW_KBITS }.get(field(12, 4)).filter(|kbits| **kbits > 0)?;
+        let rate = RATES.get(field(10, 2))? / [4, 1, 2, 1][version];
+        let next = (144_000 * kbits / rate) as usize + field(9, 1);
+        let followed = bytes.get(next..).is_none_or(|rest| rest.len() < 2 || rest[..2] == bytes[..2]);
+        if !followed {
+            return None;
+        }
+    }
+    Some(4 - layer as u8)
 }
 
 /// Whether `bytes` begin with ADTS frames: the second is checked where `bytes` reach that far.

@@ -8,7 +8,8 @@ use symphonia::core::units::Duration;
 use verbatim_core::CancellationToken;
 use verbatim_core::audio::AudioFormat;
 
-use crate::container::{AudioTrack, Demuxer, refusal, shielded};
+use crate::conditions::Conditions;
+use crate::container::{AudioTrack, Demuxer, StreamEnd, refusal, shielded};
 use crate::error::AudioError;
 
 /// So many packets may hold the padding of the last one: encoders pad to whole packets and flush one more.
@@ -32,6 +33,7 @@ pub(crate) enum Step {
 pub(crate) struct Packets<'s> {
     demuxer: Demuxer<'s>,
     track: u32,
+    choice: usize,
     ahead: VecDeque<Packet>,
     /// What follows the packets ahead, once it is known.
     then: Option<Step>,
@@ -43,32 +45,43 @@ pub(crate) struct Packets<'s> {
 }
 
 impl<'s> Packets<'s> {
-    /// The packets of `track` in a file of `total` bytes of `format`, until `cancel` ends them.
+    /// The packets of the track that is number `choice` among those that can be heard, in a file of `total` bytes of
+    /// `format`.
     pub(crate) fn new(
         demuxer: Demuxer<'s>,
-        track: &AudioTrack,
+        choice: usize,
         total: u64,
         format: AudioFormat,
-        cancel: &CancellationToken,
+        conditions: &Conditions<'_>,
     ) -> Self {
-        let (budget, cancel) = (total.saturating_add(SMALLEST_BUDGET), cancel.clone());
-        Self {
-            demuxer,
-            track: track.id,
-            ahead: VecDeque::new(),
-            then: None,
-            budget,
-            padded: 0,
-            format,
-            cancel,
-        }
+        let (budget, cancel) = (total.saturating_add(SMALLEST_BUDGET), conditions.cancel.clone());
+        let track = demuxer.tracks().get(choice).map_or(0, |track| track.id);
+        Self { demuxer, track, choice, ahead: VecDeque::new(), then: None, budget, padded: 0, format, cancel }
     }
 
-    /// The track that begins after [`Step::NextLink`].
-    pub(crate) fn next_track(&mut self) -> Result<AudioTrack, AudioError> {
-        let track = self.demuxer.audio_track()?;
+    /// The track that the packets are of.
+    pub(crate) fn track(&self) -> Result<&AudioTrack, AudioError> {
+        self.demuxer.tracks().iter().find(|track| track.id == self.track).ok_or(AudioError::NoAudioTrack)
+    }
+
+    /// The track that begins after [`Step::NextLink`]: the one at the same place among those of its link, where it has so
+    /// many.
+    pub(crate) fn next_link(&mut self) -> Result<&AudioTrack, AudioError> {
+        self.demuxer.begin_link()?;
+        let tracks = self.demuxer.tracks();
+        let track = tracks.get(self.choice).or(tracks.first()).ok_or(AudioError::NoAudioTrack)?;
         self.track = track.id;
         Ok(track)
+    }
+
+    /// How the file ended, by its container.
+    pub(crate) fn end(&self) -> StreamEnd {
+        self.demuxer.end()
+    }
+
+    /// How many frames the header promises.
+    pub(crate) fn stated_frames(&self) -> Option<u64> {
+        self.demuxer.stated_frames()
     }
 
     /// The next step.

@@ -2,9 +2,12 @@
 
 use std::io::Cursor;
 
-use verbatim_core::audio::AudioFormat;
+use verbatim_core::audio::{AudioFormat, AudioLimits, SAMPLE_RATE};
 
+use crate::error::AudioError;
 use crate::flac::StreamInfo;
+use crate::pcm::{self, SAMPLES_IN_MEMORY};
+use crate::plausible::Longest;
 use crate::wav::WavHeader;
 use crate::{mp4, mpeg, sniff};
 
@@ -43,6 +46,35 @@ pub fn probe_duration(head: &[u8], total_bytes: u64) -> Option<u64> {
     };
     Some(duration.min(total_bytes.saturating_mul(densest))).filter(|duration| *duration > 0)
 }
+
+/// Whether audio may be as long as `head` says, in a file of `total_bytes` that begins with it.
+///
+/// # Errors
+/// As from decoding it: [`AudioError::TooLong`] beyond `limits`, [`AudioError::Implausible`] beyond what so many bytes hold.
+pub fn check_duration(
+    head: &[u8],
+    total_bytes: u64,
+    limits: &AudioLimits,
+) -> Result<Option<u64>, AudioError> {
+    let duration = probe_duration(head, total_bytes);
+    // Headers round, and some count the padding.
+    let stated = duration.unwrap_or(0).saturating_sub(TOLERANCE_MS);
+    Longest::new(limits, total_bytes).check(stated).map(|()| duration)
+}
+
+/// Bytes that the audio of a file will take in the scratch folder, about: by its length, where that is known, else by its
+/// size. None for what stays in memory.
+pub fn scratch_bytes(duration_ms: Option<u64>, total_bytes: u64) -> u64 {
+    let seconds = duration_ms.map_or(total_bytes / LOW_BYTES_PER_SECOND, |millis| millis.div_ceil(1000));
+    let samples = seconds.saturating_mul(u64::from(SAMPLE_RATE));
+    if samples <= SAMPLES_IN_MEMORY as u64 { 0 } else { pcm::reserved(samples) }
+}
+
+/// Sound of people is rarely packed more densely than with 16 kbit/s.
+const LOW_BYTES_PER_SECOND: u64 = 2_000;
+
+/// A header may say so much more than there is.
+const TOLERANCE_MS: u64 = 1000;
 
 fn mp3_duration(head: &[u8], total_bytes: u64) -> Option<u64> {
     let (start, first) = mpeg::find_mp3(head)?;

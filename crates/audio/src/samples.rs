@@ -1,13 +1,12 @@
 //! Decoded frames on their way to storage: mixed down, resampled, counted.
 
-use std::path::Path;
+use verbatim_core::audio::{AudioFormat, AudioLimits, Damage, Findings, SAMPLE_RATE};
 
-use verbatim_core::audio::{AudioFormat, AudioLimits, SAMPLE_RATE};
-
-use crate::damage::Damage;
+use crate::conditions::Conditions;
 use crate::error::AudioError;
 use crate::mixdown::Mixdown;
 use crate::pcm::{DecodedAudio, PcmWriter};
+use crate::plausible::Longest;
 use crate::resample::Resampler;
 
 /// What has been decoded so far.
@@ -18,23 +17,28 @@ pub(crate) struct Samples<'a> {
     mixdown: Mixdown,
     /// For the rate of the frames at hand; a file may change its rate on the way.
     resampler: Option<Resampler>,
-    writer: PcmWriter,
+    writer: PcmWriter<'a>,
     mono: Vec<f32>,
     resampled: Vec<f32>,
 }
 
 impl<'a> Samples<'a> {
-    /// No samples yet; `limits` hold for all that come, and many of them go to `scratch_dir`.
-    pub(crate) fn new(limits: &'a AudioLimits, scratch_dir: &Path) -> Self {
+    /// No samples yet of a file of `bytes`.
+    pub(crate) fn new(conditions: &Conditions<'a>, bytes: u64) -> Self {
         Self {
             damage: Damage::default(),
-            limits,
+            limits: conditions.limits,
             mixdown: Mixdown::default(),
             resampler: None,
-            writer: PcmWriter::new(scratch_dir, limits.max_duration_secs),
+            writer: PcmWriter::new(conditions.scratch, Longest::new(conditions.limits, bytes)),
             mono: Vec::new(),
             resampled: Vec::new(),
         }
+    }
+
+    /// Samples so far, at 16 kHz.
+    pub(crate) fn len(&self) -> u64 {
+        self.writer.len()
     }
 
     /// The limits that hold.
@@ -92,6 +96,11 @@ impl<'a> Samples<'a> {
         if self.writer.len() == 0 {
             return Err(AudioError::NoSamples);
         }
-        self.writer.finish(format, self.damage)
+        let findings = Findings {
+            damage: self.damage,
+            mixed_channels: self.mixdown.mixed_channels(),
+            ..Findings::default()
+        };
+        self.writer.finish(format, findings)
     }
 }

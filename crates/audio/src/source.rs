@@ -1,11 +1,13 @@
 //! The upload as the demuxers read it: it can be cancelled, does bounded work and remembers why a read failed.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use symphonia::core::io::MediaSource;
 use verbatim_core::CancellationToken;
 
+use crate::effort::Effort;
 use crate::error::AudioError;
 
 /// A demuxer may read the file this many times over, which seeking around in a well-formed file stays far below.
@@ -21,6 +23,7 @@ pub(crate) struct ReadFault(Arc<OnceLock<Fault>>);
 enum Fault {
     Cancelled,
     TooMuchWork,
+    TooCostly,
     Io(io::ErrorKind, String),
 }
 
@@ -31,6 +34,7 @@ impl ReadFault {
             None => Ok(()),
             Some(Fault::Cancelled) => Err(AudioError::Cancelled),
             Some(Fault::TooMuchWork) => Err(AudioError::malformed("its index sends the reader in circles")),
+            Some(Fault::TooCostly) => Err(AudioError::TooCostly),
             Some(Fault::Io(kind, message)) => {
                 Err(AudioError::io("reading the audio failed", io::Error::new(*kind, message.clone())))
             }
@@ -45,120 +49,90 @@ impl ReadFault {
 }
 
 /// A source that starts at `base` of the inner one and never reads past what it may.
-pub(crate) struct GuardedSource<S> {
+pub(crate) struct GuardedSource<'a, S> {
     inner: S,
     base: u64,
     len: u64,
-    seekable: bool,
+    /// Where the next read begins.
+    at: u64,
     budget: u64,
-    /// Where boxes of MP4 are made to look unused, in order.
-    free: Vec<u64>,
+    effort: Arc<Effort<'a>>,
     cancel: CancellationToken,
     fault: ReadFault,
 }
 
-impl<S: Read + Seek> GuardedSource<S> {
-    /// Wraps `inner`, which is `total` bytes long, from its byte `base` on. Demuxers of streams that need no index do
-    /// better when they are told that the source is not `seekable`: they then estimate nothing from its length.
+impl<'a, S: Read + Seek> GuardedSource<'a, S> {
+    /// Wraps these bytes of `inner`.
     pub(crate) fn new(
         inner: S,
-        base: u64,
-        total: u64,
-        seekable: bool,
+        bytes: Range<u64>,
+        effort: Arc<Effort<'a>>,
         cancel: &CancellationToken,
     ) -> io::Result<Self> {
-        let len = total.saturating_sub(base);
+        let (base, len) = (bytes.start, bytes.end.saturating_sub(bytes.start));
         let budget = len.saturating_mul(READS_PER_BYTE).saturating_add(SMALLEST_BUDGET);
-        let mut source = Self {
-            inner,
-            base,
-            len,
-            seekable,
-            budget,
-            free: Vec::new(),
-            cancel: cancel.clone(),
-            fault: ReadFault::default(),
-        };
+        let fault = ReadFault::default();
+        let mut source = Self { inner, base, len, at: 0, budget, effort, cancel: cancel.clone(), fault };
         source.inner.seek(SeekFrom::Start(base))?;
         Ok(source)
-    }
-
-    /// Says that the source is `len` bytes long. Reads past its real end still give nothing.
-    pub(crate) fn pretend_len(&mut self, len: u64) {
-        self.len = len;
-    }
-
-    /// Reads the four bytes at each of these places as `free`, the kind of an MP4 box that is not used.
-    pub(crate) fn pretend_free(&mut self, places: Vec<u64>) {
-        self.free = places;
     }
 
     /// Where to ask why reads failed.
     pub(crate) fn fault(&self) -> ReadFault {
         self.fault.clone()
     }
-
-    /// Changes what has been read from `start` on.
-    fn free_boxes(&self, start: u64, read: &mut [u8]) {
-        for place in &self.free {
-            for (at, byte) in (*place..).zip(b"free") {
-                let at = at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
-                if let Some(changed) = at.and_then(|at| read.get_mut(at)) {
-                    *changed = *byte;
-                }
-            }
-        }
-    }
 }
 
-impl<S: Read + Seek> Read for GuardedSource<S> {
+impl<S: Read + Seek> Read for GuardedSource<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.cancel.is_cancelled() {
             return Err(self.fault.raise(Fault::Cancelled));
         }
+        // Readers that look for a place to go on from may read a whole file before they give a packet.
+        if self.effort.is_too_much() {
+            return Err(self.fault.raise(Fault::TooCostly));
+        }
+        let left = usize::try_from(self.len.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let most = buffer.len().min(left);
         let count = loop {
-            match self.inner.read(buffer) {
+            match self.inner.read(&mut buffer[..most]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.fault.raise(Fault::Io(error.kind(), error.to_string()))),
                 Ok(count) => break count,
             }
         };
+        self.at += count as u64;
         // A read at the end costs as well: a loop that reads nothing for ever is still a loop.
         self.budget = self.budget.saturating_sub(count.max(64) as u64);
         if self.budget == 0 {
             return Err(self.fault.raise(Fault::TooMuchWork));
         }
-        if !self.free.is_empty() {
-            let end = self.inner.stream_position()?.saturating_sub(self.base);
-            self.free_boxes(end - count as u64, &mut buffer[..count]);
-        }
         Ok(count)
     }
 }
 
-impl<S: Seek> Seek for GuardedSource<S> {
+impl<S: Seek> Seek for GuardedSource<'_, S> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let at = match to {
             SeekFrom::Start(at) => Some(at),
             SeekFrom::End(offset) => self.len.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self
-                .inner
-                .stream_position()?
-                .checked_add_signed(offset)
-                .and_then(|at| at.checked_sub(self.base)),
+            SeekFrom::Current(offset) => self.at.checked_add_signed(offset),
         };
         let at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         self.inner.seek(SeekFrom::Start(self.base.saturating_add(at)))?;
+        self.at = at;
         Ok(at)
     }
 }
 
-impl<S: Read + Seek + Send + Sync> MediaSource for GuardedSource<S> {
+impl<S: Read + Seek + Send + Sync> MediaSource for GuardedSource<'_, S> {
+    /// Readers of streams need no index, and what they guess from the file's length when they can seek in it, such as the
+    /// duration of an mp3, would only mislead them. Those of ours seek all the same.
     fn is_seekable(&self) -> bool {
-        self.seekable
+        false
     }
 
     fn byte_len(&self) -> Option<u64> {
-        self.seekable.then_some(self.len)
+        None
     }
 }

@@ -4,6 +4,7 @@ use earshot::Detector;
 use verbatim_core::CancellationToken;
 use verbatim_core::audio::{PcmSource, SpeechSpan};
 
+use crate::conditions::Pace;
 use crate::error::AudioError;
 use crate::loudness::{Gains, for_each_block};
 use crate::modulation::Modulation;
@@ -54,11 +55,25 @@ pub fn find_speech(
     config: &VadConfig,
     cancel: &CancellationToken,
 ) -> Result<Vec<SpeechSpan>, AudioError> {
+    find_speech_at(pcm, config, cancel, &())
+}
+
+/// Finds the speech at the pace of whoever else has something to do; see [`find_speech`].
+///
+/// # Errors
+/// As [`find_speech`].
+pub fn find_speech_at(
+    pcm: &dyn PcmSource,
+    config: &VadConfig,
+    cancel: &CancellationToken,
+    pace: &dyn Pace,
+) -> Result<Vec<SpeechSpan>, AudioError> {
     let gains = Gains::measure(pcm, cancel)?;
     let mut detector = Detector::default();
     let mut modulation = Modulation::new();
     let mut builder = SpanBuilder::new(config);
     for_each_block(pcm, cancel, |start, samples| {
+        pace.step();
         for (at, frame) in (start..).step_by(FRAME).zip(samples.chunks_exact_mut(FRAME)) {
             let moves = modulation.push(frame) >= config.min_modulation_db;
             let gain = gains.at(at);

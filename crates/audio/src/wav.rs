@@ -11,14 +11,18 @@ use symphonia::core::codecs::audio::well_known::{
     CODEC_ID_PCM_MULAW, CODEC_ID_PCM_S16LE, CODEC_ID_PCM_S24LE, CODEC_ID_PCM_S32LE, CODEC_ID_PCM_U8,
 };
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters};
+use symphonia::core::errors::{Error, Result as SymphoniaResult};
 use symphonia::core::io::MediaSourceStream;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration, Timestamp};
 
+use crate::container::StreamEnd;
 use crate::error::AudioError;
 
 /// Chunks before the data that are looked at; a header with more is a trap.
 const MOST_CHUNKS: usize = 1_000;
+/// Stated lengths from here on, in bytes, are placeholders where the file is shorter: 2,000,000,000, 0x7fffffff and others.
+const SMALLEST_PLACEHOLDER: u64 = 1_900_000_000;
 /// Frames in a packet of uncompressed audio, about.
 const FRAMES_PER_PACKET: u64 = 4096;
 
@@ -32,6 +36,10 @@ pub(crate) struct WavHeader {
     block_bytes: u64,
     frames_per_block: u64,
     data_len: u64,
+    /// Where the samples begin in the file.
+    data_at: u64,
+    /// Whether the header promises more than the file holds.
+    cut: bool,
     /// Frames of sound in compressed samples, whose last block is padded.
     stated_frames: Option<u32>,
 }
@@ -39,14 +47,19 @@ pub(crate) struct WavHeader {
 impl WavHeader {
     /// Reads the header at the start of `source`, which is or will be `total` bytes long.
     pub(crate) fn read(source: &mut (impl Read + Seek), total: u64) -> Result<Self, AudioError> {
+        Self::read_at(source, 0, total)
+    }
+
+    /// Reads the header of a file that begins at `base`, where `source` stands.
+    fn read_at(source: &mut (impl Read + Seek), base: u64, total: u64) -> Result<Self, AudioError> {
         let [id, size, _form] = words(source)?;
         // Where the file ends; nowhere that makes sense when the header was never finished.
-        let riff_end = 8 + u64::from(u32::from_le_bytes(size));
+        let riff_end = base + 8 + u64::from(u32::from_le_bytes(size));
         let long = id != *b"RIFF";
         let mut long_data_len = None;
         let mut format = None;
         let mut stated_frames = None;
-        let mut at = 12_u64;
+        let mut at = base + 12;
         for _ in 0..MOST_CHUNKS {
             let [id, size] = words(source)?;
             at += 8;
@@ -63,6 +76,8 @@ impl WavHeader {
                         0 | 0xffff_ffff => long_data_len.unwrap_or(there),
                         size => size,
                     };
+                    // Writers that never learnt the length leave a number behind that no file has.
+                    let cut = data_len > there && data_len < SMALLEST_PLACEHOLDER;
                     let data_len = data_len.min(there);
                     return Ok(Self {
                         codec,
@@ -71,6 +86,8 @@ impl WavHeader {
                         block_bytes,
                         frames_per_block,
                         data_len,
+                        data_at: at,
+                        cut,
                         stated_frames: stated_frames.filter(|frames| frames_per_block > 1 && *frames > 0),
                     });
                 }
@@ -85,8 +102,7 @@ impl WavHeader {
                 }
                 _ => {}
             }
-            at += size + (size & 1);
-            source.seek(SeekFrom::Start(at)).map_err(cut)?;
+            at = next_chunk(source, at, size)?;
         }
         Err(AudioError::malformed("the wav file has no samples among its first thousand chunks"))
     }
@@ -163,9 +179,9 @@ impl Format {
             (0x02, _) => return Self::adpcm(CODEC_ID_ADPCM_MS, 7, 2, channels, rate, block_align),
             (0x11, _) => return Self::adpcm(CODEC_ID_ADPCM_IMA_WAV, 4, 1, channels, rate, block_align),
             _ => {
-                return Err(AudioError::unsupported(format!(
-                    "wav with codec {tag:#06x} and {bits} bits a sample"
-                )));
+                let name = codec_name(tag).map(|name| format!(" ({name})")).unwrap_or_default();
+                let what = format!("wav with codec {tag:#06x}{name} and {bits} bits a sample");
+                return Err(AudioError::unsupported(what));
             }
         };
         Ok(Self {
@@ -198,13 +214,41 @@ impl Format {
     }
 }
 
-/// Packets of a WAV file.
+/// The names of codecs that are met in wav files and not decoded (RFC 2361).
+fn codec_name(tag: u16) -> Option<&'static str> {
+    Some(match tag {
+        0x0022 => "TrueSpeech",
+        0x0031 => "GSM 6.10",
+        0x0038 | 0x0039 => "AMR",
+        0x0040 | 0x0045 | 0x0064 | 0x0140 => "G.726 ADPCM",
+        0x0042 => "G.723.1",
+        0x0050 => "MPEG audio layer II",
+        0x0055 => "mp3",
+        0x0057 => "AMR-NB",
+        0x0058 => "AMR-WB",
+        0x0065 | 0x028f => "G.722",
+        0x0083 => "G.729",
+        0x00ff | 0x1600 | 0x1602 | 0x1610 => "AAC",
+        0x0160..=0x0163 => "WMA",
+        0x2000 => "AC-3",
+        0x2001 => "DTS",
+        0x704f => "Opus",
+        0x674f..=0x6771 => "Vorbis",
+        0xa109 => "Speex",
+        0xf1ac => "FLAC",
+        _ => return None,
+    })
+}
+
+/// Packets of a WAV file, and of those that were joined to its end.
 pub(crate) struct WavReader<'s> {
     stream: MediaSourceStream<'s>,
+    total: u64,
     header: WavHeader,
     /// Frames read so far.
     frames: u64,
     bytes_left: u64,
+    end: StreamEnd,
 }
 
 impl<'s> WavReader<'s> {
@@ -212,7 +256,7 @@ impl<'s> WavReader<'s> {
     pub(crate) fn new(mut stream: MediaSourceStream<'s>, total: u64) -> Result<Self, AudioError> {
         let header = WavHeader::read(&mut stream, total)?;
         let bytes_left = header.data_len;
-        Ok(Self { stream, header, frames: 0, bytes_left })
+        Ok(Self { stream, total, header, frames: 0, bytes_left, end: StreamEnd::default() })
     }
 
     /// What the header says.
@@ -220,8 +264,16 @@ impl<'s> WavReader<'s> {
         &self.header
     }
 
+    /// How the file ended, by its header.
+    pub(crate) fn end(&self) -> StreamEnd {
+        self.end
+    }
+
     /// The next whole frames; a frame that is cut off at the end is dropped.
-    pub(crate) fn next_packet(&mut self) -> io::Result<Option<Packet>> {
+    ///
+    /// # Errors
+    /// `ResetRequired` where another file begins behind this one.
+    pub(crate) fn next_packet(&mut self) -> SymphoniaResult<Option<Packet>> {
         let WavHeader { block_bytes, frames_per_block, .. } = self.header;
         let wanted = (self.header.blocks_per_packet() * block_bytes).min(self.bytes_left);
         let mut data = Vec::new();
@@ -229,7 +281,7 @@ impl<'s> WavReader<'s> {
         self.bytes_left -= data.len() as u64;
         let blocks = data.len() as u64 / block_bytes;
         if blocks == 0 {
-            return Ok(None);
+            return self.next_file().map(|()| None);
         }
         data.truncate(usize::try_from(blocks * block_bytes).unwrap_or(usize::MAX));
         let start = Timestamp::new(i64::try_from(self.frames).unwrap_or(i64::MAX));
@@ -237,6 +289,70 @@ impl<'s> WavReader<'s> {
         self.frames += frames;
         Ok(Some(Packet::new(0, start, Duration::new(frames), data)))
     }
+
+    /// Looks at what follows the samples: chunks that are passed over, another file, or bytes that are neither.
+    fn next_file(&mut self) -> SymphoniaResult<()> {
+        self.end.early |= self.header.cut;
+        let mut at = self.header.data_at + self.header.data_len;
+        for padding in [at & 1, 0] {
+            self.stream.seek(SeekFrom::Start(at + padding))?;
+            let mut start = [0; 12];
+            if self.stream.read_exact(&mut start).is_ok() && is_riff(&start) {
+                self.stream.seek(SeekFrom::Start(at + padding))?;
+                if let Ok(header) = WavHeader::read_at(&mut self.stream, at + padding, self.total) {
+                    (self.bytes_left, self.frames, self.header) = (header.data_len, 0, header);
+                    return Err(Error::ResetRequired);
+                }
+            }
+        }
+        at += at & 1;
+        for _ in 0..MOST_CHUNKS {
+            self.stream.seek(SeekFrom::Start(at))?;
+            let Ok([id, size]) = words(&mut self.stream) else { return Ok(()) };
+            let next = at + 8 + u64::from(u32::from_le_bytes(size));
+            if !id.iter().all(|letter| letter.is_ascii_graphic() || *letter == b' ') || next > self.total {
+                break;
+            }
+            at = next + (next & 1);
+        }
+        self.stream.seek(SeekFrom::Start(at))?;
+        let mut rest = Vec::new();
+        (&mut self.stream).take(REST_LOOKED_AT).read_to_end(&mut rest)?;
+        if rest.iter().any(|byte| *byte != 0) && rest.len() as u64 >= SHORTEST_REST {
+            self.end.unheard_bytes = self.total.saturating_sub(at);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes behind the samples that are searched for more than zeros.
+const REST_LOOKED_AT: u64 = 64 * 1024;
+/// Fewer bytes behind the end are somebody's mark and not sound.
+const SHORTEST_REST: u64 = 1024;
+
+fn is_riff(start: &[u8; 12]) -> bool {
+    [b"RIFF", b"RF64", b"BW64"].iter().any(|id| start.starts_with(*id)) && start.ends_with(b"WAVE")
+}
+
+/// Goes behind the chunk of `size` bytes that begins at `at`. A chunk of an odd size has a byte of padding behind it, which
+/// some recorders forget: where a chunk that is known begins one byte too early, and none does where it should, it is that.
+fn next_chunk(source: &mut (impl Read + Seek), at: u64, size: u64) -> Result<u64, AudioError> {
+    const KNOWN: [&[u8; 4]; 10] =
+        [b"data", b"fmt ", b"LIST", b"fact", b"bext", b"JUNK", b"PEAK", b"iXML", b"cue ", b"smpl"];
+    let end = at.saturating_add(size);
+    let mut known_at = |at: u64| -> Result<bool, AudioError> {
+        seek(source, at)?;
+        Ok(words(source).is_ok_and(|[id]: [[u8; 4]; 1]| KNOWN.contains(&&id)))
+    };
+    let padded = end + (size & 1);
+    let unpadded = size & 1 == 1 && !known_at(padded)? && known_at(end)?;
+    let next = if unpadded { end } else { padded };
+    seek(source, next)?;
+    Ok(next)
+}
+
+fn seek(source: &mut impl Seek, at: u64) -> Result<(), AudioError> {
+    source.seek(SeekFrom::Start(at)).map(|_| ()).map_err(cut)
 }
 
 fn words<const N: usize>(source: &mut impl Read) -> Result<[[u8; 4]; N], AudioError> {

@@ -58,6 +58,121 @@ pub struct AudioInfo {
     pub duration_ms: Option<u64>,
 }
 
+/// What of a file could not be decoded. Times stay right: a lost packet is replaced by silence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Damage {
+    /// Packets that could not be decoded.
+    pub lost_packets: u64,
+    /// Whether less came than the file promises, as in a cut download. Live streams and bare ADTS promise nothing.
+    pub ended_early: bool,
+    /// Bytes behind the end of the sound that hold something and were not heard.
+    pub unheard_bytes: u64,
+}
+
+impl Damage {
+    /// Whether anything was lost.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// Why there are no words in a transcript.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoWords {
+    /// The audio is digital silence.
+    Silent,
+    /// There is sound, and none of it was taken for speech.
+    NoSpeech,
+    /// The engine heard the sound and wrote nothing.
+    NothingHeard,
+}
+
+/// What whoever sent audio should know of how it was heard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Findings {
+    /// What could not be decoded.
+    pub damage: Damage,
+    /// Channels that were mixed to one although they hold different sound; 0 when they do not.
+    pub mixed_channels: u16,
+    /// Tracks before the one that was heard that are digital silence.
+    pub silent_tracks: u16,
+    /// Why there are no words, where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_words: Option<NoWords>,
+}
+
+/// One of the findings, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Stable name.
+    pub code: &'static str,
+    /// What it means.
+    pub message: String,
+}
+
+impl Findings {
+    /// Whether there is anything to say.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// The findings in words.
+    pub fn warnings(self) -> Vec<Warning> {
+        let Self {
+            damage: Damage { lost_packets, ended_early, unheard_bytes },
+            mixed_channels,
+            silent_tracks,
+            no_words,
+        } = self;
+        let mut warnings = Vec::new();
+        let mut warn = |code, message: String| warnings.push(Warning { code, message });
+        if lost_packets > 0 {
+            let what = format!(
+                "{lost_packets} packets of the audio could not be decoded; there is silence in their place"
+            );
+            warn("packets_lost", what);
+        }
+        if ended_early {
+            warn(
+                "ended_early",
+                "the audio ends earlier than its file promises; it may have been cut off".to_owned(),
+            );
+        }
+        if unheard_bytes > 0 {
+            let what = format!("{unheard_bytes} bytes follow the end of the audio and were not heard");
+            warn("goes_on_after_its_end", what);
+        }
+        if mixed_channels > 0 {
+            let what = format!(
+                "{mixed_channels} channels hold different sound and were mixed to one; upload them one by one if people \
+                 talk over each other"
+            );
+            warn("channels_differ", what);
+        }
+        if silent_tracks > 0 {
+            let what =
+                format!("{silent_tracks} audio tracks are silent; the first that is not was heard instead");
+            warn("silent_track_skipped", what);
+        }
+        match no_words {
+            None => {}
+            Some(NoWords::Silent) => warn("silent", "the audio is silent".to_owned()),
+            Some(NoWords::NoSpeech) => {
+                let what =
+                    "there is sound, and none of it was taken for speech; with `vad` off all of it is heard";
+                warn("no_speech_found", what.to_owned());
+            }
+            Some(NoWords::NothingHeard) => {
+                warn("no_words_heard", "there is sound, and no words were made out in it".to_owned());
+            }
+        }
+        warnings
+    }
+}
+
 /// What protects workers from hostile audio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AudioLimits {

@@ -120,7 +120,7 @@ fn what_is_left_of_a_cut_file_is_heard() -> Result<()> {
         ensure!(likeness > 0.9 || name == "a.aac", "{name} {args}: {likeness} alike");
         // The others are streams whose end is not told.
         if matches!(name, "a.ogg" | "a.m4a" | "a.mp4") {
-            assert!(audio.damage().ended_early, "{name} {args}");
+            assert!(audio.findings().damage.ended_early, "{name} {args}");
         }
     }
     let m4a = made(SWEEP, "-c:a aac", "a.m4a")?;
@@ -171,7 +171,7 @@ fn rubbish_all_over_is_refused() -> Result<()> {
         match decode_bytes(bytes) {
             Err(error) => assert_eq!(error.failure_kind(), FailureKind::BadAudio, "{name}: {error:?}"),
             Ok(audio) => assert!(
-                audio.damage().any() || audio.duration_ms() < 2000,
+                audio.findings().damage.any() || audio.duration_ms() < 2000,
                 "{name}: {} ms",
                 audio.duration_ms()
             ),

@@ -46,7 +46,7 @@ fn each_format_gives_the_sound_that_went_in() -> Result<()> {
         assert_eq!(sniff(&bytes[..bytes.len().min(HEAD_BYTES)]), Some(*format), "{name}");
         let audio = decode_bytes(bytes).with_context(|| (*name).to_owned())?;
         assert_eq!(audio.format(), *format, "{name}");
-        assert!(!audio.damage().any(), "{name}: {:?}", audio.damage());
+        assert!(!audio.findings().damage.any(), "{name}: {:?}", audio.findings().damage);
         // A millisecond, and two for the codecs whose own filters delay a little.
         assert_sweep(&audio, name, 32, *least_likeness)?;
     }

@@ -3,7 +3,9 @@
 mod bad_input;
 mod bounds;
 mod formats;
+mod hostile;
 mod mutation;
+mod people;
 mod speech;
 mod support;
 mod wav;
