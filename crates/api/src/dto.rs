@@ -50,6 +50,8 @@ pub(crate) struct Job {
     model: String,
     /// What was uploaded.
     audio: Audio,
+    /// What was noticed in the audio that may have cost words, once completed.
+    warnings: Vec<Warning>,
     /// Whether a finished result answered it at once.
     cached: bool,
     /// Whether it joined work that was already under way.
@@ -77,6 +79,34 @@ pub(crate) struct Audio {
     /// `wav`, `flac`, `mp3`, `ogg`, `m4a`, `aac` or `webm`: what the content is, whatever its name.
     #[schema(example = "wav")]
     format: &'static str,
+    /// What of it could not be decoded; null when all of it was, and until it has been.
+    damage: Option<Damage>,
+}
+
+/// What of the audio could not be decoded.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Damage {
+    /// Packets that could not be decoded. There is silence in their place, so that times stay right.
+    #[schema(example = 3)]
+    lost_packets: u64,
+    /// Whether the audio ends earlier than its file promises, as in a cut download.
+    #[schema(example = false)]
+    ended_early: bool,
+    /// Bytes behind the end of the audio that were not heard.
+    #[schema(example = 0)]
+    unheard_bytes: u64,
+}
+
+/// Something in the audio that may have cost words.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Warning {
+    /// `packets_lost`, `ended_early`, `goes_on_after_its_end`, `channels_differ`, `silent_track_skipped`; and for a
+    /// transcript without words `silent`, `no_speech_found` or `no_words_heard`.
+    #[schema(example = "channels_differ")]
+    code: &'static str,
+    /// What it means and what to do about it.
+    #[schema(example = "2 channels hold different sound and were mixed to one")]
+    message: String,
 }
 
 /// Why a job failed.
@@ -127,7 +157,22 @@ impl From<AudioInfo> for Audio {
             bytes: audio.bytes,
             duration_secs: audio.duration_ms.map(seconds),
             format: audio.format.as_str(),
+            damage: audio.findings.damage.any().then(|| audio.findings.damage.into()),
         }
+    }
+}
+
+impl From<verbatim_core::audio::Damage> for Damage {
+    fn from(damage: verbatim_core::audio::Damage) -> Self {
+        let verbatim_core::audio::Damage { lost_packets, ended_early, unheard_bytes } = damage;
+        Self { lost_packets, ended_early, unheard_bytes }
+    }
+}
+
+impl From<verbatim_core::audio::Warning> for Warning {
+    fn from(warning: verbatim_core::audio::Warning) -> Self {
+        let verbatim_core::audio::Warning { code, message } = warning;
+        Self { code, message }
     }
 }
 
@@ -150,6 +195,7 @@ impl From<Submission> for Job {
             attempt: submission.attempt,
             engine: submission.engine,
             model: submission.options.model,
+            warnings: submission.audio.findings.warnings().into_iter().map(Warning::from).collect(),
             audio: submission.audio.into(),
             cached: submission.cached,
             deduplicated: submission.deduplicated,

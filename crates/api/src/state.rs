@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use verbatim_core::CancellationToken;
+use verbatim_core::audio::AudioLimits;
 use verbatim_core::ids::IdSource;
 use verbatim_core::model::ModelCatalog;
 use verbatim_core::money::Money;
@@ -33,6 +34,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 pub struct ApiLimits {
     /// Largest file accepted, in bytes.
     pub max_upload_bytes: u64,
+    /// What the audio has to stay within, as far as its header tells.
+    pub audio: AudioLimits,
     /// Longest `?wait=`.
     pub max_wait: Duration,
     /// Requests worked on at the same time, at most; more wait for a moment and are then answered with 503. Begins with
@@ -64,6 +67,7 @@ impl Default for ApiLimits {
     fn default() -> Self {
         Self {
             max_upload_bytes: 100 * 1024 * 1024,
+            audio: AudioLimits::default(),
             max_wait: Duration::from_secs(60),
             max_requests_in_flight: 1024,
             max_uploads_in_flight: 256,

@@ -56,6 +56,9 @@ pub struct AudioInfo {
     pub format: AudioFormat,
     /// Length in milliseconds, where the header tells or the audio has been decoded.
     pub duration_ms: Option<u64>,
+    /// What was noticed in it, once it has been decoded.
+    #[serde(default, skip_serializing_if = "Findings::is_nothing")]
+    pub findings: Findings,
 }
 
 /// What of a file could not be decoded. Times stay right: a lost packet is replaced by silence.
@@ -117,6 +120,10 @@ impl Findings {
     /// Whether there is anything to say.
     pub fn any(self) -> bool {
         self != Self::default()
+    }
+
+    fn is_nothing(&self) -> bool {
+        !self.any()
     }
 
     /// The findings in words.

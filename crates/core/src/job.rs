@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::audio::AudioInfo;
+use crate::audio::{AudioInfo, Findings};
 use crate::dedupe::DedupeKey;
 use crate::event::Stage;
 use crate::failure::JobFailure;
@@ -278,6 +278,8 @@ pub struct Completion {
     pub result: BlobKey,
     /// Length of the audio; settles the estimate.
     pub duration_ms: u64,
+    /// What was noticed in it.
+    pub findings: Findings,
     /// The engine that did the work.
     pub engine: String,
     /// The model that answered: the one asked for, unless the client left the choice to the service.

@@ -60,6 +60,7 @@ fn submission(ids: &Ids, number: usize) -> NewSubmission {
             bytes: 512_044,
             format: AudioFormat::Wav,
             duration_ms: Some(16_040),
+            findings: Default::default(),
         },
         priority: Priority::Normal,
         deadline: None,
@@ -92,6 +93,7 @@ async fn complete(store: &RedisStore, lease: &Lease) -> Result<()> {
     let completion = Completion {
         result: BlobKey::for_result(&lease.token),
         duration_ms: 16_040,
+        findings: Default::default(),
         engine: "none".to_owned(),
         model: "tiny.en".to_owned(),
         segments: 0,

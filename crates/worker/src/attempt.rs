@@ -9,6 +9,7 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
+use verbatim_core::audio::Findings;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::job::{Completion, JobState, Lease, LeaseToken};
@@ -24,7 +25,7 @@ use crate::config::{TimeLimit, WorkerConfig};
 use crate::finish::{Ending, finish};
 use crate::held::{Held, StopReason};
 use crate::patience::Patience;
-use crate::pipeline::{Pipeline, PipelineObserver, Work, holder};
+use crate::pipeline::{Heard, Pipeline, PipelineObserver, Work, holder};
 use crate::report::{Clock, Gatherer, Reporter};
 use crate::session::Session;
 use crate::worker::WorkerPorts;
@@ -106,7 +107,7 @@ impl Attempts {
             () = overtime => StopReason::TimedOut,
         };
         drop(reporter);
-        self.stop(held, reason, producing, hard).await
+        self.stop(held, reason, overdue(gatherer), producing, hard).await
     }
 
     /// The pipeline in a task of its own: a panic in it is an answer, and never one of the worker's.
@@ -116,7 +117,8 @@ impl Attempts {
         gatherer: Arc<Gatherer>,
     ) -> AbortOnDropHandle<Result<Completion, JobFailure>> {
         let (ports, pipeline) = (self.ports.clone(), self.pipeline.clone());
-        let Lease { token, tenant, options, blob, checkpoint, .. } = held.lease.clone();
+        let Lease { token, tenant, options, audio, blob, checkpoint, .. } = held.lease.clone();
+        let owner = tenant.to_string();
         let job = EngineJob { id: token.job_id.clone(), fence: token.fence, tenant, blob: blob.clone() };
         let holder = holder(Some(&job));
         let observer: Arc<dyn PipelineObserver> = Arc::clone(&gatherer) as _;
@@ -132,18 +134,19 @@ impl Attempts {
             pipeline.check(&work.options)?;
             gatherer.stage(Stage::Fetching);
             let fetched = fetching
-                .with("fetching the audio", || pipeline.fetch(blobs, &blob))
+                .with("fetching the audio", || pipeline.fetch(blobs, &blob, &audio, &owner))
                 .instrument(traces::stage("fetch"));
             let fetched = tokio::select! {
                 () = cancel.cancelled() => return Err(JobFailure::new(FailureKind::Cancelled, "the work was stopped")),
                 fetched = fetched => fetched,
             };
-            let transcript = match fetched {
-                Ok(file) => pipeline.transcribe(file, work).await?,
+            let Heard { transcript, findings } = match fetched {
+                Ok(fetched) => pipeline.transcribe(fetched, work).await?,
                 Err(error) => match earlier_transcript(blobs, &token, &error).await {
+                    // What was noticed then is gone with the store that knew it.
                     Ok(Some(transcript)) => {
                         ports.metrics.outages.adopted.inc();
-                        transcript
+                        Heard { transcript, findings: Findings::default() }
                     }
                     Ok(None) => return Err(not_fetched(&blob, &error)),
                     // Whether there is one is not known: nothing is said of the audio.
@@ -172,6 +175,7 @@ impl Attempts {
             Ok(Completion {
                 result,
                 duration_ms: transcript.duration_ms,
+                findings,
                 engine: transcript.engine,
                 model: transcript.model,
                 segments,
@@ -213,6 +217,7 @@ impl Attempts {
         &self,
         held: &Held,
         reason: StopReason,
+        overdue: JobFailure,
         mut producing: AbortOnDropHandle<Result<Completion, JobFailure>>,
         hard: &CancellationToken,
     ) -> (Option<Ending>, Option<JobOutcome>) {
@@ -223,9 +228,7 @@ impl Attempts {
             StopReason::Cancelled => {
                 Some(Ending::Fail(JobFailure::new(FailureKind::Cancelled, "the job was cancelled")))
             }
-            StopReason::TimedOut => {
-                Some(Ending::Fail(JobFailure::new(FailureKind::TimedOut, "the attempt took too long")))
-            }
+            StopReason::TimedOut => Some(Ending::Fail(overdue)),
         };
         let (ending, outcome) = match ending {
             None => (None, Some(JobOutcome::Stale)),
@@ -292,6 +295,16 @@ impl Attempts {
             _ => tracing::info!(?outcome, seconds, "job ended"),
         }
     }
+}
+
+/// The failure of an attempt that takes too long. What takes too long to decode does so because of how it is made, and would
+/// again.
+fn overdue(gatherer: &Gatherer) -> JobFailure {
+    if gatherer.is_decoding() {
+        let message = "decoding the audio took too long for its size; export or record it again";
+        return JobFailure::new(FailureKind::BadAudio, message);
+    }
+    JobFailure::new(FailureKind::TimedOut, "the attempt took too long")
 }
 
 /// What an attempt's span says of its end.
@@ -382,12 +395,13 @@ fn outcome(ending: &Ending, finish: Finish) -> JobOutcome {
     }
 }
 
-/// Ends when the attempt has taken too long: its beginning, or all that follows once the length of the audio is known.
+/// Ends when the attempt has taken too long: its beginning, or all that follows once the length of the audio is known. The
+/// beginning is timed anew when decoding begins and whenever it goes on after others had their turn.
 /// That begins anew with each engine that begins, since waiting for one is not working, and is never shorter than the time
 /// that the engine has.
 async fn overtime(limit: TimeLimit, mut clock: watch::Receiver<Clock>) {
     loop {
-        let Clock { duration_ms, engine } = *clock.borrow_and_update();
+        let Clock { duration_ms, engine, .. } = *clock.borrow_and_update();
         let time = match duration_ms {
             None => limit.base,
             // It waits for an engine, which bounds that itself.

@@ -17,14 +17,16 @@ mod maintenance;
 mod patience;
 mod pipeline;
 mod report;
+mod scratch;
 mod session;
+mod shares;
 mod slots;
 mod stages;
 mod worker;
 
 pub use config::{MaintenanceConfig, Sweep, TimeLimit, WorkerConfig};
 pub use maintenance::{Deleted, Maintenance, Sweeper};
-pub use pipeline::{Pipeline, PipelineConfig, PipelineObserver};
+pub use pipeline::{Heard, Pipeline, PipelineConfig, PipelineObserver};
 pub use session::ShutdownSignals;
 pub use stages::StageLimits;
 pub use worker::{Step, Worker, WorkerError, WorkerExit, WorkerPorts};

@@ -51,6 +51,8 @@ pub(crate) struct Clock {
     pub(crate) duration_ms: Option<u64>,
     /// How long the engine has; zero before one has begun.
     pub(crate) engine: Duration,
+    /// How often a turn of decoding has begun.
+    turns: u64,
 }
 
 #[derive(Default)]
@@ -99,6 +101,12 @@ impl Gatherer {
         let mut agrees = false;
         self.update(|pending| agrees = pending.complete(all));
         agrees
+    }
+
+    /// Whether the audio is being decoded.
+    pub(crate) fn is_decoding(&self) -> bool {
+        let clock = self.clock.borrow();
+        clock.turns > 0 && clock.duration_ms.is_none()
     }
 
     fn update(&self, change: impl FnOnce(&mut Pending)) {
@@ -226,8 +234,15 @@ impl EngineObserver for Gatherer {
 impl PipelineObserver for Gatherer {
     fn stage(&self, stage: Stage) {
         self.reached(Reach::Audio);
+        if stage == Stage::Decoding {
+            self.resumed();
+        }
         let done = if stage == Stage::Storing { NEARLY_DONE } else { 0.0 };
         self.update(|pending| pending.report.progress = Some((done, stage)));
+    }
+
+    fn resumed(&self) {
+        self.clock.send_modify(|clock| clock.turns += 1);
     }
 
     fn decoded(&self, duration_ms: u64) {
@@ -355,6 +370,18 @@ mod tests {
             stop.stop(reason);
             assert_eq!(gatherer.abandoned(), expected, "{reason:?}");
         }
+    }
+
+    #[test]
+    fn a_time_out_is_the_files_fault_only_while_it_is_decoded() {
+        let gatherer = Gatherer::new(None, Arc::default(), None);
+        gatherer.stage(Stage::Fetching);
+        assert!(!gatherer.is_decoding());
+        gatherer.stage(Stage::Decoding);
+        assert!(gatherer.is_decoding());
+        gatherer.decoded(1_000);
+        gatherer.stage(Stage::Transcribing);
+        assert!(!gatherer.is_decoding());
     }
 
     #[test]

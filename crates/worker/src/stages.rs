@@ -1,6 +1,5 @@
 //! How many jobs of one process are at which stage at once: decoding is bounded by the cores, so that a worker with
-//! many slots (for engines far away) does not decode them all at the same time, and by the memory and the disk that decoded
-//! audio takes.
+//! many slots (for engines far away) does not decode them all at the same time, and by the memory that decoders take.
 
 use std::path::Path;
 use std::thread::available_parallelism;
@@ -11,10 +10,10 @@ use verbatim_core::CancellationToken;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_telemetry::limits::{free_disk, free_memory};
 
+use crate::scratch::ScratchFolder;
+
 /// Memory that a decoder may take: the audio itself lies on disk, its tables and windows do not.
 const DECODE_BYTES: u64 = 64 * 1024 * 1024;
-/// Disk that decoded audio may take in the scratch folder: 70 minutes of it. Longer audio takes more.
-const DECODED_BYTES: u64 = 256 * 1024 * 1024;
 /// A job that has a slot waits for its next stage for as long as it takes; its time limit ends it, if anything does.
 const PATIENCE: Duration = Duration::MAX;
 
@@ -32,6 +31,7 @@ pub struct StageLimits {
 /// The stages of a worker's jobs; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Stages {
+    scratch: ScratchFolder,
     decode: Pool,
     transcribe: Pool,
     store: Pool,
@@ -52,18 +52,24 @@ impl Stages {
         let decode = or(limits.decode, cores);
         let memory = (max_rss_bytes > 0).then_some(max_rss_bytes);
         let memory = Headroom { free: Box::new(move || free_memory(memory)), per_permit: DECODE_BYTES };
-        let scratch = scratch.to_owned();
-        let disk = Headroom { free: Box::new(move || free_disk(&scratch)), per_permit: DECODED_BYTES };
+        let folder = scratch.to_owned();
+        let scratch = ScratchFolder::new(scratch, move || free_disk(&folder), gauge("scratch"));
         // A stage is left by itself, so that nothing is kept back for others: they are next.
         let pool = |sizing, headroom, name| {
             let config = PoolConfig { sizing, max_waiting: usize::MAX, reserve: Reserve::Nothing };
             Pool::new(config, headroom, gauge(name))
         };
         Self {
-            decode: pool(Sizing::between(decode.div_ceil(2), decode), vec![memory, disk], "decode"),
+            scratch,
+            decode: pool(Sizing::between(decode.div_ceil(2), decode), vec![memory], "decode"),
             transcribe: pool(Sizing::fixed(or(limits.transcribe, slots)), Vec::new(), "transcribe"),
             store: pool(Sizing::fixed(or(limits.store, slots)), Vec::new(), "store"),
         }
+    }
+
+    /// The folder for what is decoded.
+    pub(crate) fn scratch(&self) -> &ScratchFolder {
+        &self.scratch
     }
 
     /// A permit to decode, for the tenant `holder`.

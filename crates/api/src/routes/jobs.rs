@@ -63,7 +63,7 @@ pub(crate) struct JobsQuery {
         (status = 409, description = "`idempotency_conflict`: the key was used with another file or other options", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`too_large`", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported_media`: the file is none of the supported formats", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`empty_audio`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`empty_audio`; `bad_audio`: it cannot be heard, such as a later piece of a recording; `audio_too_long`: by its own header, or for its size", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many jobs are queued; see `Retry-After`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "A dependency is down or no worker is known yet (`no_workers`); see `Retry-After`", body = Problem, content_type = "application/problem+json"),
         (status = 507, description = "`out_of_space`: nothing was stored; see `Retry-After`", body = Problem, content_type = "application/problem+json"),

@@ -48,6 +48,7 @@ fn dead_letter(number: u32, tenant: &str) -> DeadLetter {
             bytes: 7,
             format: AudioFormat::Wav,
             duration_ms: Some(1_500),
+            findings: Default::default(),
         },
     }
 }

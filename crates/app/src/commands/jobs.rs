@@ -72,7 +72,12 @@ async fn watch(client: &Client, id: &str, json: bool) -> anyhow::Result<()> {
         })
         .await?;
     match last.name.as_str() {
-        "completed" => Ok(()),
+        "completed" => {
+            if !json {
+                warn(&client.get(&format!("/v1/jobs/{id}")).await?, id);
+            }
+            Ok(())
+        }
         outcome => bail!("{id} {outcome}{}", reason(&last.data)),
     }
 }
@@ -83,6 +88,14 @@ fn show(event: &Event) {
         "segment" => println!("{}", text(&event.data["segment"]["text"]).trim()),
         "progress" => {}
         name => eprintln!("{name}"),
+    }
+}
+
+/// Tells on standard error what was noticed in the audio of a job.
+pub fn warn(job: &Value, label: &str) {
+    let warnings = job["warnings"].as_array().map_or(&[][..], Vec::as_slice);
+    for warning in warnings {
+        eprintln!("{label}: warning: {}", text(&warning["message"]));
     }
 }
 

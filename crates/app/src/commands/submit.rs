@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 use verbatim_core::render::TranscriptFormat;
 
-use super::jobs::reason;
+use super::jobs::{reason, warn};
 use crate::cli::SubmitArgs;
 use crate::client::Client;
 use crate::files::{self, Input};
@@ -115,6 +115,7 @@ async fn deliver(
     if last.name != "completed" {
         bail!("{}{}", last.name, reason(&last.data));
     }
+    warn(&client.get(&format!("/v1/jobs/{id}")).await?, &input.label());
     let format = TranscriptFormat::from(arguments.files.format).as_str();
     let rendered = client.get_text(&format!("/v1/jobs/{id}/transcript?format={format}")).await?;
     files::deliver(&arguments.files, input, many, &rendered)

@@ -14,11 +14,11 @@ use verbatim_core::ports::engine::{Checkpoint, EngineObserver, SpeechEngine};
 use verbatim_core::ports::local_engine::LoadLocalEngine;
 use verbatim_core::render::render;
 use verbatim_core::transcript::{Segment, Transcript};
-use verbatim_worker_lib::{Pipeline, PipelineConfig, PipelineObserver};
+use verbatim_worker_lib::{Heard, Pipeline, PipelineConfig, PipelineObserver};
 
 use super::submit::spool_stdin;
 use crate::cli::{SpeechArgs, TranscribeArgs};
-use crate::config::Config;
+use crate::config::{Config, LimitsConfig};
 use crate::engines::{self, EnginePorts};
 use crate::files::{self, Input};
 use crate::progress::{Progress, Unit};
@@ -76,10 +76,15 @@ pub async fn run(
 /// What surrounds the engine, as configured.
 pub fn pipeline_config(config: &Config, scratch: &std::path::Path) -> PipelineConfig {
     PipelineConfig {
-        limits: AudioLimits { max_duration_secs: config.limits.max_audio_secs, ..AudioLimits::default() },
+        limits: audio_limits(&config.limits),
         vad: verbatim_audio::VadConfig::default(),
         scratch: scratch.to_owned(),
     }
+}
+
+/// What audio has to stay within, as configured.
+pub fn audio_limits(limits: &LimitsConfig) -> AudioLimits {
+    AudioLimits { max_duration_secs: limits.max_audio_secs, ..AudioLimits::default() }
 }
 
 fn options(speech: &SpeechArgs, model: &str) -> anyhow::Result<TranscribeOptions> {
@@ -116,7 +121,11 @@ async fn one(
         }
     };
     observer.progress.finish();
-    outcome.map_err(|failure| anyhow::anyhow!(failure.message))
+    let Heard { transcript, findings } = outcome.map_err(|failure| anyhow::anyhow!(failure.message))?;
+    for warning in findings.warnings() {
+        eprintln!("{}: warning: {}", input.label(), warning.message);
+    }
+    Ok(transcript)
 }
 
 /// Shows progress.

@@ -14,6 +14,7 @@ use verbatim_core::ports::limiter::{ProjectLimit, RequestLimits};
 use super::stores::Stores;
 use super::{Offered, Parts};
 use crate::audit;
+use crate::commands::transcribe::audio_limits;
 use crate::config::{Config, Origin};
 use crate::shutdown::Shutdown;
 
@@ -58,6 +59,7 @@ pub(super) fn start(
         audit,
         limits: ApiLimits {
             max_upload_bytes: config.limits.max_upload_mb * 1024 * 1024,
+            audio: audio_limits(&config.limits),
             max_uploads_in_flight: config.limits.max_uploads_in_flight,
             max_requests_in_flight: config.limits.max_requests_in_flight,
             max_bytes_in_flight: match config.limits.max_bytes_in_flight_mb {

@@ -102,8 +102,9 @@ impl Movie {
                 b"moof" if fragments.is_none() => fragments = Some(start),
                 _ => {}
             }
-            // A last box of no stated length goes on to the end.
-            stated_len = if body.end == u64::MAX { total } else { body.end.max(total) };
+            // A last box of no stated length goes on to the end, and what has no name is no box.
+            let named = kind.iter().all(|letter| letter.is_ascii_graphic() || *letter == b' ');
+            stated_len = if body.end == u64::MAX || !named { total } else { body.end.max(total) };
             at = body.end;
         }
         let moov = moov?;

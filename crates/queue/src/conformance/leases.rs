@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use verbatim_core::ErrorKind;
+use verbatim_core::audio::{Damage, Findings};
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::job::{Completion, JobState, LeaseToken, NewSubmission, Report, SubmissionStatus};
@@ -197,7 +198,8 @@ pub async fn the_failure_of_one_job_touches_no_other_of_its_worker<H: Harness>(h
     world.audit().await
 }
 
-/// Where the service chose the model, the client learns which one it was; the choice is made anew for nobody else.
+/// Where the service chose the model, the client learns which one it was; the choice is made anew for nobody else. So it
+/// does what was noticed in the audio.
 pub async fn a_completed_submission_shows_the_model_that_answered<H: Harness>(harness: &H) -> Verdict {
     let world = World::open(harness).await?;
     let mut new = world.upload("talk");
@@ -205,17 +207,22 @@ pub async fn a_completed_submission_shows_the_model_that_answered<H: Harness>(ha
     let id = world.store.submit(new).await?.submission.id;
     let lease = world.claim_one().await?;
     ensure_eq!(world.get(&id).await?.options, lease.options, "what is asked for");
+    let damage = Damage { lost_packets: 3, ended_early: true, unheard_bytes: 0 };
+    let findings = Findings { damage, mixed_channels: 2, ..Findings::default() };
     let completion = Completion {
         engine: "azure-west".to_owned(),
         model: "latest \"general\"".to_owned(),
+        findings,
         ..world.completion(&lease.token)
     };
     world.store.complete(&lease.token, completion).await?;
     let done = world.get(&id).await?;
     let shown = (done.engine.as_str(), done.options.model.as_str(), done.options.any_model);
     ensure_eq!(shown, ("azure-west", "latest \"general\"", false), "what answered");
+    ensure_eq!(done.audio.findings, findings, "what was noticed");
     ensure_eq!(world.list().await?, vec![done], "the same in lists");
     let cached = world.submit("talk").await?.submission;
+    ensure_eq!(cached.audio.findings, findings, "what was noticed, of an answer from the cache");
     ensure_eq!(cached.options.model, "latest \"general\"", "the model of an answer from the cache");
     world.audit().await
 }

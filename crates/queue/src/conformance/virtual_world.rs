@@ -195,6 +195,7 @@ impl<'a, H: Harness> World<'a, H> {
                 bytes: 1000,
                 format: AudioFormat::Wav,
                 duration_ms: None,
+                findings: Default::default(),
             },
             blob,
             priority: Priority::Normal,
@@ -280,6 +281,7 @@ impl<'a, H: Harness> World<'a, H> {
         Completion {
             result: BlobKey::for_result(token),
             duration_ms: 2_500,
+            findings: Default::default(),
             engine: "fake".to_owned(),
             model: "tiny.en".to_owned(),
             segments: 0,

@@ -20,7 +20,7 @@ const TOGETHER: usize = 64;
 const CARRIERS: usize = 2;
 
 /// What a finish says besides its lease, as `lua/finish.lua` takes it.
-pub(super) type Details = [String; 6];
+pub(super) type Details = [String; 7];
 
 struct Item {
     call: &'static str,

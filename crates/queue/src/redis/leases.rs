@@ -104,16 +104,17 @@ impl JobLeases for RedisStore {
     }
 
     async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
-        let Completion { result, duration_ms, engine, model, segments, retold } = completion;
+        let Completion { result, duration_ms, findings, engine, model, segments, retold } = completion;
         let (segments, retold) = (segments.to_string(), u8::from(retold).to_string());
-        let details = [result.into(), duration_ms.to_string(), engine, model, segments, retold];
+        let findings = if findings.any() { json(&findings)? } else { String::new() };
+        let details = [result.into(), duration_ms.to_string(), engine, model, segments, retold, findings];
         self.0.finishes.finish("c", token, details).await
     }
 
     async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError> {
         let (delays, refund) = steps(&self.0.policy.retry, &failure, self.0.ids.fraction());
-        let [one, two, three] = Default::default();
-        let details = [json(&failure)?, delays, u8::from(refund).to_string(), one, two, three];
+        let [one, two, three, four] = Default::default();
+        let details = [json(&failure)?, delays, u8::from(refund).to_string(), one, two, three, four];
         self.0.finishes.finish("f", token, details).await
     }
 

@@ -169,6 +169,7 @@ pub(super) fn facts(id: &str, fields: &Fields, unmoving: &str) -> Result<JobFact
     let id = job_id(id)?;
     let Unmoving { options, mut audio, .. } = json(unmoving)?;
     audio.duration_ms = fields.number("dm")?.or(audio.duration_ms);
+    audio.findings = fields.text("fi").map(json).transpose()?.unwrap_or_default();
     let tier = match fields.needed("p")? {
         "0" => Priority::Low,
         "1" => Priority::Normal,

@@ -90,6 +90,7 @@ pub(super) fn complete(
             return transitions::end(step, job, End::Cancelled);
         }
         job.audio.duration_ms = Some(completion.duration_ms);
+        job.audio.findings = completion.findings;
         job.estimated_secs = secs;
         job.engine = completion.engine;
         job.model = Some(completion.model);

@@ -165,3 +165,31 @@ async fn options_that_make_no_sense_are_named() -> Result<()> {
     );
     Ok(())
 }
+
+/// Words may be missing from a job that completed: it says so.
+#[tokio::test]
+async fn what_may_have_cost_words_is_told() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&[("VERBATIM__WORKER__ENGINES", "fake")]).await?;
+    let client = Client::new(server.url());
+    let two_people = "aevalsrc=exprs='0.3*sin(2*PI*300*t)|0.3*sin(2*PI*470*t)':s=8000:d=3";
+    let call = made_by("ffmpeg", &["-y", "-f", "lavfi", "-i", two_people], &folder.path().join("call.wav"))?;
+    let half = wav(16_000, &hello())[..30_000].to_vec();
+    let whole = hello_times(1);
+    let none = serde_json::Value::Null;
+    let early = serde_json::json!({ "lost_packets": 0, "ended_early": true, "unheard_bytes": 0 });
+    for (name, audio, damage, codes) in [
+        ("whole", whole, none.clone(), vec![]),
+        ("half", half, early, vec!["ended_early"]),
+        ("call", call, none, vec!["channels_differ"]),
+    ] {
+        let id = client.accepted(audio, &[("vad", "false")]).await?;
+        let job = client.ended(&id).await?;
+        ensure!(job["status"] == "completed" && job["audio"]["damage"] == damage, "{name}: {job}");
+        let warnings = job["warnings"].as_array().context("warnings")?;
+        let told: Vec<_> = warnings.iter().filter_map(|warning| warning["code"].as_str()).collect();
+        ensure!(told == codes, "{name}: {job}");
+        ensure!(warnings.iter().all(|warning| warning["message"].as_str().is_some_and(|it| it.len() > 20)));
+    }
+    Ok(())
+}

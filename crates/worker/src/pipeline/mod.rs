@@ -1,6 +1,7 @@
 //! From audio to transcript: decode, find the speech, let an engine hear it. Works without a queue as well.
 
 mod fetch;
+mod turn;
 mod upload;
 
 use std::fs::File;
@@ -8,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::Instrument;
-use verbatim_admission::{Holder, Permit};
-use verbatim_audio::{AudioError, DecodedAudio, VadConfig, decode, find_speech};
-use verbatim_core::audio::{AudioLimits, PcmSource, SpeechSpan};
+use verbatim_admission::Holder;
+use verbatim_audio::{
+    AudioError, Conditions, DecodedAudio, ProcessorClock, ThreadClock, VadConfig, decode_under,
+    find_speech_at,
+};
+use verbatim_core::audio::{AudioInfo, AudioLimits, Findings, NoWords, PcmSource, SpeechSpan};
 use verbatim_core::class::Abilities;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
@@ -23,8 +27,12 @@ use verbatim_core::transcript::Transcript;
 use verbatim_core::{CancellationToken, PortError};
 use verbatim_telemetry::traces;
 
+use turn::Turn;
 use upload::UploadFile;
 
+pub(crate) use fetch::Fetched;
+
+use crate::scratch::JobScratch;
 use crate::stages::{StageLimits, Stages};
 
 /// What surrounds the engine.
@@ -45,6 +53,18 @@ pub trait PipelineObserver: EngineObserver {
 
     /// The audio is decoded; it lasts this long.
     fn decoded(&self, duration_ms: u64);
+
+    /// Decoding goes on after others had their turn.
+    fn resumed(&self) {}
+}
+
+/// What came of a piece of work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heard {
+    /// What was said.
+    pub transcript: Transcript,
+    /// What was noticed in the audio.
+    pub findings: Findings,
 }
 
 /// One piece of work.
@@ -62,6 +82,7 @@ pub struct Pipeline {
     engine: Arc<dyn SpeechEngine>,
     config: Arc<PipelineConfig>,
     stages: Stages,
+    clock: Arc<dyn ProcessorClock>,
 }
 
 impl Pipeline {
@@ -73,13 +94,20 @@ impl Pipeline {
         std::fs::create_dir_all(&config.scratch)?;
         let slots = engine.capabilities().concurrency;
         let stages = Stages::new(StageLimits::default(), slots, 0, &config.scratch, |_| Box::new(()));
-        Ok(Self { engine, config: Arc::new(config), stages })
+        Ok(Self { engine, config: Arc::new(config), stages, clock: Arc::new(ThreadClock) })
     }
 
     /// The same pipeline with these stages.
     #[must_use]
     pub(crate) fn with_stages(mut self, stages: Stages) -> Self {
         self.stages = stages;
+        self
+    }
+
+    /// The same pipeline with another clock for the time that decoders take.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn ProcessorClock>) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -106,13 +134,16 @@ impl Pipeline {
         options: TranscribeOptions,
         observer: Arc<dyn PipelineObserver>,
         cancel: CancellationToken,
-    ) -> Result<Transcript, JobFailure> {
+    ) -> Result<Heard, JobFailure> {
         let opened = tokio::fs::File::open(path).await;
         let file = opened.map_err(|error| {
             JobFailure::new(FailureKind::AudioMissing, format!("cannot open {}: {error}", path.display()))
         })?;
-        self.transcribe(file.into_std().await, Work { job: None, options, resume: None, observer, cancel })
-            .await
+        let file = file.into_std().await;
+        let scratch =
+            fetch::room_for_file(&file, &self.stages, LOCAL).await.map_err(|error| no_room(&error))?;
+        let fetched = Fetched { file, scratch };
+        self.transcribe(fetched, Work { job: None, options, resume: None, observer, cancel }).await
     }
 
     /// The classes of jobs that the engine can do now.
@@ -128,57 +159,88 @@ impl Pipeline {
         self.engine.check(options).map_err(|error| JobFailure::from(&error))
     }
 
-    /// The blob as a file.
+    /// The blob as a file, with room for what will be decoded from it.
     ///
     /// # Errors
     /// `NotFound` when it is gone; else what the blobs or the scratch folder say.
-    pub(crate) async fn fetch(&self, blobs: &dyn BlobStore, key: &BlobKey) -> Result<File, PortError> {
-        fetch::to_file(blobs, key, &self.config.scratch).await
+    pub(crate) async fn fetch(
+        &self,
+        blobs: &dyn BlobStore,
+        key: &BlobKey,
+        audio: &AudioInfo,
+        owner: &str,
+    ) -> Result<Fetched, PortError> {
+        fetch::to_file(blobs, key, audio, owner, &self.stages).await
     }
 
     /// Transcribes an open file.
     ///
     /// # Errors
     /// As [`Self::transcribe_file`].
-    pub(crate) async fn transcribe(&self, file: File, work: Work) -> Result<Transcript, JobFailure> {
+    pub(crate) async fn transcribe(&self, fetched: Fetched, work: Work) -> Result<Heard, JobFailure> {
         let Work { job, options, resume, observer, cancel } = work;
+        let Fetched { file, scratch } = fetched;
         let holder = holder(job.as_ref());
         let permit = self.stages.decode(&holder, &cancel).await?;
         observer.stage(Stage::Decoding);
         let upload = UploadFile::open(&file).map_err(not_read)?;
-        let hearing = self.hear(file, options.vad, cancel.clone(), permit);
-        let (audio, speech) = hearing.instrument(traces::stage("decode")).await?;
+        let turn = Turn::new(
+            self.stages.clone(),
+            permit,
+            Arc::clone(&self.clock),
+            Arc::clone(&observer),
+            cancel.clone(),
+        );
+        let hearing = self.hear(file, options.vad, cancel.clone(), turn, scratch);
+        let (audio, speech, scratch) = hearing.instrument(traces::stage("decode")).await?;
         observer.decoded(audio.duration_ms());
         let _permit = self.stages.transcribe(&holder, &cancel).await?;
         observer.stage(Stage::Transcribing);
+        let (mut findings, silent) = (audio.findings(), audio.is_silent());
+        let no_speech = speech.as_ref().is_some_and(Vec::is_empty);
         let upload: Option<Arc<dyn Upload>> = Some(Arc::new(upload));
         let request =
             EngineRequest { job, upload, speech, resume, ..EngineRequest::new(Arc::new(audio), options) };
         let transcribing = self.engine.transcribe(request, observer, cancel);
-        transcribing.instrument(traces::stage("transcribe")).await.map_err(|error| {
+        let transcript = transcribing.instrument(traces::stage("transcribe")).await.map_err(|error| {
             if error.kind != FailureKind::Cancelled {
                 let source = error.source.as_deref();
                 tracing::warn!(kind = error.kind.code(), source, "the engine failed: {error}");
             }
             JobFailure::from(&error)
-        })
+        })?;
+        // The copy of the upload lies there for as long as the engine may read it.
+        drop(scratch);
+        findings.no_words = match (silent, no_speech) {
+            _ if !transcript.text().is_empty() => None,
+            (true, _) => Some(NoWords::Silent),
+            (false, true) => Some(NoWords::NoSpeech),
+            (false, false) => Some(NoWords::NothingHeard),
+        };
+        Ok(Heard { transcript, findings })
     }
 
-    /// Decodes, and finds the speech when that was asked for, on a thread that may block. The permit is held until that
+    /// Decodes, and finds the speech when that was asked for, on a thread that may block. The turn is taken until that
     /// thread is done, also when nobody waits for it any more.
     async fn hear(
         &self,
         file: File,
         vad: bool,
         cancel: CancellationToken,
-        permit: Permit,
-    ) -> Result<(DecodedAudio, Option<Vec<SpeechSpan>>), JobFailure> {
-        let config = Arc::clone(&self.config);
+        turn: Turn,
+        scratch: JobScratch,
+    ) -> Result<(DecodedAudio, Option<Vec<SpeechSpan>>, JobScratch), JobFailure> {
+        let (config, clock) = (Arc::clone(&self.config), Arc::clone(&self.clock));
         let heard = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let audio = decode(file, &config.limits, &config.scratch, &cancel)?;
-            let speech = if vad { Some(find_speech(&audio, &config.vad, &cancel)?) } else { None };
-            Ok((audio, speech))
+            let conditions = Conditions {
+                pace: &turn,
+                clock: clock.as_ref(),
+                ..Conditions::new(&config.limits, &scratch, &cancel)
+            };
+            let audio = decode_under(file, &conditions)?;
+            scratch.settle();
+            let speech = if vad { Some(find_speech_at(&audio, &config.vad, &cancel, &turn)?) } else { None };
+            Ok((audio, speech, scratch))
         });
         match heard.await {
             Ok(heard) => heard.map_err(|error: AudioError| {
@@ -196,9 +258,17 @@ impl Pipeline {
     }
 }
 
+/// Who owns what is transcribed without a queue.
+const LOCAL: &str = "";
+
 /// Whose share of a stage the work counts for.
 pub(crate) fn holder(job: Option<&EngineJob>) -> Holder {
-    Holder::tenant(job.map_or("", |job| job.tenant.as_str()))
+    Holder::tenant(job.map_or(LOCAL, |job| job.tenant.as_str()))
+}
+
+fn no_room(error: &PortError) -> JobFailure {
+    tracing::warn!(%error, "the scratch folder has no room");
+    JobFailure::new(FailureKind::StorageUnavailable, "there is no room to decode the audio")
 }
 
 fn not_read(error: std::io::Error) -> JobFailure {

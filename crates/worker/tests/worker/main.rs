@@ -9,3 +9,4 @@ mod recycling;
 mod running;
 mod sqlite;
 mod support;
+mod turns;

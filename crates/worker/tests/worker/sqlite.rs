@@ -143,6 +143,7 @@ impl Embedded {
                 bytes: audio.len() as u64,
                 format: AudioFormat::Wav,
                 duration_ms: None,
+                findings: Default::default(),
             },
             blob,
             priority: Priority::Normal,

@@ -80,6 +80,7 @@
 --   st   stage                                   pr   progress, 0 to 1; absent: 0
 --   g    engine asked for, then the one that answered
 --   mo   model that answered                     dm   milliseconds of audio, once decoded
+--   fi   what was noticed in the audio (JSON); absent: nothing
 --   cp   flag: there is a checkpoint             E    failure (JSON)
 --   cm   milliseconds of audio that checkpoints covered at most, and cf the fence under which that moved last
 --   l    length of the last lease (milliseconds) G    leases in a row that were given because the store had been away

@@ -1,7 +1,7 @@
--- ARGV: 2 retention, 3 what lies between the numbers of two segments, then for each job 10 values: call, job, fence, nonce and
--- six more, as the call wants them:
+-- ARGV: 2 retention, 3 what lies between the numbers of two segments, then for each job 11 values: call, job, fence, nonce and
+-- seven more, as the call wants them:
 --   c complete: result, milliseconds of audio, engine, model, segments of the transcript, whether they are others than those
---               that were reported (1 or 0)
+--               that were reported (1 or 0), findings in the audio (JSON, or nothing)
 --   f fail:     failure JSON, what to do after each number of attempts (delay, or -1 to give up), refund (1 or 0)
 --   l release:  -
 -- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer. One whose
@@ -32,7 +32,7 @@ local function number_segments(job, count, retold)
   put(job, 'ls', first + stride * (count - 1))
 end
 
-function act.c(job, result, millis, engine, model, segments, retold)
+function act.c(job, result, millis, engine, model, segments, retold, findings)
   local secs = math.max(1, math.ceil(tonumber(millis) / 1000))
   settle(job, secs)
   if job.f.x then
@@ -43,6 +43,7 @@ function act.c(job, result, millis, engine, model, segments, retold)
   put(job, 'e', secs)
   put(job, 'g', engine)
   put(job, 'mo', model)
+  if findings ~= '' then put(job, 'fi', findings) end
   put(job, 'pr', '1')
   keep_result(job, result)
   number_segments(job, tonumber(segments), retold == '1')
@@ -104,9 +105,9 @@ local function finish(kind, id, fence, nonce, ...)
 end
 
 local answers = {}
-for i = 4, #ARGV, 10 do
+for i = 4, #ARGV, 11 do
   local at = #answers + 1
-  local problem = try(function() answers[at] = finish(unpack(ARGV, i, i + 9)) end)
+  local problem = try(function() answers[at] = finish(unpack(ARGV, i, i + 10)) end)
   if problem then answers[at] = '!' .. problem end
 end
 flush()

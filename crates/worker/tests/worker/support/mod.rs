@@ -130,6 +130,7 @@ impl World {
                 bytes: audio.len() as u64,
                 format: AudioFormat::Wav,
                 duration_ms: None,
+                findings: Default::default(),
             },
             blob,
             submitted_at: Timestamp::from_millis(0),
