@@ -8,7 +8,7 @@ use std::io::Cursor;
 use std::sync::Once;
 
 use libfuzzer_sys::fuzz_target;
-use verbatim_audio::{HEAD_BYTES, VadConfig, decode, find_speech, probe_duration, sniff};
+use verbatim_audio::{HEAD_BYTES, VadConfig, check_duration, decode, find_speech, refuse, sniff};
 use verbatim_core::CancellationToken;
 use verbatim_core::audio::{AudioLimits, PcmSource};
 
@@ -18,8 +18,10 @@ fuzz_target!(|bytes: &[u8]| {
     QUIET.call_once(|| std::panic::set_hook(Box::new(|_| {})));
     let outcome = std::panic::catch_unwind(|| {
         let head = &bytes[..bytes.len().min(HEAD_BYTES)];
-        sniff(head);
-        probe_duration(head, bytes.len() as u64);
+        if sniff(head).is_none() {
+            let _ = refuse(head).to_string();
+        }
+        let _ = check_duration(head, bytes.len() as u64, &AudioLimits::default());
 
         let cancel = CancellationToken::new();
         // Short enough that silence from a few bytes does not make the fuzzer slow.
