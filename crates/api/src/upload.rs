@@ -162,7 +162,7 @@ fn refused(error: &AudioError) -> ApiError {
         AudioError::UnsupportedFormat { .. } => ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media",
-            format!("{error}; the content of the file decides, not its name"),
+            format!("the file is not accepted, and its content decides, not its name: {error}"),
         ),
         AudioError::TooLong { .. } | AudioError::Implausible { .. } => {
             ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "audio_too_long", error.to_string())
