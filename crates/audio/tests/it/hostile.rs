@@ -97,11 +97,19 @@ fn mp4(id: u32, stts: &[u32], stsc: &[u32], stsz: &[u32], stco: &[u32], extends:
     );
     let mdia = [
         boxed(b"mdhd", &words(&[0, 0, 0, 16_000, 0, 0])),
-        boxed(b"hdlr", &[words(&[0, 0]), b"soun".to_vec(), words(&[0, 0, 0])].concat()),
+        boxed(b"hdlr", &[words(&[0, 0]), b"soun".to_vec(), words(&[0, 0, 0]), vec![0]].concat()),
         boxed(b"minf", &stbl),
     ];
-    let track = [boxed(b"tkhd", &words(&[1, 0, 0, id, 0, 0])), boxed(b"mdia", &mdia.concat())].concat();
-    let movie = [boxed(b"mvhd", &words(&[0, 0, 0, 16_000, 0])), boxed(b"trak", &track), extends.to_vec()];
+    let track = [
+        boxed(b"tkhd", &[words(&[1, 0, 0, id, 0, 0]), vec![0; 60]].concat()),
+        boxed(b"mdia", &mdia.concat()),
+    ]
+    .concat();
+    let movie = [
+        boxed(b"mvhd", &[words(&[0, 0, 0, 16_000, 0]), vec![0; 80]].concat()),
+        boxed(b"trak", &track),
+        extends.to_vec(),
+    ];
     [boxed(b"ftyp", b"M4A \0\0\0\0"), boxed(b"moov", &movie.concat())].concat()
 }
 
