@@ -34,6 +34,7 @@ pub(super) fn from_redis(failure: RedisError) -> PortError {
         Some("ERR") if failure.detail().is_some_and(|why| why.starts_with("max number of clients")) => {
             "Redis has as many connections as its maxclients allows"
         }
+        _ if is_forbidden(&failure) => return forbidden(failure),
         _ if is_login(&failure) => return login_refused(failure),
         _ if failure.is_connection_refusal() => return not_connected(failure),
         // A cluster without slots, or none of whose nodes can be reached.
@@ -78,7 +79,7 @@ fn redis_error(error: &PortError) -> Option<&RedisError> {
 fn is_login(failure: &RedisError) -> bool {
     failure.kind() == redis::ErrorKind::AuthenticationFailed
         || match failure.code() {
-            Some("NOAUTH" | "WRONGPASS" | "NOPERM") => true,
+            Some("NOAUTH" | "WRONGPASS") => true,
             Some("ERR") => failure.detail().is_some_and(|why| why.contains("unauthenticated")),
             Some(_) => false,
             // The client of a cluster only says in words what its nodes said.
@@ -86,6 +87,31 @@ fn is_login(failure: &RedisError) -> bool {
                 ["AuthenticationFailed", "NOAUTH", "WRONGPASS"].iter().any(|said| why.contains(said))
             }),
         }
+}
+
+/// Whether the access rules (ACL) of our user forbid what was asked. Of what a script calls Redis 7 says so in words only.
+fn is_forbidden(failure: &RedisError) -> bool {
+    failure.code() == Some("NOPERM")
+        || failure.detail().is_some_and(|why| {
+            ["NOPERM", "ACL failure in script", "The user executing the script can't"]
+                .iter()
+                .any(|said| why.contains(said))
+        })
+}
+
+/// Whether this error says that the access rules of our user forbid what was asked.
+pub(super) fn says_forbidden(error: &PortError) -> bool {
+    redis_error(error).is_some_and(is_forbidden)
+}
+
+/// Rules are changed while nodes run, so that what is forbidden now may be allowed in a moment. A command that was refused was
+/// not done; a script that was refused one of its commands had maybe written something before.
+fn forbidden(failure: RedisError) -> PortError {
+    let whole = failure.code() == Some("NOPERM");
+    let why =
+        "the access rules (ACL) of our user in Redis forbid what Verbatim needs; DEPLOYMENT.md lists it";
+    let error = PortError::new(ErrorKind::Unavailable, why).with_retry_after(AGAIN).with_source(failure);
+    if whole { error.refused() } else { error }
 }
 
 /// Passwords are changed one place after the other, so that a login that worked may work again in a moment: whoever runs
@@ -105,18 +131,20 @@ pub(super) fn at_start(error: PortError) -> PortError {
         let why = "Redis's certificate is not trusted here; SSL_CERT_FILE names an authority of your own";
         return PortError::new(ErrorKind::Invalid, why).with_source(error);
     }
-    if redis_error(&error).is_some_and(is_login) {
-        PortError::new(ErrorKind::Internal, "the login does not work, so there is nothing to wait for")
-            .with_source(error)
-    } else {
-        error
-    }
+    let wrong = match redis_error(&error) {
+        Some(failure) if is_forbidden(failure) => "the login may not do what is needed",
+        Some(failure) if is_login(failure) => "the login does not work",
+        _ => return error,
+    };
+    PortError::new(ErrorKind::Internal, format!("{wrong}, so there is nothing to wait for"))
+        .with_source(error)
 }
 
 /// No connection could be made: certainly nothing was done.
 pub(super) fn not_connected(failure: RedisError) -> PortError {
     match failure.code() {
         Some(_) => from_redis(failure),
+        None if is_forbidden(&failure) => forbidden(failure),
         None if is_login(&failure) => login_refused(failure),
         None => unreachable().with_source(failure),
     }

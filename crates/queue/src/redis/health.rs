@@ -5,7 +5,7 @@ use verbatim_core::ids::IdSource;
 use verbatim_core::{ErrorKind, PortError};
 
 use super::link::Link;
-use super::{Wire, layout, scripts};
+use super::{Wire, error, layout, scripts};
 
 /// The oldest Redis that knows script flags.
 const OLDEST: u32 = 7;
@@ -53,10 +53,10 @@ pub(super) async fn check(wire: &Wire, ids: &dyn IdSource) -> Result<String, Por
     Ok(queue.store)
 }
 
+/// By `INFO` alone: `CONFIG GET` would tell the policy, too, and is forbidden to a user who may do no more than it needs, as
+/// it is by managed services.
 async fn check_server(link: &Link) -> Result<(), PortError> {
-    // A cluster answers for each of its nodes; any of them will do.
-    let info: Value = link.command(cmd("INFO").arg("server")).await?;
-    if let Some(version) = version(info)
+    if let Some(version) = told(link, "server", "redis_version").await?
         && version
             .split('.')
             .next()
@@ -65,19 +65,33 @@ async fn check_server(link: &Link) -> Result<(), PortError> {
     {
         return refuse(format!("this Redis is version {version}; Verbatim needs {OLDEST} or newer"));
     }
-    // Managed services may forbid CONFIG: then nothing can be told, and the log says so.
-    let asked: Result<Value, _> = link.command(cmd("CONFIG").arg("GET").arg("maxmemory-policy")).await;
-    match asked.ok().and_then(policy) {
+    match told(link, "memory", "maxmemory_policy").await? {
         Some(policy) if policy != "noeviction" => refuse(format!(
             "this Redis throws keys away when it is full (maxmemory-policy {policy}), and jobs with them; set \
              `maxmemory-policy noeviction` in redis.conf, or `redis-cli CONFIG SET maxmemory-policy noeviction`"
         )),
-        Some(_) => Ok(()),
-        None => {
-            tracing::warn!("cannot tell Redis's maxmemory-policy; make sure that it is noeviction");
-            Ok(())
-        }
+        _ => Ok(()),
     }
+}
+
+/// A field of a section of `INFO`. Where it is forbidden or missing nothing can be told, and the log says so.
+async fn told(link: &Link, section: &str, field: &str) -> Result<Option<String>, PortError> {
+    let found = match link.command(cmd("INFO").arg(section)).await {
+        // A cluster answers for each of its nodes; any of them will do.
+        Ok(answer) => {
+            redis::from_redis_value::<InfoDict>(first(answer)).ok().and_then(|info| info.get(field))
+        }
+        Err(error) if error::says_forbidden(&error) => None,
+        Err(error) => return Err(error),
+    };
+    if found.is_none() {
+        tracing::warn!(
+            field,
+            "cannot tell Redis's version or policy (INFO is forbidden, or lacks it); make sure that it is version {OLDEST} or \
+             newer with maxmemory-policy noeviction"
+        );
+    }
+    Ok(found)
 }
 
 fn refuse(why: String) -> Result<(), PortError> {
@@ -98,16 +112,4 @@ fn first(value: Value) -> Value {
         }
         other => other,
     }
-}
-
-fn version(value: Value) -> Option<String> {
-    let info: InfoDict = redis::from_redis_value(first(value)).ok()?;
-    info.get("redis_version")
-}
-
-fn policy(value: Value) -> Option<String> {
-    // `CONFIG GET` is a map itself: name and value.
-    let pairs: Vec<(String, String)> =
-        redis::from_redis_value(value.clone()).or_else(|_| redis::from_redis_value(first(value))).ok()?;
-    pairs.into_iter().find(|(name, _)| name == "maxmemory-policy").map(|(_, policy)| policy)
 }

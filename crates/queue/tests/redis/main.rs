@@ -1,6 +1,8 @@
 //! The Redis job store against the suite of every store, and what is its own. With `VERBATIM_TEST_REDIS_URL` the tests
-//! share that Redis, each under a prefix of its own; without, each starts one.
+//! share that Redis, each under a prefix of its own; without, each starts one and is the user there that the
+//! stack's nodes are.
 
+mod access;
 mod adoption;
 mod audit;
 mod away;

@@ -10,6 +10,7 @@ use verbatim_core::time::Clock;
 use verbatim_queue::conformance::{Harness, Verdict, Violation};
 use verbatim_queue::{RedisConfig, RedisStore};
 
+use crate::access;
 use crate::audit::audit;
 use crate::server::RedisServer;
 
@@ -34,7 +35,8 @@ impl RedisHarness {
             Ok(url) => Self::at(&url),
             Err(_) => {
                 let own = RedisServer::start(&[]);
-                let at = Self::at(&own.url());
+                let mut at = Self::at(&own.url());
+                at.url = at.as_user(&access::node_rules(&at.prefix));
                 at.owning(own)
             }
         }
@@ -59,6 +61,16 @@ impl RedisHarness {
     fn owning(mut self, server: RedisServer) -> Self {
         self.own = Some(server);
         self
+    }
+
+    /// Makes a user with these rules, and says by which URL it logs in.
+    pub(crate) fn as_user(&self, rules: &str) -> String {
+        let mut beside = self.beside();
+        let mut made = redis::cmd("ACL");
+        made.arg("SETUSER").arg("verbatim").arg("reset").arg("on").arg(">secret");
+        made.arg(rules.split_whitespace().collect::<Vec<_>>());
+        made.exec(&mut beside).expect("Redis takes the rules");
+        self.plain.replacen("redis://", "redis://verbatim:secret@", 1)
     }
 
     pub(crate) fn prefix(&self) -> &str {
@@ -118,6 +130,14 @@ impl Harness for RedisHarness {
     }
 
     async fn audit(&self, _store: &RedisStore) -> Verdict {
-        audit(&mut self.beside(), &self.prefix).map_err(|error| Violation::new(format!("{error:#}")))
+        let mut beside = self.beside();
+        let refused = access::refused(&mut beside).map_err(|error| Violation::new(error.to_string()))?;
+        if self.own.is_some() && !refused.is_empty() {
+            return Err(Violation::new(format!(
+                "the rules of a node's user refused: {}",
+                refused.join(", ")
+            )));
+        }
+        audit(&mut beside, &self.prefix).map_err(|error| Violation::new(format!("{error:#}")))
     }
 }
