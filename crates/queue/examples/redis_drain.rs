@@ -4,6 +4,9 @@
 //! `redis_drain URL [JOBS] [WORKERS] [SLOTS]`; `redis_drain URL --backlog [QUEUED] [DELAYED]` times claims on a short and on a
 //! long queue instead.
 
+// The futures of a whole run, one within the other, are deeper than the default allows.
+#![recursion_limit = "256"]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
