@@ -15,6 +15,7 @@ use crate::audit::{Act, Actions};
 use crate::edge::holder_by_address;
 use crate::error::{ApiError, chain};
 use crate::extract::Caller;
+use crate::extract::body::UploadBody;
 use crate::state::ApiState;
 
 /// The other header in which a key may come.
@@ -58,6 +59,9 @@ pub(crate) async fn guard(
             act.ended(refusal.code);
         }
         return Err(refusal);
+    }
+    if let Some(body) = request.extensions().get::<UploadBody>() {
+        body.admitted();
     }
     // Nobody behind this point has any business with the secret.
     request.headers_mut().remove(header::AUTHORIZATION);

@@ -17,12 +17,12 @@ use crate::state::ApiLimits;
 
 /// Multipart boundaries and part headers may take this much between two fields.
 const MAX_STRUCTURE_BYTES: u64 = 64 * 1024;
-/// After an early answer, so much of the rest of the body is taken, so that a client which has nearly sent it hears the
-/// answer…
+/// Bytes of the rest of a body that are taken after an early answer to a client that was not let in. Many clients read an
+/// answer only once they have sent everything: those that were let in may send it, up to the largest body.
 const DRAIN_BYTES: u64 = 1024 * 1024;
-/// …for at most this long…
+/// Time for which the rest of a body is taken at most.
 const DRAIN_TIME: Duration = Duration::from_secs(20);
-/// …and given up on after this long without a byte.
+/// Time without a byte after which the rest is given up on.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 /// Time that any body may keep us waiting, however small it is.
 const LEAST_TIME: Duration = Duration::from_secs(60);
@@ -89,6 +89,8 @@ struct Inner {
     received: u64,
     /// The length that the head declares.
     declared: u64,
+    /// Whether its client was let in.
+    admitted: bool,
     /// How long the client has kept us waiting in all, and since when it does.
     waited: Duration,
     waits_since: Option<Instant>,
@@ -119,6 +121,7 @@ impl UploadBody {
             bounds,
             received: 0,
             declared: 0,
+            admitted: false,
             waited: Duration::ZERO,
             waits_since: None,
             structure_ceiling: MAX_STRUCTURE_BYTES,
@@ -136,6 +139,11 @@ impl UploadBody {
     /// The length that the head declares, where it does: the time that the body may take follows from it.
     pub(crate) fn declared(&self, bytes: Option<u64>) {
         self.lock().declared = bytes.unwrap_or(0);
+    }
+
+    /// Its client was let in.
+    pub(crate) fn admitted(&self) {
+        self.lock().admitted = true;
     }
 
     /// From here to the next call of [`Self::in_field`], only multipart structure is expected.
@@ -185,9 +193,13 @@ impl UploadBody {
 
     /// Takes and forgets what the client still sends, within bounds.
     pub(crate) async fn drain(self) {
+        let most = {
+            let inner = self.lock();
+            if inner.admitted { inner.bounds.ceiling } else { DRAIN_BYTES }
+        };
         let rest = async {
             let mut taken = 0;
-            while taken < DRAIN_BYTES
+            while taken < most
                 && let Ok(Some(Ok(piece))) = tokio::time::timeout(
                     DRAIN_IDLE,
                     std::future::poll_fn(|cx| self.lock().stream.poll_next_unpin(cx)),
@@ -373,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_body_is_read_no_further_than_a_megabyte() {
+    async fn the_body_of_a_stranger_is_read_no_further_than_a_megabyte() {
         let taken = Arc::new(Mutex::new(0));
         let counted = Arc::clone(&taken);
         let endless = stream::repeat_with(move || {

@@ -49,12 +49,12 @@ impl Patience<'_> {
                 return Err(error);
             }
             let reason = reason(&error);
-            self.gate.waits_for(Some(reason));
             if said.is_none_or(|said| now.duration_since(said) >= SAY_AGAIN) {
                 let seconds_left = self.until.duration_since(now).as_secs();
                 tracing::warn!(%error, cause = cause(&error), seconds_left, "waiting: {reason}");
                 said = Some(now);
             }
+            self.gate.waits_for(Some(reason));
             tokio::time::sleep(PAUSE).await;
         }
     }

@@ -112,6 +112,8 @@ pub(super) struct Ticket {
     pub(super) deadline: Option<i64>,
     /// How it ended apart from its job.
     pub(super) ended: Option<SubmissionStatus>,
+    /// How often its job had been begun afresh by hand when it ended apart from it.
+    pub(super) lives: u32,
     /// Whether a finished job answered it.
     pub(super) cached: bool,
     pub(super) gone: bool,

@@ -55,7 +55,7 @@ impl Model {
             self.jobs[job].tier = self.jobs[job].tier.min(new.tier);
         }
         let deadline = new.deadline.filter(|_| !cached).map(|secs| self.now + i64::from(secs) * 1000);
-        self.tickets.push(Ticket { job, deadline, ended: None, cached, gone: false });
+        self.tickets.push(Ticket { job, deadline, ended: None, lives: 0, cached, gone: false });
         Answer::Submitted { job, cached, attached }
     }
 
@@ -123,7 +123,9 @@ impl Model {
 
     /// The job goes with the last ticket that waits for it: at once, or when its worker hears that it was cancelled.
     pub(super) fn end_apart(&mut self, ticket: usize, how: SubmissionStatus) {
-        self.tickets[ticket].ended = Some(how);
+        let lives = self.jobs[self.tickets[ticket].job].story.lives;
+        let ended = &mut self.tickets[ticket];
+        (ended.ended, ended.lives) = (Some(how), lives);
         let at = self.tickets[ticket].job;
         if self.waits(at) {
             return;

@@ -38,8 +38,8 @@ impl Model {
             latest: job.story.latest,
             events: job.story.events,
             segments: transcribed.then_some(job.story.segments),
-            // One that ended apart from its job has no part in what becomes of that.
-            lives: if ticket.ended.is_some() { 0 } else { job.story.lives },
+            // One that ended apart from its job has no part in what became of that afterwards.
+            lives: if ticket.ended.is_some() { ticket.lives } else { job.story.lives },
         })
     }
 }

@@ -35,6 +35,7 @@ async fn a_job_has_every_field_of_the_contract_and_ends_with_a_transcript() -> R
         "started_at",
         "status",
         "waiting_for",
+        "warnings",
     ];
     ensure!(keys == contract, "{keys:?}");
     ensure!(job["object"] == "job" && job["links"]["self"] == location, "{job}");

@@ -64,7 +64,7 @@ async fn connect(service: &Service) -> Result<TcpStream> {
 /// The head of an upload with these further headers.
 fn head(headers: &str) -> String {
     format!(
-        "POST /v1/jobs HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=b\r\n{headers}\r\n\r\n"
+        "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n{headers}\r\n\r\n"
     )
 }
 
