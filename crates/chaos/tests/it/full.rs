@@ -42,13 +42,13 @@ impl World {
     }
 }
 
-#[tokio::test]
-async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<()> {
+/// Fills a small Redis, and has everything worked off that it took.
+async fn filled_and_worked_off() -> Result<(World, String)> {
     let redis = ["--maxmemory", "6mb"].map(str::to_owned).to_vec();
     // Workers restart meanwhile, which a full Redis must not keep them from.
     let world = World::new(Settings { concurrency: 16, redis, max_jobs: 20, ..settings() }).await?;
-    // Sixteen of them are nearly all that the metadata of one job may have.
-    let note = "x".repeat(240);
+    // Metadata of about a kilobyte, so that Redis is full after some hundred jobs.
+    let note = "x".repeat(60);
     let mut accepted = Vec::new();
     let refused = loop {
         let serial = accepted.len() as u64;
@@ -67,8 +67,27 @@ async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<(
         assert_eq!(world.text(&id).await?, known_answer(plain(serial, 300)).await?);
     }
     ensure!(inspect::restarts(&world.cluster.logs())? > 0, "no worker has restarted");
-    // There is room again.
-    let taken = async || Ok(world.upload(10_000, 20, &note).await?.status().is_success());
+    Ok((world, note))
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<()> {
+    filled_and_worked_off().await.map(drop)
+}
+
+/// Known to fail (see docs/adr/0074): with engines that are charged for, a finished job frees nothing, since its charge and
+/// its place on the list of deletions take what its ending gives back. The store's own tests hold without charges.
+#[tokio::test]
+async fn soak_a_full_redis_takes_submissions_again_when_its_work_is_done() -> Result<()> {
+    let (world, note) = filled_and_worked_off().await?;
+    let taken = async || {
+        let answer = world.upload(10_000, 20, &note).await?;
+        let status = answer.status();
+        if !status.is_success() {
+            println!("refused: {status} {}", answer.text().await?);
+        }
+        Ok(status.is_success())
+    };
     world.until("a submission to be taken again", taken).await
 }
 

@@ -102,8 +102,9 @@ fn segment(line: &str) -> Result<JobEvent, PortError> {
     Ok(JobEvent { seq: EventSeq(seq), at: Timestamp::from_millis(at), kind })
 }
 
-/// Of a completed job: that its attempt began, and its segments, which are in the transcript. Where an older node completed it,
-/// the first of the two has lost its number: it gets one before all segments, and before the end of a submission that left.
+/// Of a completed job: that its attempt began, and its segments, which are in the transcript. Where an older node completed it
+/// after a retry, the first of the two has lost its number: it gets one before all segments, and before the end of a submission
+/// that left.
 fn of_the_transcript(job: &Fields, until: u64) -> Result<Vec<JobEvent>, PortError> {
     let (Some("c"), Some(end), Some(at)) = (job.text("s"), job.number::<u64>("es")?, job.time("F")?) else {
         return Ok(Vec::new());
@@ -115,8 +116,9 @@ fn of_the_transcript(job: &Fields, until: u64) -> Result<Vec<JobEvent>, PortErro
     let first: Option<u64> = first.and_then(|(_, first)| first.parse().ok());
     let count = job.number::<u32>("ns")?.unwrap_or(0);
     let mut events = Vec::new();
-    let made_up = first.unwrap_or(end).min(until).saturating_sub(1);
-    let begun = EventSeq(job.number("sq")?.unwrap_or(made_up));
+    // A job that was begun once told so right after it was queued, whatever came then.
+    let usual = if job.text("f") == Some("1") { 2 } else { first.unwrap_or(end).saturating_sub(1) };
+    let begun = EventSeq(job.number("sq")?.unwrap_or(usual.min(until.saturating_sub(1))));
     if begun.0 < until {
         let at = job.time("sT")?.or(job.time("S")?).unwrap_or(at);
         events.push(JobEvent { seq: begun, at, kind: EventKind::Started { attempt } });

@@ -45,10 +45,13 @@ local function finish_job(job, state, retention)
   -- From here on segments are read from the transcript.
   if job.f.ns then call('DEL', P .. 'e:' .. job.id) end
   if state == 'c' then
-    -- That it was begun keeps its number, so that no watcher is told it twice; one right before the first segment needs no room.
+    -- That it was begun keeps its number, so that no watcher is told it twice; one right before the first segment needs no room,
+    -- and that of a job which was begun once is always 2, behind its being queued.
     -- Mostly it was begun once, so that the time is known.
     local first = first_segment(job)
-    if job.f.ss and not (first and tonumber(job.f.ss) == first - 1) then put(job, 'sq', job.f.ss) end
+    local usual = first and first - 1 or 0
+    if tonumber(job.f.f) == 1 then usual = 2 end
+    if job.f.ss and tonumber(job.f.ss) ~= usual then put(job, 'sq', job.f.ss) end
     drop_all(job, job.f.sT == job.f.S and UNTOLD_AT_ONCE or UNTOLD)
   else
     forget_work(job)
