@@ -1,10 +1,10 @@
-//! Whose permits they are.
+//! The holder of permits.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-/// Whoever holds permits and is entitled to a share: a tenant or, where callers have no names, a client's address.
+/// The holder of permits, who is entitled to a share: a tenant or, where callers present no keys, a client's address.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Holder(Name);
 

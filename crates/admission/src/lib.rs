@@ -1,5 +1,5 @@
 //! Admission control: whatever is scarce at a node (connections, uploads, their bytes, watchers, decoding, scratch disk) is
-//! handed out as permits of a [`Pool`], and shared by whoever asks.
+//! handed out as permits of a [`Pool`], and shared between the tenants or addresses that ask for them.
 //!
 //! One rule holds for all of them. A tenant that is alone may hold the limit less a reserve, so that another one always
 //! finds something. While several wait, none of them gets beyond an equal part of the limit; what is held already stays.

@@ -1,5 +1,6 @@
-//! A pool of permits: so many may be held at once, the others wait for a while. Their number follows the load between two
-//! bounds, and what memory and disk allow; among those who wait, whoever holds least is served first.
+//! A pool of permits: a limited number can be held at once, further requests wait for a while. The number follows the load
+//! between two bounds, and what memory and disk allow. Of the requests that wait, that of the holder with the fewest permits
+//! is served first.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,7 @@ pub struct PoolConfig {
     pub sizing: Sizing,
     /// Requests that may wait for a permit, shared like the permits; more are refused at once.
     pub max_waiting: usize,
-    /// What a holder that is alone leaves free.
+    /// The part of the permits that a holder leaves free when it is the only one.
     pub reserve: Reserve,
 }
 
@@ -116,7 +117,7 @@ struct Shared {
     state: Mutex<State>,
 }
 
-/// Permits of a pool in somebody's hands.
+/// Permits of a pool that are held; dropping them gives them back.
 #[must_use = "a permit is given back at once when nobody keeps it"]
 pub struct Permit {
     /// `None` when there is nothing to give back.
@@ -150,7 +151,7 @@ impl Pool {
         self.acquire_many(holder, 1, patience).await
     }
 
-    /// So many permits at once. Whoever wants more than the pool can ever have gets all of it, when nobody else has any.
+    /// Several permits at once. A request for more than the pool can ever have gets all of it, once nobody else holds any.
     ///
     /// # Errors
     /// As [`Self::acquire`].
@@ -232,7 +233,7 @@ impl Shared {
             let permit = Permit { pool: Some(self.clone()), holder: holder.clone(), amount: request.amount };
             match request.call.send(permit) {
                 Ok(()) => state.hold(&holder, request.amount),
-                // Whoever waited has gone. Dropping the permit as it is would ask for the lock that we hold.
+                // The request was given up meanwhile. Dropping the permit as it is would ask for the lock that is held here.
                 Err(mut permit) => permit.pool = None,
             }
         }
@@ -279,7 +280,7 @@ impl Drop for Ticket {
 }
 
 impl Permit {
-    /// Adds so many permits of the same pool to this one, for the same holder.
+    /// Adds permits of the same pool to this one, for the same holder.
     ///
     /// # Errors
     /// When there are none within `patience`; what is held stays.
