@@ -8,6 +8,7 @@ pub mod cli;
 pub mod client;
 pub mod commands;
 pub mod config;
+mod descriptors;
 pub mod directory;
 pub mod engines;
 pub mod files;

@@ -144,3 +144,18 @@ async fn models_are_listed_with_the_default_first() {
     assert_eq!(list["data"][0]["created"], 1_767_268_800);
     assert_eq!(world.json(get("/v1/models/whisper-1")).await.1["id"], "tiny.en");
 }
+
+#[tokio::test]
+async fn unknown_fields_are_ignored_however_many_and_long_they_are() {
+    let world = World::new();
+    let (long, file) = (vec![b'x'; 300_000], wav());
+    let names: Vec<String> = (0..100).map(|number| format!("unknown_{number}")).collect();
+    let mut fields: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), b"1".as_slice())).collect();
+    fields.extend([("input_audio_extra", long.as_slice()), ("file", &file), ("not_utf8", b"\xff\xfe")]);
+    let request = post("/v1/audio/transcriptions", form(&fields));
+    let (answer, ()) = tokio::join!(world.call(request), async {
+        let id = world.jobs.watched().await;
+        world.jobs.complete(&world.blobs, &id, &[" Hi."]);
+    });
+    assert_eq!(answer.status(), 200);
+}

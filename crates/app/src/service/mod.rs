@@ -30,6 +30,7 @@ use verbatim_telemetry::traces::{Collector, Traces};
 use verbatim_telemetry::{Metrics, logs};
 
 use crate::config::{Config, Role};
+use crate::descriptors;
 use crate::engines;
 use crate::gate::Gate;
 use crate::process::{Control, Ending, Restart};
@@ -99,8 +100,18 @@ async fn run_parts(
     say_where(listen);
     let metrics = Arc::new(Metrics::new()?);
     let mut process = Process::new(shutdown.clone(), lineage.worker, listen);
+    let descriptors = descriptors::raise();
+    let max_connections = descriptors::connections(config.limits.max_connections, descriptors);
+    if max_connections < config.limits.max_connections {
+        tracing::warn!(
+            descriptors,
+            max_connections,
+            wanted = config.limits.max_connections,
+            "fewer connections than limits.max_connections: raise the hard limit of open files (ulimit -Hn, LimitNOFILE)"
+        );
+    }
     let options = ServeOptions {
-        max_connections: config.limits.max_connections,
+        max_connections,
         trusted_proxies: config.server.trusted_proxies.clone(),
         ..ServeOptions::default()
     };

@@ -75,8 +75,8 @@ async fn a_full_redis_refuses_submissions_and_finishes_what_it_has() -> Result<(
     filled_and_worked_off().await.map(drop)
 }
 
-/// Known to fail (see docs/adr/0074): with engines that are charged for, a finished job frees nothing, since its charge and
-/// its place on the list of deletions take what its ending gives back. The store's own tests hold without charges.
+/// Known to fail (see docs/adr/0074): with engines that are charged for, the data of finished jobs take as much as those of
+/// queued ones, probably for their charges. The store's own tests hold without charges.
 #[tokio::test]
 async fn soak_a_full_redis_takes_submissions_again_when_its_work_is_done() -> Result<()> {
     let (world, note) = filled_and_worked_off().await?;

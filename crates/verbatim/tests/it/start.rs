@@ -1,11 +1,16 @@
 //! Nodes that start before their stores are there, and nodes that can never work with theirs.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Command;
 
 use crate::support::redis_server::RedisServer;
 use crate::support::sound::hello_times;
@@ -150,5 +155,38 @@ async fn workers_announce_themselves_at_once_to_a_redis_that_came_back_empty() -
     while metrics.metrics().await?.get("verbatim_store_replaced_total") != Some(&1.0) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    Ok(())
+}
+
+/// With few file descriptors, connections of one client leave some for the service's own files and for the next client.
+#[tokio::test]
+async fn half_open_connections_of_one_client_do_not_take_every_file_descriptor() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut node = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 200; exec \"$0\" serve --listen 127.0.0.1:0 --data-dir \"$1\"",
+            env!("CARGO_BIN_EXE_verbatim"),
+        ])
+        .arg(folder.path())
+        .envs([("VERBATIM__WORKER__ENGINES", "fake"), ("VERBATIM__LOG__FILTER", "error")])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(node.stdout.take().context("its output")?).lines();
+    let said = lines.next_line().await?.context("it says where it listens")?;
+    let address: SocketAddr = said.rsplit('/').next().context("an address")?.parse()?;
+    let mut half_open = Vec::new();
+    for _ in 0..300 {
+        let mut connection = TcpStream::connect(address).await?;
+        // One that was refused may be closed by now.
+        let _ = connection.write_all(b"GET /v1/jobs HTTP/1.1\r\nHost: loc").await;
+        half_open.push(connection);
+    }
+    let other = reqwest::Client::builder().local_address(IpAddr::from([127, 0, 0, 2])).build()?;
+    let answer =
+        other.get(format!("http://{address}/healthz")).timeout(Duration::from_secs(10)).send().await?;
+    ensure!(answer.status() == StatusCode::OK, "{answer:?}");
+    drop(half_open);
     Ok(())
 }
