@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-/// The holder of permits, who is entitled to a share: a tenant or, where callers present no keys, a client's address.
+/// The party that a share belongs to: a tenant or, where callers present no keys, a client's address.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Holder(Name);
 

@@ -1,9 +1,9 @@
-//! Admission control: whatever is scarce at a node (connections, uploads, their bytes, watchers, decoding, scratch disk) is
-//! handed out as permits of a [`Pool`], and shared between the tenants or addresses that ask for them.
+//! Admission control: what is scarce at a node (connections, uploads and their bytes, watchers, decoding, scratch disk) is
+//! handed out as permits of a [`Pool`], shared between the tenants or addresses that ask for them (ADR 78).
 //!
-//! One rule holds for all of them. A tenant that is alone may hold the limit less a reserve, so that another one always
-//! finds something. While several wait, none of them gets beyond an equal part of the limit; what is held already stays.
-//! A permit is given back by dropping it.
+//! One rule of shares holds for all pools. A holder that is alone may have all permits less a [`Reserve`], so that the next
+//! one finds some. While several contend, none gets beyond an equal share; permits that are held stay. Dropping a permit
+//! gives it back.
 
 mod holder;
 mod pool;
@@ -12,6 +12,6 @@ mod sizing;
 mod state;
 
 pub use holder::Holder;
-pub use pool::{Headroom, Permit, Pool, PoolConfig, PoolGauge, PoolUse, Refused};
+pub use pool::{Permit, Pool, PoolConfig, PoolGauge, PoolUse, Refused};
 pub use share::Reserve;
-pub use sizing::Sizing;
+pub use sizing::{Headroom, Sizing};

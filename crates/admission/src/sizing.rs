@@ -1,39 +1,84 @@
-//! How many permits a pool has: pure arithmetic over the load and the time.
+//! The number of permits of a pool: arithmetic over the load, the time and what there is room for.
 
+use std::fmt;
 use std::time::Duration;
 
-/// Share of the permits that is held from which on a pool counts as busy, in percent.
+/// Share of the permits that is held or waited for from which on a pool counts as busy, in percent.
 const BUSY_PERCENT: usize = 80;
 /// Share of the permits that is held up to which a pool counts as idle, in percent.
 const IDLE_PERCENT: usize = 30;
+/// The time after which a resource is measured again while requests wait for it: other processes free room, too.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
-/// The bounds between which the number of permits moves, and how fast it does.
+/// The rule by which a pool has its number of permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizing {
-    /// The fewest permits, with which a pool begins.
-    pub min: usize,
-    /// The most.
-    pub max: usize,
+pub struct Sizing(Rule);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Fixed(usize),
+    Load(Bounds),
+    Room,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bounds {
+    min: usize,
+    max: usize,
     /// Time of being busy (80 % of the permits wanted) after which there are half as many more.
-    pub up_after: Duration,
+    up_after: Duration,
     /// Time of being idle (at most 30 % of the permits held) after which there are a quarter fewer.
-    pub down_after: Duration,
+    down_after: Duration,
 }
 
 impl Sizing {
     /// The same number of permits, always.
     pub const fn fixed(permits: usize) -> Self {
-        Self { min: permits, max: permits, up_after: Duration::ZERO, down_after: Duration::ZERO }
+        Self(Rule::Fixed(permits))
     }
 
-    /// Between these bounds: more permits within a tenth of a second, so that a burst is let in; fewer only after half a
-    /// minute, so that the next burst finds them.
+    /// As many permits as the load calls for, beginning with `min`: more of them after a tenth of a second, so that a burst
+    /// is let in; fewer only after half a minute, so that the next burst finds them. Headroom bounds their growth.
     pub const fn between(min: usize, max: usize) -> Self {
-        Self { min, max, up_after: Duration::from_millis(100), down_after: Duration::from_secs(30) }
+        let min = if min < max { min } else { max };
+        let (up_after, down_after) = (Duration::from_millis(100), Duration::from_secs(30));
+        Self(Rule::Load(Bounds { min, max, up_after, down_after }))
+    }
+
+    /// As many permits as the headroom has room for at the moment.
+    pub const fn room() -> Self {
+        Self(Rule::Room)
     }
 }
 
-/// What is asked of a pool.
+/// A resource that bounds the number of permits: memory, or a disk.
+pub struct Headroom(Box<Measure>);
+
+/// The number of permits that a resource has room for while so many are held; `None` when that is unknown.
+type Measure = dyn Fn(usize) -> Option<usize> + Send + Sync;
+
+impl Headroom {
+    /// A resource that has `free` bytes (`None`: unknown, sets no bound), of which the work behind one permit takes
+    /// `per_permit`. Permits that are held have taken theirs already.
+    pub fn bytes(free: impl Fn() -> Option<u64> + Send + Sync + 'static, per_permit: u64) -> Self {
+        Self(Box::new(move |held| {
+            let more = free()? / per_permit.max(1);
+            Some(held.saturating_add(usize::try_from(more).unwrap_or(usize::MAX)))
+        }))
+    }
+
+    /// A resource that has room for so many permits, held ones included (`None`: unknown, sets no bound).
+    pub fn permits(room: impl Fn() -> Option<usize> + Send + Sync + 'static) -> Self {
+        Self(Box::new(move |_| room()))
+    }
+
+    /// The number of permits that all of the resources have room for while so many are held.
+    pub(crate) fn of_all(resources: &[Self], held: usize) -> usize {
+        resources.iter().filter_map(|Self(measure)| measure(held)).min().unwrap_or(usize::MAX)
+    }
+}
+
+/// The permits of a pool that are held and waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Load {
     pub(crate) held: usize,
@@ -46,35 +91,64 @@ enum Tendency {
     Down,
 }
 
-/// The number of permits as it follows the load. Between two calls the load must not have changed: whoever changes it
-/// calls [`Self::settle`] before, with the old load, and after, with the new one. Then no timer is needed.
+/// The number of permits of a pool. The load is constant between two calls of [`Self::settle`], which is called before each
+/// change with the old load and after it with the new one; all steps due in between are known then, without a timer.
 #[derive(Debug)]
 pub(crate) struct Size {
-    rules: Sizing,
+    rule: Rule,
     now: usize,
-    /// Where it tends to, and since when.
+    /// The direction in which the load pulls, and since when.
     since: Option<(Tendency, Duration)>,
 }
 
 impl Size {
-    pub(crate) fn new(rules: Sizing) -> Self {
-        let rules = Sizing { min: rules.min.min(rules.max), ..rules };
-        Self { rules, now: rules.min, since: None }
+    pub(crate) fn new(Sizing(rule): Sizing) -> Self {
+        let now = match rule {
+            Rule::Fixed(permits) => permits,
+            Rule::Load(bounds) => bounds.min,
+            Rule::Room => 0,
+        };
+        Self { rule, now, since: None }
     }
 
     pub(crate) fn get(&self) -> usize {
         self.now
     }
 
+    /// The most permits that there can be, as far as can be told now.
     pub(crate) fn max(&self) -> usize {
-        self.rules.max
+        match self.rule {
+            Rule::Load(bounds) => bounds.max,
+            Rule::Fixed(_) | Rule::Room => self.now,
+        }
     }
 
-    /// Makes the steps that are due at `at`, under a load that was the same since the last call. `cap` is asked before
-    /// every growth how many permits there is room for; it can take permits away, but never below the minimum.
-    pub(crate) fn settle(&mut self, at: Duration, load: Load, cap: &dyn Fn() -> usize) {
+    /// Makes the changes that are due at `at`, under a load that was constant since the last call. `room` measures how many
+    /// permits there is room for. With [`Sizing::between`] it is asked at each step up, where it can also take permits away,
+    /// but never below the minimum.
+    pub(crate) fn settle(&mut self, at: Duration, load: Load, room: &dyn Fn() -> usize) {
+        match self.rule {
+            Rule::Fixed(_) => {}
+            Rule::Load(bounds) => self.follow(bounds, at, load, room),
+            Rule::Room => self.now = room(),
+        }
+    }
+
+    /// The time at which the number of permits has to be settled although the load is still the same.
+    pub(crate) fn settles_at(&self, now: Duration, load: Load) -> Option<Duration> {
+        match (self.rule, self.since) {
+            (Rule::Load(bounds), Some((Tendency::Up, since))) => {
+                let due = since.saturating_add(bounds.up_after);
+                (self.tendency(bounds, load) == Some(Tendency::Up)).then_some(due)
+            }
+            (Rule::Room, _) => Some(now.saturating_add(MEASURE_EVERY)),
+            _ => None,
+        }
+    }
+
+    fn follow(&mut self, bounds: Bounds, at: Duration, load: Load, room: &dyn Fn() -> usize) {
         loop {
-            let Some(tendency) = self.tendency(load) else {
+            let Some(tendency) = self.tendency(bounds, load) else {
                 self.since = None;
                 return;
             };
@@ -85,12 +159,12 @@ impl Size {
                     at
                 }
             };
-            let due = since.saturating_add(self.patience(tendency));
+            let due = since.saturating_add(bounds.patience(tendency));
             if at < due {
                 return;
             }
-            let size = self.step(tendency, cap);
-            // Where something stands in the way, it is looked at again after the same time.
+            let size = self.step(bounds, tendency, room);
+            // A step that found no room is tried again after the same time.
             self.since = Some((tendency, if size == self.now { at } else { due }));
             if size == self.now {
                 return;
@@ -99,49 +173,42 @@ impl Size {
         }
     }
 
-    /// When there will be more permits under this load; `None` when there will not.
-    pub(crate) fn grows_at(&self, load: Load) -> Option<Duration> {
-        match (self.tendency(load), self.since) {
-            (Some(Tendency::Up), Some((Tendency::Up, since))) => {
-                Some(since.saturating_add(self.rules.up_after))
-            }
-            _ => None,
-        }
-    }
-
-    fn tendency(&self, load: Load) -> Option<Tendency> {
+    fn tendency(&self, bounds: Bounds, load: Load) -> Option<Tendency> {
         let wanted = load.held.saturating_add(load.waiting);
-        if self.now < self.rules.max && wanted * 100 >= self.now * BUSY_PERCENT {
+        let idle = load.waiting == 0 && load.held * 100 <= self.now * IDLE_PERCENT;
+        if self.now < bounds.max && wanted * 100 >= self.now * BUSY_PERCENT {
             Some(Tendency::Up)
-        } else if self.now > self.rules.min && load.waiting == 0 && load.held * 100 <= self.now * IDLE_PERCENT
-        {
+        } else if self.now > bounds.min && idle {
             Some(Tendency::Down)
         } else {
             None
         }
     }
 
-    fn patience(&self, tendency: Tendency) -> Duration {
-        match tendency {
-            Tendency::Up => self.rules.up_after,
-            Tendency::Down => self.rules.down_after,
-        }
-    }
-
-    /// A quarter less of what is at most 30 % held is at most 40 % held: far from busy again.
-    fn step(&self, tendency: Tendency, cap: &dyn Fn() -> usize) -> usize {
+    /// The number of permits after one step. A step down takes a quarter of a pool of which at most 30 % are held; at most
+    /// 40 % are held then, so that the pool does not count as busy at once.
+    fn step(&self, bounds: Bounds, tendency: Tendency, room: &dyn Fn() -> usize) -> usize {
         let size = match tendency {
-            Tendency::Up => (self.now + (self.now / 2).max(1)).min(cap()),
+            Tendency::Up => (self.now + (self.now / 2).max(1)).min(room()),
             Tendency::Down => self.now - (self.now / 4).max(1),
         };
-        size.clamp(self.rules.min, self.rules.max)
+        size.clamp(bounds.min, bounds.max)
     }
 }
 
-/// The number of permits for which there is memory, or disk: those that are held have theirs already.
-pub(crate) fn affordable(held: usize, free_bytes: u64, bytes_per_permit: u64) -> usize {
-    let more = free_bytes / bytes_per_permit.max(1);
-    held.saturating_add(usize::try_from(more).unwrap_or(usize::MAX))
+impl Bounds {
+    fn patience(self, tendency: Tendency) -> Duration {
+        match tendency {
+            Tendency::Up => self.up_after,
+            Tendency::Down => self.down_after,
+        }
+    }
+}
+
+impl fmt::Debug for Headroom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Headroom").finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
@@ -150,8 +217,12 @@ mod tests {
 
     use super::*;
 
-    const RULES: Sizing =
-        Sizing { min: 4, max: 20, up_after: Duration::from_secs(1), down_after: Duration::from_secs(10) };
+    const RULES: Sizing = Sizing(Rule::Load(Bounds {
+        min: 4,
+        max: 20,
+        up_after: Duration::from_secs(1),
+        down_after: Duration::from_secs(10),
+    }));
 
     fn held(held: usize) -> Load {
         Load { held, waiting: 0 }
@@ -174,7 +245,7 @@ mod tests {
         assert_eq!(size.get(), 4, "not yet");
         size.settle(secs(1), held(4), &plenty);
         assert_eq!(size.get(), 6);
-        // 4 of 6 is no longer busy: it stays so however long it lasts.
+        // A pool of which 4 of 6 are held is not busy, however long that lasts.
         size.settle(secs(100), held(4), &plenty);
         assert_eq!(size.get(), 6);
         size.settle(secs(100), held(1), &plenty);
@@ -222,19 +293,35 @@ mod tests {
     }
 
     #[test]
-    fn permits_that_are_held_are_paid_for() {
-        assert_eq!(affordable(10, 99, 10), 19);
-        assert_eq!(affordable(10, 0, 10), 10);
-        assert_eq!(affordable(1, u64::MAX, 0), usize::MAX);
+    fn the_scarcest_resource_counts_and_permits_that_are_held_have_taken_theirs() {
+        let allows = |free: Option<u64>, per_permit, held| {
+            Headroom::of_all(&[Headroom::bytes(move || free, per_permit), Headroom::permits(|| None)], held)
+        };
+        assert_eq!(allows(Some(99), 10, 10), 19);
+        assert_eq!(allows(Some(0), 10, 10), 10);
+        assert_eq!(allows(Some(u64::MAX), 0, 1), usize::MAX);
+        assert_eq!(allows(None, 10, 1), usize::MAX, "what is unknown sets no bound");
+        let two = [Headroom::permits(|| Some(3)), Headroom::bytes(|| Some(99), 10)];
+        assert_eq!(Headroom::of_all(&two, 10), 3);
+    }
+
+    #[test]
+    fn a_pool_can_be_as_large_as_the_room_there_is() {
+        let mut size = Size::new(Sizing::room());
+        for room in [7, 0, 900] {
+            size.settle(secs(0), held(5), &|| room);
+            assert_eq!((size.get(), size.max()), (room, room));
+        }
+        assert_eq!(size.settles_at(secs(5), held(5)), Some(secs(6)), "it is measured again");
     }
 
     #[test]
     fn growth_is_foretold() {
         let mut size = Size::new(RULES);
-        assert_eq!(size.grows_at(held(4)), None, "nobody has looked yet");
+        assert_eq!(size.settles_at(secs(5), held(4)), None, "the load is not known yet");
         size.settle(secs(5), held(4), &plenty);
-        assert_eq!(size.grows_at(held(4)), Some(secs(6)));
-        assert_eq!(Size::new(Sizing::fixed(3)).grows_at(held(3)), None);
+        assert_eq!(size.settles_at(secs(5), held(4)), Some(secs(6)));
+        assert_eq!(Size::new(Sizing::fixed(3)).settles_at(secs(5), held(3)), None);
     }
 
     proptest! {

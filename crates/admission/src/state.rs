@@ -1,4 +1,5 @@
-//! Who holds and wants how much of a pool, and who is next: no clock, no lock, no waking.
+//! The books of a pool: permits held and requests waiting, by holder, and which request is served next. No clock, no lock
+//! and no waking, which are the pool's.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -7,28 +8,31 @@ use tokio::sync::oneshot;
 
 use crate::holder::Holder;
 use crate::pool::{Permit, PoolConfig, PoolUse, Refused};
-use crate::share::share;
+use crate::share::{Reserve, share};
 use crate::sizing::{Load, Size};
 
-/// The most holders of which it is remembered that they were refused: memory that strangers can fill.
+/// Holders whose refusal is remembered, at most: strangers choose how many there are, and each takes memory.
 const MAX_REFUSED: usize = 4096;
 
 /// The books of a pool.
 pub(crate) struct State {
     pub(crate) size: Size,
+    max_waiting: usize,
+    reserve: Reserve,
     held: usize,
-    /// Permits that are waited for, and requests that wait for them.
+    /// Permits that are waited for.
     wanted: usize,
+    /// Requests that wait for them.
     requests: usize,
     accounts: HashMap<Holder, Account>,
-    /// Accounts that wait or were refused lately.
+    /// Accounts that contend.
     contenders: usize,
-    /// Holders that were refused, by the time at which to look whether it still counts.
+    /// Holders that were refused, by the time at which to see whether that still counts.
     refused: VecDeque<(Duration, Holder)>,
     next_ticket: u64,
 }
 
-/// What one holder has and wants.
+/// The permits and requests of one holder.
 #[derive(Default)]
 struct Account {
     held: usize,
@@ -45,9 +49,12 @@ pub(crate) struct Request {
 }
 
 impl State {
-    pub(crate) fn new(config: &PoolConfig) -> Self {
+    pub(crate) fn new(config: PoolConfig) -> Self {
+        let PoolConfig { sizing, max_waiting, reserve } = config;
         Self {
-            size: Size::new(config.sizing),
+            size: Size::new(sizing),
+            max_waiting,
+            reserve,
             held: 0,
             wanted: 0,
             requests: 0,
@@ -68,7 +75,7 @@ impl State {
         PoolUse { permits: self.size.get(), max: self.size.max(), held, waiting, holders }
     }
 
-    /// Changes an account, and keeps count of the contenders. One that holds and wants nothing is forgotten.
+    /// Changes an account and keeps count of the contenders. An account without permits that does not contend is removed.
     fn with_account<T>(&mut self, holder: &Holder, change: impl FnOnce(&mut Account) -> T) -> T {
         let account = self.accounts.entry(holder.clone()).or_default();
         let before = account.contends();
@@ -81,13 +88,8 @@ impl State {
         outcome
     }
 
-    /// The number of contenders once `holder` is one of them.
-    pub(crate) fn contenders_with(&self, holder: &Holder) -> usize {
-        let counted = self.accounts.get(holder).is_some_and(Account::contends);
-        self.contenders + usize::from(!counted)
-    }
-
-    pub(crate) fn line_up(&mut self, holder: &Holder, amount: usize, call: oneshot::Sender<Permit>) -> u64 {
+    /// Adds a request to the queue. Its ticket number says which one it is.
+    pub(crate) fn enqueue(&mut self, holder: &Holder, amount: usize, call: oneshot::Sender<Permit>) -> u64 {
         let number = self.next_ticket;
         self.next_ticket += 1;
         self.wanted += amount;
@@ -96,7 +98,8 @@ impl State {
         number
     }
 
-    pub(crate) fn leave_line(&mut self, holder: &Holder, number: u64) -> Option<Request> {
+    /// Takes a request out of the queue, if it is still there.
+    pub(crate) fn dequeue(&mut self, holder: &Holder, number: u64) -> Option<Request> {
         let request = self.with_account(holder, |account| account.waiting.remove(&number))?;
         self.wanted -= request.amount;
         self.requests -= 1;
@@ -113,63 +116,91 @@ impl State {
         self.with_account(holder, |account| account.held -= amount);
     }
 
-    fn held_by(&self, holder: &Holder) -> usize {
-        self.accounts.get(holder).map_or(0, |account| account.held)
+    /// Whether a request that comes now may join the queue, or need not because it is served at once. Places in the queue
+    /// are shared like permits. Requests for more than all permits are refused: waiting for them would hold up all others.
+    pub(crate) fn admits(&self, holder: &Holder, amount: usize) -> bool {
+        amount <= self.size.max() && (self.may_wait(holder) || self.is_served_at_once(holder, amount))
     }
 
-    /// Whether a holder that has so much gets so much more, as far as its share goes. Nobody who has nothing is kept from a
-    /// request that is larger than a share.
-    fn within_share(&self, config: &PoolConfig, held: usize, amount: usize, contenders: usize) -> bool {
-        held == 0 || held + amount <= share(self.size.get(), config.reserve, contenders)
+    fn may_wait(&self, holder: &Holder) -> bool {
+        let limit = share(self.max_waiting, self.reserve, self.contenders_with(holder));
+        self.requests < self.max_waiting && self.waiting_of(holder) < limit
+    }
+
+    fn is_served_at_once(&self, holder: &Holder, amount: usize) -> bool {
+        self.requests == 0 && self.fits(holder, amount)
+    }
+
+    /// Whether there is room for so many permits more, within the share of the holder. The queue is not looked at.
+    pub(crate) fn fits(&self, holder: &Holder, amount: usize) -> bool {
+        let contenders = self.contenders_with(holder);
+        self.within_share(self.held_by(holder), amount, contenders) && self.has_room(amount)
+    }
+
+    /// Whether a holder of so many permits stays within its share with so many more. A holder without permits always does,
+    /// since a request may be larger than a share and would never be served.
+    fn within_share(&self, held: usize, amount: usize, contenders: usize) -> bool {
+        held == 0 || held.saturating_add(amount) <= share(self.size.get(), self.reserve, contenders)
     }
 
     fn has_room(&self, amount: usize) -> bool {
-        self.size.get() > 0 && (self.held == 0 || self.held + amount <= self.size.get())
+        self.held.saturating_add(amount) <= self.size.get()
     }
 
-    /// Whether one more request of the holder may wait. Places in the line are shared like permits.
-    pub(crate) fn may_wait(&self, config: &PoolConfig, holder: &Holder) -> bool {
-        let own = self.waiting_of(holder);
-        own < share(config.max_waiting, config.reserve, self.contenders_with(holder))
-            && self.requests < config.max_waiting
+    /// The number of contenders, counting `holder` as one of them.
+    fn contenders_with(&self, holder: &Holder) -> usize {
+        let counted = self.accounts.get(holder).is_some_and(Account::contends);
+        self.contenders + usize::from(!counted)
     }
 
-    /// Whether a request would not have to wait.
-    pub(crate) fn is_served_at_once(&self, config: &PoolConfig, holder: &Holder, amount: usize) -> bool {
-        let contenders = self.contenders_with(holder);
-        let within = self.within_share(config, self.held_by(holder), amount, contenders);
-        within && self.requests == 0 && self.has_room(amount)
-    }
-
-    /// Whether somebody else waits.
-    pub(crate) fn others_wait(&self, holder: &Holder) -> bool {
-        self.requests > self.waiting_of(holder)
+    fn held_by(&self, holder: &Holder) -> usize {
+        self.accounts.get(holder).map_or(0, |account| account.held)
     }
 
     fn waiting_of(&self, holder: &Holder) -> usize {
         self.accounts.get(holder).map_or(0, |account| account.waiting.len())
     }
 
-    /// The request that is served next: the first of whoever holds least, among holders that are within their share. While
-    /// there is no room for it, nobody overtakes it.
-    pub(crate) fn next(&mut self, config: &PoolConfig) -> Option<(Holder, Request)> {
+    /// Whether a holder other than this one waits.
+    pub(crate) fn others_wait(&self, holder: &Holder) -> bool {
+        self.requests > self.waiting_of(holder)
+    }
+
+    /// Takes the request that is served next out of the queue: of the holders that are within their share, the one with the
+    /// fewest permits comes first, with its oldest request. None overtakes that request while there is no room for it;
+    /// otherwise small requests could keep a large one waiting for ever.
+    pub(crate) fn next(&mut self) -> Option<(Holder, Request)> {
         if self.requests == 0 {
             return None;
         }
         let first = |(holder, account): (&Holder, &Account)| {
             let (number, request) = account.waiting.first_key_value()?;
-            let within = self.within_share(config, account.held, request.amount, self.contenders);
+            let within = self.within_share(account.held, request.amount, self.contenders);
             within.then(|| (account.held, *number, request.amount, holder.clone()))
         };
         let (_, number, amount, holder) = self.accounts.iter().filter_map(first).min()?;
         if !self.has_room(amount) {
             return None;
         }
-        let request = self.leave_line(&holder, number)?;
+        let request = self.dequeue(&holder, number)?;
         Some((holder, request))
     }
 
-    /// Counts the holder among the contenders until then: it was told to come back, and must find its share.
+    /// Drops the requests for more permits than there are, which the pool has once had: they would hold up all others.
+    /// Those who wait for them learn it by their call, which is dropped, too.
+    pub(crate) fn drop_oversized(&mut self) {
+        let max = self.size.max();
+        let oversized = |(holder, account): (&Holder, &Account)| {
+            let numbers = account.waiting.iter().filter(|(_, request)| request.amount > max);
+            numbers.map(|(number, _)| (holder.clone(), *number)).collect::<Vec<_>>()
+        };
+        let oversized: Vec<_> = self.accounts.iter().flat_map(oversized).collect();
+        for (holder, number) in oversized {
+            drop(self.dequeue(&holder, number));
+        }
+    }
+
+    /// Counts the holder as a contender until `until`: its client was told to come back, and must find its share then.
     pub(crate) fn note_refusal(&mut self, holder: &Holder, until: Duration) {
         let room = self.refused.len() < MAX_REFUSED;
         let known = self.with_account(holder, |account| match &mut account.refused_until {
@@ -203,16 +234,18 @@ impl State {
         }
     }
 
-    /// What stands in the way of a request: a share only where it is less than everything.
-    pub(crate) fn why(&self, config: &PoolConfig, holder: &Holder, amount: usize) -> Refused {
+    /// The reason why a request is refused. A share that is all permits is no reason: the pool is full then.
+    pub(crate) fn why(&self, holder: &Holder, amount: usize) -> Refused {
         let contenders = self.contenders_with(holder);
-        let within = self.within_share(config, self.held_by(holder), amount, contenders);
-        let is_part = share(self.size.get(), config.reserve, contenders) < self.size.get();
-        if within || !is_part { Refused::Full } else { Refused::Share }
+        let within = self.within_share(self.held_by(holder), amount, contenders);
+        let is_part = share(self.size.get(), self.reserve, contenders) < self.size.get();
+        let share = !within && is_part && amount <= self.size.max();
+        if share { Refused::Share } else { Refused::Full }
     }
 }
 
 impl Account {
+    /// Whether the holder takes part in sharing: it waits, or was refused a moment ago.
     fn contends(&self) -> bool {
         !self.waiting.is_empty() || self.refused_until.is_some()
     }

@@ -1,4 +1,4 @@
-//! A pool whose holders do not matter: who waits, who is refused, how the pool grows, and that nothing is lost.
+//! A pool without regard to shares: requests wait, are served in order or refused, the pool grows, and no permit is lost.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -89,7 +89,10 @@ async fn where_enough_wait_already_a_request_is_refused_at_once() {
     let began = Instant::now();
     assert!(acquire(&one, LONG).await.is_err());
     assert_eq!(began.elapsed(), Duration::ZERO);
-    assert!(acquire(&pool(Sizing::fixed(0), 1), LONG).await.is_err(), "nobody waits for what never comes");
+    assert!(
+        acquire(&pool(Sizing::fixed(0), 1), LONG).await.is_err(),
+        "a permit that never comes is not waited for"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,16 +132,16 @@ async fn a_request_that_waits_gets_the_permit_by_which_the_pool_grows() {
     let _first = acquire(&pool, SOON).await.unwrap();
     let began = Instant::now();
     let _second = acquire(&pool, SOON).await.unwrap();
-    assert_eq!(began.elapsed(), Sizing::between(1, 2).up_after);
+    assert_eq!(began.elapsed(), Duration::from_millis(100));
 }
 
 #[tokio::test(start_paused = true)]
 async fn there_are_no_more_permits_than_the_scarcest_resource_allows() {
     let free = Arc::new(AtomicU64::new(25));
     let seen = free.clone();
-    let scarce = Headroom { free: Box::new(move || Some(seen.load(Ordering::Relaxed))), per_permit: 10 };
-    let plenty = Headroom { free: Box::new(|| Some(u64::MAX)), per_permit: 1 };
-    let unknown = Headroom { free: Box::new(|| None), per_permit: 1 };
+    let scarce = Headroom::bytes(move || Some(seen.load(Ordering::Relaxed)), 10);
+    let plenty = Headroom::bytes(|| Some(u64::MAX), 1);
+    let unknown = Headroom::bytes(|| None, 1);
     let config = PoolConfig { sizing: Sizing::between(1, 100), max_waiting: 10, reserve: Reserve::Nothing };
     let pool = Pool::new(config, vec![unknown, scarce, plenty], Box::new(()));
     let _first = acquire(&pool, SOON).await.unwrap();
@@ -147,6 +150,50 @@ async fn there_are_no_more_permits_than_the_scarcest_resource_allows() {
     assert!(acquire(&pool, SOON).await.is_err());
     free.store(10, Ordering::Relaxed);
     assert!(acquire(&pool, SOON).await.is_ok());
+}
+
+/// A pool that is as large as the room that the test says there is.
+fn pool_of_a_room() -> (Pool, Arc<AtomicUsize>) {
+    let room = Arc::new(AtomicUsize::new(10));
+    let seen = room.clone();
+    let headroom = Headroom::permits(move || Some(seen.load(Ordering::Relaxed)));
+    let config = PoolConfig { sizing: Sizing::room(), max_waiting: 10, reserve: Reserve::Nothing };
+    (Pool::new(config, vec![headroom], Box::new(())), room)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_is_served_once_another_process_has_made_room() {
+    let (pool, room) = pool_of_a_room();
+    let somebody = Holder::tenant("somebody");
+    let held = pool.acquire_many(&somebody, 7, SOON).await.unwrap();
+    let mut waits = Box::pin(pool.acquire_many(&somebody, 5, LONG));
+    assert!(futures::poll!(&mut waits).is_pending());
+    room.store(12, Ordering::Relaxed);
+    assert_eq!(waits.await.unwrap().amount(), 5);
+    assert_eq!((held.amount(), held_and_waiting(&pool)), (7, (7, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_no_longer_fits_into_an_empty_room_is_refused_and_holds_up_nobody() {
+    let (pool, room) = pool_of_a_room();
+    let somebody = Holder::tenant("somebody");
+    let _held = pool.acquire_many(&somebody, 4, SOON).await.unwrap();
+    assert_eq!(pool.acquire_many(&somebody, 11, LONG).await.unwrap_err(), Refused::Full);
+    let mut large = Box::pin(pool.acquire_many(&somebody, 8, LONG));
+    assert!(futures::poll!(&mut large).is_pending());
+    let mut small = Box::pin(pool.acquire_many(&somebody, 3, LONG));
+    assert!(futures::poll!(&mut small).is_pending(), "nobody overtakes the large one");
+    room.store(7, Ordering::Relaxed);
+    assert_eq!(large.await.unwrap_err(), Refused::Full);
+    assert_eq!(small.await.unwrap().amount(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_always_there() {
+    let pool = pool(Sizing::fixed(1), 1);
+    let _all = acquire(&pool, SOON).await.unwrap();
+    let none = pool.acquire_many(&Holder::tenant("another"), 0, SOON).await.unwrap();
+    assert_eq!((none.amount(), held_and_waiting(&pool)), (0, (1, 0)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

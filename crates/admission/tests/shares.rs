@@ -1,4 +1,4 @@
-//! What each holder gets of a pool when there are several.
+//! The rule of shares: the permits that each of several holders gets.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,7 +44,7 @@ async fn of_six_permits_one_is_left_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_held_stays_and_what_is_given_back_goes_to_whoever_has_less() {
+async fn what_is_held_stays_and_what_is_given_back_goes_to_the_holder_with_less() {
     let pool = pool(16);
     let (a, b) = (tenant("a"), tenant("b"));
     let mut of_a = all_it_gets(&pool, &a);
@@ -53,7 +53,7 @@ async fn what_is_held_stays_and_what_is_given_back_goes_to_whoever_has_less() {
         let pool = pool.clone();
         tokio::spawn(async move { pool.acquire(&holder, Duration::MAX).await })
     };
-    // Both want more than there is: each permit that comes back goes to b, until both have the same.
+    // Both want more than there is: permits that come back go to b until both have as many.
     let requests: Vec<_> = (0..20).flat_map(|_| [waits(a.clone()), waits(b.clone())]).collect();
     tokio::task::yield_now().await;
     while of_a.len() > 8 {
@@ -81,11 +81,11 @@ async fn a_tenant_that_was_refused_finds_its_share_when_it_comes_back() {
     let mut of_a = all_it_gets(&pool, &a);
     let of_b = all_it_gets(&pool, &b);
     assert_eq!((of_a.len(), of_b.len()), (7, 1));
-    // b was just refused. What a gives back it does not get again.
+    // b was refused just now: a does not get again what it gives back.
     of_a.truncate(4);
     assert_eq!(pool.try_acquire(&a).unwrap_err(), Refused::Share);
     assert_eq!(all_it_gets(&pool, &b).len(), 3);
-    // In the long run a refusal does not count: nobody keeps a share by being refused once.
+    // A refusal counts for a while only: nobody keeps a share by having been refused once.
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(pool.try_acquire(&a).is_ok());
 }
@@ -128,15 +128,41 @@ async fn permits_grow_and_are_given_back_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_larger_than_everything_may_come_alone() {
+async fn a_request_larger_than_a_share_is_served_and_one_larger_than_the_pool_is_refused() {
     let pool = pool(4);
-    let large = pool.acquire_many(&tenant("a"), 1000, SOON).await.unwrap();
-    assert_eq!(large.amount(), 4);
-    assert!(pool.try_acquire(&tenant("b")).is_err());
-    drop(large);
-    let small = pool.try_acquire(&tenant("b")).unwrap();
-    assert!(pool.acquire_many(&tenant("a"), 1000, SOON).await.is_err(), "not beside another one");
-    drop(small);
+    let all = pool.acquire_many(&tenant("a"), 4, SOON).await.unwrap();
+    assert_eq!(all.amount(), 4);
+    assert_eq!(pool.try_acquire(&tenant("b")).unwrap_err(), Refused::Full);
+    drop(all);
+    assert_eq!(pool.acquire_many(&tenant("c"), 5, SOON).await.unwrap_err(), Refused::Full);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_begun_gets_more_ahead_of_requests_that_wait_but_within_its_share() {
+    let pool = pool(16);
+    let mut begun = pool.acquire_many(&tenant("a"), 5, SOON).await.unwrap();
+    let (waiting, holder) = (pool.clone(), tenant("b"));
+    let waits = tokio::spawn(async move { waiting.acquire_many(&holder, 13, Duration::MAX).await });
+    tokio::task::yield_now().await;
+    begun.grow_ahead(3).unwrap();
+    assert_eq!((begun.amount(), pool.usage().held, pool.usage().waiting), (8, 8, 13));
+    assert_eq!(begun.grow_ahead(1).unwrap_err(), Refused::Share, "two contend for sixteen");
+    drop(begun);
+    assert_eq!(waits.await.unwrap().unwrap().amount(), 13);
+}
+
+#[tokio::test(start_paused = true)]
+async fn permits_that_are_split_off_are_given_back_on_their_own() {
+    let pool = pool(16);
+    let mut permit = pool.acquire_many(&tenant("a"), 8, SOON).await.unwrap();
+    let part = permit.split(3);
+    assert_eq!((permit.amount(), part.amount(), pool.usage().held), (5, 3, 8));
+    drop(permit);
+    assert_eq!(pool.usage().held, 3);
+    let mut part = part;
+    assert_eq!(part.split(100).amount(), 3);
+    drop(part);
+    assert_eq!(pool.usage().holders, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,8 +195,8 @@ async fn refusals_of_many_strangers_take_bounded_memory() {
 }
 
 proptest! {
-    /// Whatever tenants take and give back: never more is held than there is, nobody alone takes everything, and a tenant
-    /// without a permit gets one as long as one is free.
+    /// Invariants over any order of taking and giving back: no more is held than there is, no tenant alone has everything,
+    /// and a tenant without a permit gets one as long as one is free.
     #[test]
     fn shares_hold_whatever_happens(
         permits in 2_usize..40,

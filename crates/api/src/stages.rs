@@ -50,7 +50,7 @@ impl Stages {
         let growing = |name, max: usize, bytes: u64| {
             let sizing = Sizing::between(max.div_ceil(4), max);
             let config = PoolConfig { sizing, max_waiting: max, reserve: Reserve::Eighth };
-            let memory = Headroom { free: Box::new(move || free_memory(limit)), per_permit: bytes };
+            let memory = Headroom::bytes(move || free_memory(limit), bytes);
             Pool::new(config, vec![memory], metrics.limits.stage(name))
         };
         let fixed = |name, permits: usize, max_waiting| {

@@ -118,7 +118,6 @@ impl Attempts {
     ) -> AbortOnDropHandle<Result<Completion, JobFailure>> {
         let (ports, pipeline) = (self.ports.clone(), self.pipeline.clone());
         let Lease { token, tenant, options, audio, blob, checkpoint, .. } = held.lease.clone();
-        let owner = tenant.to_string();
         let job = EngineJob { id: token.job_id.clone(), fence: token.fence, tenant, blob: blob.clone() };
         let holder = holder(Some(&job));
         let observer: Arc<dyn PipelineObserver> = Arc::clone(&gatherer) as _;
@@ -134,7 +133,7 @@ impl Attempts {
             pipeline.check(&work.options)?;
             gatherer.stage(Stage::Fetching);
             let fetched = fetching
-                .with("fetching the audio", || pipeline.fetch(blobs, &blob, &audio, &owner))
+                .with("fetching the audio", || pipeline.fetch(blobs, &blob, &audio, &holder))
                 .instrument(traces::stage("fetch"));
             let fetched = tokio::select! {
                 () = cancel.cancelled() => return Err(JobFailure::new(FailureKind::Cancelled, "the work was stopped")),

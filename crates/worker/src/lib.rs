@@ -19,7 +19,6 @@ mod pipeline;
 mod report;
 mod scratch;
 mod session;
-mod shares;
 mod slots;
 mod stages;
 mod worker;

@@ -1,245 +1,148 @@
-//! Room in the scratch folder, reserved before it is written. Tenants share it (see [`Shares`]); a job takes what it will
-//! need in one piece before it begins, so that nobody holds some while he waits for more.
+//! Room in the scratch folder, reserved before it is written, as permits of a pool that tenants share (ADR 78). A permit is
+//! a byte. A job reserves what it will need in one piece before it begins, so that no job waits for more while it holds some.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use verbatim_admission::{PoolGauge, PoolUse, Refused};
+use verbatim_admission::{
+    Headroom, Holder, Permit, Pool, PoolConfig, PoolGauge, PoolUse, Refused, Reserve, Sizing,
+};
 use verbatim_audio::{Reservation, Scratch};
 use verbatim_core::{ErrorKind, PortError};
 
-use crate::shares::Shares;
-
-/// The unit in which room is counted and shown, in bytes.
+/// The unit in which room is shown, in bytes.
 const UNIT: u64 = 1024 * 1024;
-/// Disk that is left to everything else, in units.
-const LEFT_ALONE: u64 = 64;
-/// Others than this process may make room, too: it is looked for so often while somebody waits.
-const LOOK: Duration = Duration::from_secs(1);
+/// Disk that is left to everything else, in bytes.
+const LEFT_ALONE: u64 = 64 * UNIT;
+/// A job waits for room for as long as it takes; its time limit ends it, if anything does.
+const PATIENCE: Duration = Duration::MAX;
 
 /// The scratch folder of a worker; clones share it.
-#[derive(Clone)]
-pub(crate) struct ScratchFolder(Arc<Shared>);
-
-struct Shared {
-    path: PathBuf,
-    /// Bytes that the disk has left; `None` when nobody knows.
-    free: Box<dyn Fn() -> Option<u64> + Send + Sync>,
-    gauge: Box<dyn PoolGauge>,
-    state: Mutex<State>,
-    changed: Notify,
+#[derive(Debug, Clone)]
+pub(crate) struct ScratchFolder {
+    path: Arc<Path>,
+    pool: Pool,
+    /// Bytes of files in the folder, as far as reserved. They are missing in the free space of the disk.
+    written: Arc<AtomicU64>,
 }
 
-#[derive(Default)]
-struct State {
-    shares: Shares,
-    waiting: usize,
-    /// Bytes of what is held that are written, or are about to be.
-    promised: u64,
-}
-
-/// Room that somebody holds until this is dropped.
-pub(crate) struct Room {
-    shared: Arc<Shared>,
-    owner: Arc<str>,
-    units: AtomicU64,
-    /// Bytes of it that are written, or are about to be.
-    promised: AtomicU64,
-}
-
-/// What one job has of the folder: what it took before it began, and what it finds out to need besides.
+/// What one job has reserved of the folder.
+#[derive(Debug)]
 pub(crate) struct JobScratch {
-    room: Arc<Room>,
-    /// Bytes of the room that are not promised to a file yet.
-    left: Mutex<u64>,
+    folder: ScratchFolder,
+    /// Room that no file uses yet.
+    rest: Mutex<Permit>,
+    /// The room of the upload's copy, held for as long as this is.
+    _copy: Option<FileRoom>,
+}
+
+/// The room of one file, written or about to be.
+#[derive(Debug)]
+struct FileRoom {
+    permit: Permit,
+    written: Arc<AtomicU64>,
 }
 
 impl ScratchFolder {
-    /// The folder at `path`, on a disk with so much `free`; shows itself on `gauge`.
+    /// The folder at `path`, on a disk with so many bytes `free` (`None`: unknown); shows itself on `gauge`.
     pub(crate) fn new(
         path: &Path,
         free: impl Fn() -> Option<u64> + Send + Sync + 'static,
         gauge: Box<dyn PoolGauge>,
     ) -> Self {
-        let (path, free) = (path.to_owned(), Box::new(free));
-        Self(Arc::new(Shared { path, free, gauge, state: Mutex::default(), changed: Notify::new() }))
+        let written = Arc::new(AtomicU64::new(0));
+        let ours = Arc::clone(&written);
+        let room = move || {
+            let all = free()?.saturating_add(ours.load(Ordering::Relaxed));
+            Some(amount(all.saturating_sub(LEFT_ALONE)))
+        };
+        let config = PoolConfig { sizing: Sizing::room(), max_waiting: usize::MAX, reserve: Reserve::Eighth };
+        let pool = Pool::new(config, vec![Headroom::permits(room)], Box::new(InUnits(gauge)));
+        Self { path: path.into(), pool, written }
     }
 
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.0.path
+    /// The path of the folder.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.path.to_path_buf()
     }
 
-    /// Takes `bytes` for `owner`, once there is room for them.
+    /// Reserves `decoded` bytes for decoded audio and `copy` bytes for a copy of the upload, once there is room.
     ///
     /// # Errors
-    /// `OutOfSpace` when the folder is too small for them even when nobody else uses it.
-    pub(crate) async fn take(&self, owner: &str, bytes: u64) -> Result<JobScratch, PortError> {
-        let units = bytes.div_ceil(UNIT);
-        let _waits = Waits::begin(&self.0, owner);
-        loop {
-            let changed = self.0.changed.notified();
-            if let Some(room) = self.0.try_take(owner, units) {
-                return Ok(JobScratch { room: Arc::new(room), left: Mutex::new(units * UNIT) });
-            }
-            if self.0.is_hopeless(units) {
-                return Err(no_room());
-            }
-            let _ = tokio::time::timeout(LOOK, changed).await;
-        }
+    /// `OutOfSpace` when the folder is too small for them even if no other job used it.
+    pub(crate) async fn reserve(
+        &self,
+        holder: &Holder,
+        decoded: u64,
+        copy: u64,
+    ) -> Result<JobScratch, PortError> {
+        let permit = self.pool.acquire_many(holder, amount(decoded.saturating_add(copy)), PATIENCE).await;
+        let mut permit = permit.map_err(no_room)?;
+        let copy = (copy > 0).then(|| self.file(permit.split(amount(copy))));
+        Ok(JobScratch { folder: self.clone(), rest: Mutex::new(permit), _copy: copy })
+    }
+
+    fn file(&self, permit: Permit) -> FileRoom {
+        self.written.fetch_add(permit.amount() as u64, Ordering::Relaxed);
+        FileRoom { permit, written: Arc::clone(&self.written) }
     }
 }
 
-fn no_room() -> PortError {
+fn amount(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn no_room(why: Refused) -> PortError {
     PortError::new(ErrorKind::OutOfSpace, "the scratch folder has no room for the decoded audio")
+        .with_source(why)
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Units that all can hold together: what is free, and what of theirs is no longer free because it is written.
-    fn limit(&self, state: &State) -> u64 {
-        match (self.free)() {
-            Some(free) => (free.saturating_add(state.promised) / UNIT).saturating_sub(LEFT_ALONE),
-            None => u64::MAX / UNIT,
-        }
-    }
-
-    fn try_take(self: &Arc<Self>, owner: &str, units: u64) -> Option<Room> {
-        let mut state = self.lock();
-        let limit = self.limit(&state);
-        let room = units == 0 || state.shares.may_take(owner, units, limit);
-        if room {
-            state.shares.take(owner, units);
-        }
-        self.show(&state, limit);
-        room.then(|| {
-            let (units, promised) = (AtomicU64::new(units), AtomicU64::new(0));
-            Room { shared: Arc::clone(self), owner: owner.into(), units, promised }
-        })
-    }
-
-    fn is_hopeless(&self, units: u64) -> bool {
-        let state = self.lock();
-        state.shares.held() == 0 && units > self.limit(&state)
-    }
-
-    fn give_back(&self, owner: &str, units: u64, promised: u64) {
-        let mut state = self.lock();
-        state.shares.give_back(owner, units);
-        state.promised = state.promised.saturating_sub(promised);
-        let limit = self.limit(&state);
-        self.show(&state, limit);
-        drop(state);
-        self.changed.notify_waiters();
-    }
-
-    fn show(&self, state: &State, limit: u64) {
-        let count = |units| usize::try_from(units).unwrap_or(usize::MAX);
-        let (permits, held, holders) = (count(limit), count(state.shares.held()), state.shares.owners());
-        self.gauge.show(PoolUse { permits, max: permits, held, waiting: state.waiting, holders });
-    }
-}
-
-/// Somebody who waits, for as long as he does.
-struct Waits<'s> {
-    shared: &'s Shared,
-    owner: String,
-}
-
-impl<'s> Waits<'s> {
-    fn begin(shared: &'s Shared, owner: &str) -> Self {
-        let mut state = shared.lock();
-        state.shares.wait(owner);
-        state.waiting += 1;
-        Self { shared, owner: owner.to_owned() }
-    }
-}
-
-impl Drop for Waits<'_> {
+impl Drop for FileRoom {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.shares.leave(&self.owner);
-        state.waiting -= 1;
-    }
-}
-
-impl Room {
-    /// So many bytes of it are about to be written.
-    fn promise(&self, bytes: u64) {
-        self.promised.fetch_add(bytes, Ordering::Relaxed);
-        self.shared.lock().promised += bytes;
-    }
-
-    /// Gives back what is more than `bytes`.
-    fn shrink_to(&self, bytes: u64) {
-        let units = bytes.div_ceil(UNIT);
-        let before = self.units.fetch_min(units, Ordering::Relaxed);
-        self.shared.give_back(&self.owner, before.saturating_sub(units), 0);
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.shared.give_back(&self.owner, *self.units.get_mut(), *self.promised.get_mut());
-    }
-}
-
-impl std::fmt::Debug for ScratchFolder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("ScratchFolder").field(&self.0.path).finish()
-    }
-}
-
-impl std::fmt::Debug for Room {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Room").field("units", &self.units).finish_non_exhaustive()
+        // Before the permit is given back: the file is gone, and its bytes would count twice.
+        self.written.fetch_sub(self.permit.amount() as u64, Ordering::Relaxed);
     }
 }
 
 impl JobScratch {
-    /// Promises so many bytes to a file that is about to be written by other means than [`Scratch`].
-    pub(crate) fn promise(&self, bytes: u64) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        *left = left.saturating_sub(bytes);
-        self.room.promise(bytes);
-    }
-
-    /// Gives back what was not promised to any file.
+    /// Gives back what no file uses, once decoding has shown how much it took.
     pub(crate) fn settle(&self) {
-        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
-        let held = self.room.units.load(Ordering::Relaxed) * UNIT;
-        self.room.shrink_to(held.saturating_sub(left));
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(rest.split(usize::MAX));
     }
 }
 
 impl Scratch for JobScratch {
     fn folder(&self) -> &Path {
-        &self.room.shared.path
+        &self.folder.path
     }
 
     fn reserve(&self, bytes: u64) -> Result<Reservation, PortError> {
-        {
-            let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(rest) = left.checked_sub(bytes) {
-                *left = rest;
-                self.room.promise(bytes);
-                return Ok(Box::new(Arc::clone(&self.room)));
-            }
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = amount(bytes).saturating_sub(rest.amount());
+        if missing > 0 {
+            // The estimate was too low. Waiting would block jobs that wait for what this one holds.
+            rest.grow_ahead(missing).map_err(no_room)?;
         }
-        // Whoever has begun does not wait: others may wait for what he holds.
-        let room = self.room.shared.try_take(&self.room.owner, bytes.div_ceil(UNIT));
-        let room = room.ok_or_else(|| {
-            self.room.shared.gauge.refused(Refused::Full);
-            no_room()
-        })?;
-        room.promise(bytes);
-        Ok(Box::new(room))
+        Ok(Box::new(self.folder.file(rest.split(amount(bytes)))))
+    }
+}
+
+/// Shows permits of a byte in mebibytes.
+struct InUnits(Box<dyn PoolGauge>);
+
+impl PoolGauge for InUnits {
+    fn show(&self, now: PoolUse) {
+        let PoolUse { permits, max, held, waiting, holders } = now;
+        let [permits, max] = [permits, max].map(|bytes| bytes / amount(UNIT));
+        let [held, waiting] = [held, waiting].map(|bytes| bytes.div_ceil(amount(UNIT)));
+        self.0.show(PoolUse { permits, max, held, waiting, holders });
+    }
+
+    fn refused(&self, why: Refused) {
+        self.0.refused(why);
     }
 }
 
@@ -247,54 +150,76 @@ impl Scratch for JobScratch {
 mod tests {
     use super::*;
 
-    fn folder(units: u64) -> ScratchFolder {
-        ScratchFolder::new(Path::new("/"), move || Some((units + LEFT_ALONE) * UNIT), Box::new(()))
+    /// A folder on a disk of so many units that are for it, and where what is written is missing.
+    fn folder(units: u64) -> (ScratchFolder, Arc<AtomicU64>) {
+        let free = Arc::new(AtomicU64::new(units * UNIT + LEFT_ALONE));
+        let seen = Arc::clone(&free);
+        (ScratchFolder::new(Path::new("/"), move || Some(seen.load(Ordering::Relaxed)), Box::new(())), free)
+    }
+
+    fn tenant(name: &str) -> Holder {
+        Holder::tenant(name)
+    }
+
+    fn held(folder: &ScratchFolder) -> u64 {
+        folder.pool.usage().held as u64 / UNIT
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_tenant_leaves_room_for_the_next_and_waits_for_his_own() {
-        let folder = folder(80);
-        let mut held = Vec::new();
+    async fn one_tenant_leaves_room_for_the_next_and_waits_for_its_own() {
+        let (folder, _) = folder(80);
+        let mut all = Vec::new();
         for _ in 0..7 {
-            held.push(folder.take("a", 10 * UNIT).await.unwrap());
+            all.push(folder.reserve(&tenant("a"), 10 * UNIT, 0).await.unwrap());
         }
-        let waits = folder.take("a", 10 * UNIT);
+        let a = tenant("a");
+        let waits = folder.reserve(&a, 10 * UNIT, 0);
         tokio::pin!(waits);
         assert!(futures::poll!(&mut waits).is_pending(), "an eighth is kept back");
-        let other = folder.take("b", 10 * UNIT).await.unwrap();
-        let second = folder.take("b", 10 * UNIT);
-        tokio::pin!(second);
-        assert!(futures::poll!(&mut second).is_pending(), "there is no more");
-        held.truncate(4);
-        assert!(futures::poll!(&mut waits).is_pending(), "he has his half");
-        drop((second.await.unwrap(), other));
+        let other = folder.reserve(&tenant("b"), 10 * UNIT, 0).await.unwrap();
+        all.truncate(4);
         waits.await.unwrap();
-        drop(held);
-        assert_eq!(folder.0.lock().shares.held(), 0);
+        drop((all, other));
+        assert_eq!(held(&folder), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_taken_is_given_back_once_it_turns_out_to_be_less() {
-        let folder = folder(80);
-        let scratch = folder.take("a", 50 * UNIT).await.unwrap();
-        let first = scratch.reserve(16 * UNIT).unwrap();
+    async fn what_was_reserved_is_given_back_once_it_turns_out_to_be_less() {
+        let (folder, _) = folder(80);
+        let scratch = folder.reserve(&tenant("a"), 40 * UNIT, 10 * UNIT).await.unwrap();
+        let first = Scratch::reserve(&scratch, 16 * UNIT).unwrap();
+        assert_eq!(held(&folder), 50, "the room was there already");
         scratch.settle();
-        assert_eq!(folder.0.lock().shares.held(), 16);
-        let second = scratch.reserve(16 * UNIT).unwrap();
-        assert_eq!(folder.0.lock().shares.held(), 32, "beyond what was taken there may be more");
-        assert!(scratch.reserve(80 * UNIT).is_err_and(|error| error.kind() == ErrorKind::OutOfSpace));
-        drop((scratch, first));
-        assert_eq!(folder.0.lock().shares.held(), 16);
-        drop(second);
-        assert_eq!(folder.0.lock().shares.held(), 0);
+        assert_eq!(held(&folder), 26, "the copy of the upload, and what is decoded");
+        let second = Scratch::reserve(&scratch, 16 * UNIT).unwrap();
+        assert_eq!(held(&folder), 42, "a job may take more than it has reserved");
+        let beyond = Scratch::reserve(&scratch, 80 * UNIT);
+        assert!(beyond.is_err_and(|error| error.kind() == ErrorKind::OutOfSpace));
+        drop(scratch);
+        assert_eq!(held(&folder), 32, "the files outlive the job's reservation");
+        drop((first, second));
+        assert_eq!((held(&folder), folder.written.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_jobs_have_written_is_not_taken_from_the_limit_twice() {
+        let (folder, free) = folder(80);
+        let scratch = folder.reserve(&tenant("a"), 0, 30 * UNIT).await.unwrap();
+        free.fetch_sub(30 * UNIT, Ordering::Relaxed);
+        assert_eq!(folder.pool.usage().permits as u64, 80 * UNIT);
+        free.fetch_add(30 * UNIT, Ordering::Relaxed);
+        drop(scratch);
+        assert_eq!(folder.pool.usage().permits as u64, 80 * UNIT);
+        free.fetch_sub(50 * UNIT, Ordering::Relaxed);
+        assert_eq!(folder.pool.usage().permits as u64, 30 * UNIT, "others have written something");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_can_never_fit_is_refused_and_nothing_is_always_there() {
-        let folder = folder(10);
-        let refused = folder.take("a", 11 * UNIT).await;
+        let (folder, _) = folder(10);
+        let refused = folder.reserve(&tenant("a"), 11 * UNIT, 0).await;
         assert!(refused.is_err_and(|error| error.kind() == ErrorKind::OutOfSpace));
-        let _all = folder.take("a", 10 * UNIT).await.unwrap();
-        let _none = folder.take("b", 0).await.unwrap();
+        let _all = folder.reserve(&tenant("a"), 10 * UNIT, 0).await.unwrap();
+        let _none = folder.reserve(&tenant("b"), 0, 0).await.unwrap();
     }
 }

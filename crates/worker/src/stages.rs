@@ -51,10 +51,10 @@ impl Stages {
         let cores = available_parallelism().map_or(1, usize::from);
         let decode = or(limits.decode, cores);
         let memory = (max_rss_bytes > 0).then_some(max_rss_bytes);
-        let memory = Headroom { free: Box::new(move || free_memory(memory)), per_permit: DECODE_BYTES };
+        let memory = Headroom::bytes(move || free_memory(memory), DECODE_BYTES);
         let folder = scratch.to_owned();
         let scratch = ScratchFolder::new(scratch, move || free_disk(&folder), gauge("scratch"));
-        // A stage is left by itself, so that nothing is kept back for others: they are next.
+        // Jobs leave these stages within a while by themselves: no reserve is needed for the next tenant.
         let pool = |sizing, headroom, name| {
             let config = PoolConfig { sizing, max_waiting: usize::MAX, reserve: Reserve::Nothing };
             Pool::new(config, headroom, gauge(name))

@@ -6,6 +6,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 use futures::TryStreamExt;
+use verbatim_admission::Holder;
 use verbatim_audio::{HEAD_BYTES, probe_duration, scratch_bytes};
 use verbatim_core::audio::AudioInfo;
 use verbatim_core::ports::blobs::{BlobKey, BlobStore};
@@ -25,22 +26,21 @@ pub(crate) struct Fetched {
     pub(crate) scratch: JobScratch,
 }
 
-/// The blob as a file, which `owner` has uploaded.
+/// The blob as a file; its room counts for `holder`.
 pub(super) async fn to_file(
     blobs: &dyn BlobStore,
     key: &BlobKey,
     audio: &AudioInfo,
-    owner: &str,
+    holder: &Holder,
     stages: &Stages,
 ) -> Result<Fetched, PortError> {
     let decoded = scratch_bytes(audio.duration_ms, audio.bytes);
     if let Some(file) = blobs.open_local(key).await? {
-        return Ok(Fetched { file, scratch: stages.scratch().take(owner, decoded).await? });
+        return Ok(Fetched { file, scratch: stages.scratch().reserve(holder, decoded, 0).await? });
     }
-    let scratch = stages.scratch().take(owner, decoded.saturating_add(audio.bytes)).await?;
-    scratch.promise(audio.bytes);
+    let scratch = stages.scratch().reserve(holder, decoded, audio.bytes).await?;
     let mut pieces = blobs.get_stream(key).await?;
-    let folder = stages.scratch().path().to_owned();
+    let folder = stages.scratch().path();
     let mut file = on_disk(move || tempfile::tempfile_in(folder)).await?;
     loop {
         let mut gathered = Vec::new();
@@ -69,7 +69,7 @@ pub(super) async fn to_file(
 pub(super) async fn room_for_file(
     file: &File,
     stages: &Stages,
-    owner: &str,
+    holder: &Holder,
 ) -> Result<JobScratch, PortError> {
     let file =
         file.try_clone().map_err(|error| PortError::from_io("the audio cannot be opened again", error))?;
@@ -80,7 +80,7 @@ pub(super) async fn room_for_file(
         Ok((probe_duration(&head[..len], bytes), bytes))
     })
     .await?;
-    stages.scratch().take(owner, scratch_bytes(duration, bytes)).await
+    stages.scratch().reserve(holder, scratch_bytes(duration, bytes), 0).await
 }
 
 async fn on_disk<T: Send + 'static>(

@@ -140,8 +140,9 @@ impl Pipeline {
             JobFailure::new(FailureKind::AudioMissing, format!("cannot open {}: {error}", path.display()))
         })?;
         let file = file.into_std().await;
-        let scratch =
-            fetch::room_for_file(&file, &self.stages, LOCAL).await.map_err(|error| no_room(&error))?;
+        let scratch = fetch::room_for_file(&file, &self.stages, &holder(None))
+            .await
+            .map_err(|error| no_room(&error))?;
         let fetched = Fetched { file, scratch };
         self.transcribe(fetched, Work { job: None, options, resume: None, observer, cancel }).await
     }
@@ -168,9 +169,9 @@ impl Pipeline {
         blobs: &dyn BlobStore,
         key: &BlobKey,
         audio: &AudioInfo,
-        owner: &str,
+        holder: &Holder,
     ) -> Result<Fetched, PortError> {
-        fetch::to_file(blobs, key, audio, owner, &self.stages).await
+        fetch::to_file(blobs, key, audio, holder, &self.stages).await
     }
 
     /// Transcribes an open file.
@@ -258,12 +259,10 @@ impl Pipeline {
     }
 }
 
-/// Who owns what is transcribed without a queue.
-const LOCAL: &str = "";
-
-/// Whose share of a stage the work counts for.
+/// The holder whose share of a stage the work counts for. Work without a job is that of the command line, which has no
+/// tenants.
 pub(crate) fn holder(job: Option<&EngineJob>) -> Holder {
-    Holder::tenant(job.map_or(LOCAL, |job| job.tenant.as_str()))
+    Holder::tenant(job.map_or("", |job| job.tenant.as_str()))
 }
 
 fn no_room(error: &PortError) -> JobFailure {
