@@ -1,6 +1,7 @@
 //! Job stores behind the ports of [`verbatim_core::ports::jobs`], and the suite of checks that each must pass.
 
 mod blobs;
+mod checkpoints;
 pub mod conformance;
 mod limiter;
 mod newer;

@@ -6,7 +6,10 @@ use std::time::Duration;
 use verbatim_core::event::Stage;
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::ports::engine::Checkpoint;
+use verbatim_core::transcript::Segment;
 use verbatim_core::{BadJson, ErrorKind, PortError, Refusal};
+
+use crate::checkpoints::Head;
 
 /// How long a job that this version cannot read is left to others.
 pub(crate) const LEFT_TO_OTHERS: Duration = Duration::from_secs(30);
@@ -35,9 +38,12 @@ pub(crate) fn unreadable(what: impl std::fmt::Display) -> PortError {
     .with_retry_after(AGAIN)
 }
 
-/// Where another worker may go on; nowhere, where a newer version left off: then the work begins again.
-pub(crate) fn checkpoint(text: &str) -> Option<Checkpoint> {
-    match serde_json::from_str(text) {
+/// Where another worker may go on, of its head and the segments that are kept beside it; nowhere, where a newer version left
+/// off: then the work begins again.
+pub(crate) fn checkpoint(head: &str, beside: &[String]) -> Option<Checkpoint> {
+    let segments: Result<Vec<Segment>, _> =
+        beside.iter().map(|segment| serde_json::from_str(segment)).collect();
+    match segments.and_then(|segments| Ok(serde_json::from_str::<Head>(head)?.with(segments))) {
         Ok(checkpoint) => Some(checkpoint),
         Err(error) => {
             tracing::warn!(error = %BadJson::from(error), "a checkpoint cannot be read: the job begins again");

@@ -28,6 +28,7 @@ pub mod abilities;
 pub mod alone;
 pub mod cancellation;
 pub mod caps;
+pub mod checkpoints;
 pub mod claims;
 pub mod crashes;
 pub mod dead_letters;
@@ -267,6 +268,10 @@ macro_rules! conformance_suite {
                 repeats: submitting_a_ticket_again_changes_nothing,
             }
             promises {
+                checkpoints: a_checkpoint_grows_under_one_lease_and_the_next,
+                checkpoints: a_checkpoint_reported_again_has_each_segment_once,
+                checkpoints: a_checkpoint_that_starts_over_leaves_nothing_of_the_one_before,
+                checkpoints: a_dead_letter_keeps_its_checkpoint,
                 abilities: a_job_that_no_worker_can_do_says_what_it_waits_for,
                 abilities: a_tenant_that_no_worker_could_serve_has_saved_up_nothing,
                 abilities: no_job_goes_to_a_worker_that_cannot_do_it,

@@ -1,11 +1,12 @@
 //! For those who work.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::ScriptInvocation;
 use verbatim_core::class::Abilities;
-use verbatim_core::event::SEGMENT_STRIDE;
+use verbatim_core::event::{SEGMENT_STRIDE, Stage};
 use verbatim_core::failure::{FailureKind, JobFailure};
 use verbatim_core::job::{Completion, Lease, LeaseToken, Report};
 use verbatim_core::policy::RESERVED_ONE_IN;
@@ -15,8 +16,10 @@ use verbatim_core::retry::{NextStep, RetryPolicy, next_step};
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError};
 
+use super::finishes::Details;
 use super::record::{self, Claimed};
 use super::{RedisStore, json, millis, scripts};
+use crate::checkpoints::{Changes, Reported};
 use crate::newer::LEFT_TO_OTHERS;
 use crate::{MOST_TOO_OLD, ticket};
 
@@ -87,20 +90,14 @@ impl JobLeases for RedisStore {
     }
 
     async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError> {
-        let mut call = self.0.wire.call(&scripts::REPORT);
-        name(&mut call, token);
-        let (progress, stage) = report
-            .progress
-            .map_or((String::new(), ""), |(progress, stage)| (progress.to_string(), stage.as_str()));
-        let position = report.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position_ms);
-        let checkpoint =
-            report.checkpoint.map(|checkpoint| json(&checkpoint)).transpose()?.unwrap_or_default();
-        call.arg(progress).arg(stage).arg(checkpoint).arg(position).arg(MOST_EVENTS).arg(SEGMENT_STRIDE);
-        for segment in &report.segments {
-            call.arg(segment.index).arg(json(segment)?);
-        }
-        let held: u8 = self.0.wire.link.run(&call).await?;
-        Ok(held == 1)
+        let Report { progress, segments, checkpoint } = report;
+        let said = Said {
+            token,
+            progress,
+            segments: segments.iter().map(json).collect::<Result<_, _>>()?,
+            indices: segments.iter().map(|segment| segment.index).collect(),
+        };
+        self.0.checkpoints.report(token, checkpoint, |changes| self.tell(&said, changes)).await
     }
 
     async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
@@ -108,22 +105,71 @@ impl JobLeases for RedisStore {
         let (segments, retold) = (segments.to_string(), u8::from(retold).to_string());
         let findings = if findings.any() { json(&findings)? } else { String::new() };
         let details = [result.into(), duration_ms.to_string(), engine, model, segments, retold, findings];
-        self.0.finishes.finish("c", token, details).await
+        self.finish("c", token, details).await
     }
 
     async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError> {
         let (delays, refund) = steps(&self.0.policy.retry, &failure, self.0.ids.fraction());
         let [one, two, three, four] = Default::default();
         let details = [json(&failure)?, delays, u8::from(refund).to_string(), one, two, three, four];
-        self.0.finishes.finish("f", token, details).await
+        self.finish("f", token, details).await
     }
 
     async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError> {
-        self.0.finishes.finish("l", token, Default::default()).await
+        self.finish("l", token, Default::default()).await
     }
 }
 
+/// A report, but for its checkpoint.
+struct Said<'r> {
+    token: &'r LeaseToken,
+    progress: Option<(f32, Stage)>,
+    /// JSON of each segment.
+    segments: Vec<String>,
+    indices: Vec<u32>,
+}
+
 impl RedisStore {
+    async fn tell(&self, said: &Said<'_>, changes: Option<Arc<Changes>>) -> Result<Reported, PortError> {
+        let Said { token, progress, segments, indices } = said;
+        let mut call = self.0.wire.call(&scripts::REPORT);
+        name(&mut call, token);
+        let (progress, stage) =
+            progress.map_or((String::new(), ""), |(progress, stage)| (progress.to_string(), stage.as_str()));
+        call.arg(progress).arg(stage).arg(MOST_EVENTS).arg(SEGMENT_STRIDE);
+        match changes.as_deref() {
+            Some(changes) => call
+                .arg(&changes.head)
+                .arg(changes.position_ms)
+                .arg(changes.base.as_deref().unwrap_or_default())
+                .arg(changes.keep)
+                .arg(&changes.mark)
+                .arg(millis(self.0.policy.result_retention))
+                .arg(changes.added().len())
+                .arg(changes.added()),
+            None => call.arg(["", "", "", "", "", ""].as_slice()).arg(0),
+        };
+        for (index, segment) in indices.iter().zip(segments) {
+            call.arg(index).arg(segment);
+        }
+        Ok(match self.0.wire.link.run::<i8>(&call).await? {
+            1 => Reported::Kept,
+            -1 => Reported::LacksBase,
+            _ => Reported::Lost,
+        })
+    }
+
+    async fn finish(
+        &self,
+        call: &'static str,
+        token: &LeaseToken,
+        details: Details,
+    ) -> Result<Finish, PortError> {
+        let finished = self.0.finishes.finish(call, token, details).await?;
+        self.0.checkpoints.forget(token);
+        Ok(finished)
+    }
+
     /// Tells the store what the digest stands for.
     async fn remember(&self, abilities: &Abilities) -> Result<(), PortError> {
         let (Some(digest), Some(classes)) = (abilities.digest(), abilities.classes()) else { return Ok(()) };

@@ -42,6 +42,8 @@ use link::Link;
 use news::News;
 use upkeep::{Turn, Walk};
 
+use crate::checkpoints::Checkpoints;
+
 pub use identity::StoreCondition;
 
 /// "For ever" in milliseconds: times stay whole numbers in Lua, two centuries on.
@@ -69,6 +71,7 @@ struct Inner {
     identity: Identity,
     news: News,
     finishes: Finishes,
+    checkpoints: Checkpoints,
     turn: Arc<Turn>,
     walk: tokio::sync::Mutex<Walk>,
     /// When this process connected.
@@ -117,9 +120,19 @@ impl RedisStore {
         let news = News::start(address, &wire.prefix, &turn);
         let identity = Identity::start(&wire, &ids, id);
         let finishes = Finishes::start(&wire, policy.result_retention);
-        let started = tokio::time::Instant::now();
-        let walk = tokio::sync::Mutex::default();
-        Ok(Self(Arc::new(Inner { wire, identity, news, finishes, turn, walk, started, policy, ids })))
+        let inner = Inner {
+            wire,
+            identity,
+            news,
+            finishes,
+            checkpoints: Checkpoints::default(),
+            turn,
+            walk: tokio::sync::Mutex::default(),
+            started: tokio::time::Instant::now(),
+            policy,
+            ids,
+        };
+        Ok(Self(Arc::new(inner)))
     }
 }
 

@@ -99,8 +99,10 @@ impl redis::FromRedisValue for Claimed {
     }
 }
 
-/// Job, tenant, fence, nonce, attempt, end, time of submission, alone, length of the audio, what does not move, checkpoint.
-pub(super) type LeaseRow = (String, String, u64, String, u32, i64, i64, u8, String, String, String);
+/// Job, tenant, fence, nonce, attempt, end, time of submission, alone, length of the audio, what does not move, checkpoint,
+/// segments that are kept beside it.
+pub(super) type LeaseRow =
+    (String, String, u64, String, u32, i64, i64, u8, String, String, String, Vec<String>);
 
 /// Job, its fields, what does not move, submissions.
 pub(super) type DeadLetterRow = (String, Fields, String, Vec<String>);
@@ -227,7 +229,7 @@ pub(super) fn token(row: &LeaseRow) -> Result<LeaseToken, PortError> {
 
 /// A lease that a claim gave.
 pub(super) fn lease(row: LeaseRow) -> Result<Lease, PortError> {
-    let (id, tenant, fence, nonce, attempt, ends, created, alone, millis, unmoving, checkpoint) = row;
+    let (id, tenant, fence, nonce, attempt, ends, created, alone, millis, unmoving, head, segments) = row;
     let job = job_id(&id)?;
     let unmoving: Unmoving = json(&unmoving)?;
     let blob = unmoving.blob(&job);
@@ -244,9 +246,9 @@ pub(super) fn lease(row: LeaseRow) -> Result<Lease, PortError> {
         audio,
         blob,
         submitted_at: Timestamp::from_millis(created),
-        checkpoint: Some(checkpoint)
-            .filter(|text| !text.is_empty())
-            .and_then(|text| newer::checkpoint(&text)),
+        checkpoint: Some(head)
+            .filter(|head| !head.is_empty())
+            .and_then(|head| newer::checkpoint(&head, &segments)),
         alone: alone == 1,
         trace,
     })

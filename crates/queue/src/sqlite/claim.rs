@@ -7,7 +7,6 @@ use verbatim_core::event::Stage;
 use verbatim_core::ids::{Fence, JobId, TenantId};
 use verbatim_core::job::{JobState, Lease, LeaseToken};
 use verbatim_core::options::Priority;
-use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::ClaimRequest;
 
 use super::error::{StoreError, StoreResult, readable};
@@ -19,9 +18,9 @@ use super::tiers::Shares;
 use super::transitions::{self, End};
 use super::watch::Signals;
 use super::writer::Step;
-use super::{lanes, lapses, tenants};
+use super::{checkpoints, lanes, lapses, tenants};
+use crate::MOST_TOO_OLD;
 use crate::ticket::too_old;
-use crate::{MOST_TOO_OLD, newer};
 
 /// How long after its lease a claim can still be repeated.
 pub(super) const REPEATABLE: Duration = Duration::from_secs(600);
@@ -239,7 +238,7 @@ fn lease_of(conn: &Connection, job: Job) -> StoreResult<Lease> {
         return Err(StoreError::Corrupt(format!("job {} runs without a lease", job.id)));
     };
     Ok(Lease {
-        checkpoint: checkpoint(conn, job.id.as_str())?,
+        checkpoint: checkpoints::load(conn, job.id.as_str())?,
         token: LeaseToken { job_id: job.id, fence: job.fence, nonce },
         expires_at: held.ends_at,
         attempt: job.attempt,
@@ -251,12 +250,4 @@ fn lease_of(conn: &Connection, job: Job) -> StoreResult<Lease> {
         alone: job.isolated,
         trace: job.trace,
     })
-}
-
-fn checkpoint(conn: &Connection, job: &str) -> StoreResult<Option<Checkpoint>> {
-    let body: Option<String> = conn
-        .prepare_cached("SELECT body FROM checkpoints WHERE job_id = ?1")?
-        .query_row([job], |row| row.get(0))
-        .optional()?;
-    Ok(body.as_deref().and_then(newer::checkpoint))
 }

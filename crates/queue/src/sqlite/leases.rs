@@ -1,16 +1,17 @@
 //! What the holder of a lease may do with it: renew, report, complete, fail, release.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::params;
-use verbatim_core::event::EventKind;
+use verbatim_core::event::{EventKind, Stage};
 use verbatim_core::failure::JobFailure;
 use verbatim_core::ids::WorkerId;
-use verbatim_core::job::{Completion, LeaseToken, Report};
+use verbatim_core::job::{Completion, LeaseToken};
 use verbatim_core::ports::jobs::{Finish, Renewal};
 use verbatim_core::retry::{NextStep, next_step};
+use verbatim_core::transcript::Segment;
 
-use super::counters;
 use super::error::{StoreResult, readable};
 use super::garbage::{self, Due};
 use super::job::{self, FinishCall, Job, PastFinish};
@@ -18,6 +19,15 @@ use super::lapses;
 use super::tenants;
 use super::transitions::{self, End};
 use super::writer::Step;
+use super::{checkpoints, counters};
+use crate::checkpoints::{Changes, Reported};
+
+/// What a worker reports.
+pub(super) struct Said {
+    pub(super) progress: Option<(f32, Stage)>,
+    pub(super) segments: Vec<Segment>,
+    pub(super) changes: Option<Arc<Changes>>,
+}
 
 /// Extends leases, each by itself: one whose job cannot be read is lost. With the answers come the workers that asked.
 pub(super) fn renew(
@@ -51,29 +61,30 @@ pub(super) fn renew(
 }
 
 /// Records what a worker says. Segments that an earlier call brought are skipped, so that repeating it adds nothing.
-pub(super) fn report(step: &mut Step<'_>, token: &LeaseToken, report: Report) -> StoreResult<bool> {
-    let Some(mut job) = lapses::held(step, token)? else { return Ok(false) };
-    for segment in report.segments {
+pub(super) fn report(step: &mut Step<'_>, token: &LeaseToken, said: Said) -> StoreResult<Reported> {
+    let Said { progress, segments, changes } = said;
+    let Some(mut job) = lapses::held(step, token)? else { return Ok(Reported::Lost) };
+    for segment in segments {
         if segment.index >= job.next_segment {
             transitions::append_segment(step, &mut job, segment)?;
         }
     }
-    if let Some((progress, stage)) = report.progress
+    if let Some((progress, stage)) = progress
         && (progress, stage) != (job.progress, job.stage)
     {
         (job.progress, job.stage) = (progress, stage);
         transitions::append(step, &mut job, &EventKind::Progress { progress, stage })?;
     }
-    if let Some(checkpoint) = report.checkpoint {
-        if checkpoint.position_ms > job.checkpoint_ms {
-            (job.checkpoint_ms, job.checkpoint_fence) = (checkpoint.position_ms, job.fence);
+    let mut reported = Reported::Kept;
+    if let Some(changes) = changes {
+        if !checkpoints::keep(step.conn, &job.id, &changes)? {
+            reported = Reported::LacksBase;
+        } else if changes.position_ms > job.checkpoint_ms {
+            (job.checkpoint_ms, job.checkpoint_fence) = (changes.position_ms, job.fence);
         }
-        step.conn
-            .prepare_cached("INSERT OR REPLACE INTO checkpoints (job_id, body) VALUES (?1, ?2)")?
-            .execute(params![job.id.as_str(), serde_json::to_string(&checkpoint)?])?;
     }
     job::save(step.conn, &mut job)?;
-    Ok(true)
+    Ok(reported)
 }
 
 /// Publishes the result.

@@ -4,6 +4,7 @@
 mod admin;
 mod books;
 mod cancel;
+mod checkpoints;
 mod claim;
 mod counters;
 mod directory;
@@ -57,6 +58,7 @@ pub use snapshot::{Schemas, Snapshot};
 use watch::Signals;
 use writer::{Writer, WriterContext};
 
+use crate::checkpoints::Checkpoints;
 use crate::limiter::Requests;
 
 /// The name of the jobs' database in the data folder.
@@ -91,6 +93,7 @@ pub struct SqliteStore {
     signals: Arc<Signals>,
     clock: Arc<dyn Clock>,
     requests: Mutex<Requests>,
+    checkpoints: Checkpoints,
     _lock: FolderLock,
 }
 
@@ -132,6 +135,7 @@ impl SqliteStore {
             signals,
             clock,
             requests: Mutex::default(),
+            checkpoints: Checkpoints::default(),
             _lock: lock,
         })
     }

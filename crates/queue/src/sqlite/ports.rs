@@ -18,6 +18,7 @@ use verbatim_core::{ErrorKind, PortError};
 
 use crate::blobs;
 
+use super::leases::Said;
 use super::{SqliteStore, admin, cancel, claim, events, garbage, leases, submission, submit, tick, views};
 
 #[async_trait]
@@ -124,23 +125,33 @@ impl JobLeases for SqliteStore {
     }
 
     async fn report(&self, token: &LeaseToken, report: Report) -> Result<bool, PortError> {
-        let token = token.clone();
-        self.writer.call(move |step| leases::report(step, &token, report)).await
+        let Report { progress, segments, checkpoint } = report;
+        let tell = |changes| {
+            let (token, said) = (token.clone(), Said { progress, segments: segments.clone(), changes });
+            self.writer.call(move |step| leases::report(step, &token, said))
+        };
+        self.checkpoints.report(token, checkpoint, tell).await
     }
 
     async fn complete(&self, token: &LeaseToken, completion: Completion) -> Result<Finish, PortError> {
-        let token = token.clone();
-        self.writer.call(move |step| leases::complete(step, &token, completion)).await
+        let held = token.clone();
+        let finished = self.writer.call(move |step| leases::complete(step, &held, completion)).await?;
+        self.checkpoints.forget(token);
+        Ok(finished)
     }
 
     async fn fail(&self, token: &LeaseToken, failure: JobFailure) -> Result<Finish, PortError> {
-        let token = token.clone();
-        self.writer.call(move |step| leases::fail(step, &token, failure)).await
+        let held = token.clone();
+        let finished = self.writer.call(move |step| leases::fail(step, &held, failure)).await?;
+        self.checkpoints.forget(token);
+        Ok(finished)
     }
 
     async fn release(&self, token: &LeaseToken) -> Result<Finish, PortError> {
-        let token = token.clone();
-        self.writer.call(move |step| leases::release(step, &token)).await
+        let held = token.clone();
+        let finished = self.writer.call(move |step| leases::release(step, &held)).await?;
+        self.checkpoints.forget(token);
+        Ok(finished)
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("migrations/0007_blobs.sql")),
     M::up(include_str!("migrations/0008_lanes.sql")),
     M::up(include_str!("migrations/0009_outages.sql")),
+    M::up(include_str!("migrations/0010_checkpoints.sql")),
 ];
 
 /// Readers and the writer do not wait for each other in WAL mode, except for moments of recovery.

@@ -14,8 +14,8 @@ use verbatim_core::transcript::Segment;
 use super::error::{StoreResult, readable};
 use super::garbage::{self, Due, discard};
 use super::job::{self, Job, signed};
-use super::lanes;
 use super::writer::Step;
+use super::{checkpoints, lanes};
 use crate::ticket::worker_lost;
 
 /// How a job ends.
@@ -126,7 +126,7 @@ pub(super) fn end(step: &mut Step<'_>, job: &mut Job, end: End) -> StoreResult<(
     if job.state != JobState::Failed {
         // Also where a client gave it up: a store that comes back from before that runs the job again.
         discard(step, &job.blob, Due::AfterGrace)?;
-        step.conn.prepare_cached("DELETE FROM checkpoints WHERE job_id = ?1")?.execute([job.id.as_str()])?;
+        checkpoints::drop_of(step.conn, &job.id)?;
     }
     // From here on segments are read from the transcript; without one they are no more. How it came about says nothing
     // beside it.

@@ -354,13 +354,15 @@ impl Picture<'_> {
             ensure!(left <= 60_000 && left != -1, "{call} would stay for {left} ms");
         }
         for key in &self.keys {
-            let owner = ["d:", "e:", "m:", "h:"].iter().find_map(|kind| key.strip_prefix(kind));
+            let owner = ["d:", "e:", "m:", "h:", "hs:"].iter().find_map(|kind| key.strip_prefix(kind));
             ensure!(owner.is_none_or(|id| self.jobs.contains_key(id)), "{key} belongs to no job");
         }
         for (id, job) in &self.jobs {
             ensure!(self.keys.contains(&format!("d:{id}")), "job {id} lacks what does not move");
-            let checkpoint = self.keys.contains(&format!("h:{id}"));
-            ensure!(checkpoint == job.contains_key("cp"), "checkpoint of {id}: {job:?}");
+            for (kind, field) in [("h:", "cp"), ("hs:", "ck")] {
+                let checkpoint = self.keys.contains(&format!("{kind}{id}"));
+                ensure!(checkpoint == job.contains_key(field), "checkpoint of {id}: {job:?}");
+            }
         }
         Ok(())
     }

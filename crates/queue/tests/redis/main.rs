@@ -6,6 +6,7 @@ mod access;
 mod adoption;
 mod audit;
 mod away;
+mod checkpoints;
 mod conformance;
 mod corrupt;
 mod directory;

@@ -7,12 +7,14 @@ use anyhow::{Context, Result, ensure};
 use redis::{Commands, Connection, FromRedisValue};
 use serde_json::json;
 use verbatim_core::class::{Abilities, JobClass};
-use verbatim_core::ids::TenantId;
-use verbatim_core::job::{JobState, Lease, NewSubmission, TenantCaps};
+use verbatim_core::ids::{JobId, TenantId};
+use verbatim_core::job::{JobState, Lease, LeaseToken, NewSubmission, Report, TenantCaps};
 use verbatim_core::options::{Priority, TranscribeOptions};
+use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::ClaimRequest;
 use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep};
 use verbatim_queue::conformance::World;
+use verbatim_queue::conformance::checkpoints::checkpoint;
 
 use crate::support::RedisHarness;
 
@@ -39,6 +41,16 @@ struct Held {
     job: String,
     fence: String,
     nonce: String,
+    checkpoint: String,
+}
+
+impl Held {
+    /// The lease as an older worker would hold it.
+    fn of(lease: &Lease) -> Self {
+        let LeaseToken { job_id, fence, nonce } = &lease.token;
+        let (job, nonce) = (job_id.ulid().to_owned(), nonce.as_str().to_owned());
+        Self { job, fence: fence.get().to_string(), nonce, checkpoint: String::new() }
+    }
 }
 
 /// An API node and a worker of the version before.
@@ -106,12 +118,34 @@ impl<'w, 'h> Older<'w, 'h> {
         let nonce = format!("older{}", self.claims);
         let args = [worker, &nonce, "1", "1", "30000", "60000", DAY, "{}"];
         let leases: Vec<Vec<String>> = self.run(older!("claim.lua"), &args)?;
-        let held = |lease: &Vec<String>| Held { job: lease[0].clone(), fence: lease[2].clone(), nonce };
+        let held = |lease: &Vec<String>| Held {
+            job: lease[0].clone(),
+            fence: lease[2].clone(),
+            nonce,
+            checkpoint: lease[10].clone(),
+        };
         Ok(leases.first().map(held))
     }
 
+    /// Puts a queued job where older workers look too.
+    fn offer(&mut self, job: &JobId) -> Result<()> {
+        let tenant = self.world.tenant();
+        let _: () = self.redis.zadd(format!("{}q:1:{tenant}", self.prefix), job.ulid(), 1)?;
+        let _: () = self.redis.zadd(format!("{}a:1", self.prefix), tenant.as_str(), 0)?;
+        Ok(())
+    }
+
+    fn report(&mut self, held: &Held, checkpoint: &Checkpoint) -> Result<()> {
+        let Held { job, fence, nonce, .. } = held;
+        let text = serde_json::to_string(checkpoint)?;
+        let args = [job.as_str(), fence, nonce, "", "", &text, "50000"];
+        let kept: u8 = self.run(older!("report.lua"), &args)?;
+        ensure!(kept == 1, "the older worker lost {job}");
+        Ok(())
+    }
+
     fn finish(&mut self, kind: &str, held: &Held, more: [&str; 4]) -> Result<()> {
-        let Held { job, fence, nonce } = held;
+        let Held { job, fence, nonce, .. } = held;
         let args = [&[DAY, kind, job.as_str(), fence.as_str(), nonce.as_str()], &more[..]].concat();
         let states: Vec<String> = self.run(older!("finish.lua"), &args)?;
         ensure!(!states[0].is_empty(), "the older worker lost {job}");
@@ -305,9 +339,7 @@ async fn a_job_that_stands_in_both_queues_is_given_once() -> Result<()> {
     let world = World::open(&harness).await?;
     let mut older = Older::beside(&world, &harness);
     let job = world.submit("talk").await?.submission.job_id;
-    let (tenant, prefix) = (world.tenant(), older.prefix.clone());
-    let _: () = older.redis.zadd(format!("{prefix}q:1:{tenant}"), job.ulid(), 1)?;
-    let _: () = older.redis.zadd(format!("{prefix}a:1"), tenant.as_str(), 0)?;
+    older.offer(&job)?;
     let lease = claim_work(&world, "talk").await?;
     ensure!(older.claim("W1")?.is_none(), "an older worker gets it too");
     world.complete(&lease).await?;
@@ -359,6 +391,71 @@ async fn jobs_get_their_class_in_whatever_state_the_upgrade_finds_them() -> Resu
         let lease = claim(&world, "base").await?.with_context(|| format!("job {number}"))?;
         world.complete(&lease).await?;
     }
+    world.audit().await?;
+    Ok(())
+}
+
+async fn report(world: &OurWorld<'_>, lease: &Lease, checkpoint: Checkpoint) -> Result<()> {
+    let report = Report { checkpoint: Some(checkpoint), ..Report::default() };
+    ensure!(world.store.report(&lease.token, report).await?, "our report was refused");
+    Ok(())
+}
+
+/// An older worker knows nothing of our checkpoint, and begins again. Whoever comes next goes on from the one that got further.
+#[tokio::test]
+async fn of_the_checkpoints_of_both_versions_the_further_one_is_gone_on_from() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let mut older = Older::beside(&world, &harness);
+    for (work, its, expected) in [
+        ("ours", 6, checkpoint("ours", 7)),
+        ("its", 8, checkpoint("its", 8)),
+        ("same", 7, checkpoint("ours", 7)),
+    ] {
+        let job = world.submit(work).await?.submission.job_id;
+        let lease = claim_work(&world, work).await?;
+        for count in [5, 7] {
+            report(&world, &lease, checkpoint("ours", count)).await?;
+        }
+        world.store.release(&lease.token).await?;
+        older.offer(&job)?;
+        let held = older.claim("W1")?.context("the older worker gets it")?;
+        ensure!(held.checkpoint.is_empty(), "the older worker goes on from {}", held.checkpoint);
+        older.report(&held, &checkpoint("its", its))?;
+        world.settle().await?;
+        world.die().await?;
+        let lease = claim_work(&world, work).await?;
+        ensure!(lease.checkpoint == Some(expected), "{work}: {:?}", lease.checkpoint);
+        // Ours takes the place of both.
+        report(&world, &lease, checkpoint("again", 2)).await?;
+        let old: bool = older.redis.exists(format!("{}h:{}", older.prefix, job.ulid()))?;
+        ensure!(!old, "the checkpoint of the older worker is still there");
+        world.die().await?;
+        let lease = claim_work(&world, work).await?;
+        ensure!(lease.checkpoint == Some(checkpoint("again", 2)), "{work}: {:?}", lease.checkpoint);
+        world.complete(&lease).await?;
+        world.settle().await?;
+    }
+    world.audit().await?;
+    Ok(())
+}
+
+/// Nodes of before delete what they know: what they leave of a job expires, though not before the job may need it.
+#[tokio::test]
+async fn a_checkpoint_that_an_older_node_leaves_behind_expires() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let mut older = Older::beside(&world, &harness);
+    world.submit("talk").await?;
+    let lease = claim_work(&world, "talk").await?;
+    report(&world, &lease, checkpoint("ours", 7)).await?;
+    older.complete(&Held::of(&lease))?;
+    let left: i64 = older.redis.pttl(format!("{}hs:{}", older.prefix, lease.token.job_id.ulid()))?;
+    let longest = world.policy.max_age + world.policy.result_retention;
+    let needed = i64::try_from(longest.as_millis())?;
+    let day: i64 = DAY.parse()?;
+    ensure!((needed..needed + 2 * day).contains(&left), "it stays for {left} ms, a job for {needed}");
+    world.settle().await?;
     world.audit().await?;
     Ok(())
 }

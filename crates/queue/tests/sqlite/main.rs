@@ -1,5 +1,6 @@
 //! The SQLite store under test.
 
+mod checkpoints;
 mod conformance;
 mod directory;
 mod kill;

@@ -53,7 +53,7 @@ impl Harness for SqliteHarness {
 }
 
 /// Each query finds what must not be.
-const NEVER: [(&str, &str); 10] = [
+const NEVER: [(&str, &str); 11] = [
     (
         "counters that differ from what there is",
         "SELECT state || ' ' || tier || ': ' || jobs FROM counts AS c
@@ -108,6 +108,10 @@ const NEVER: [(&str, &str); 10] = [
     (
         "checkpoints of jobs that ended, but for dead letters",
         "SELECT job_id FROM checkpoints JOIN jobs ON id = job_id WHERE finished_at IS NOT NULL AND state <> 'failed'",
+    ),
+    (
+        "segments without their checkpoint",
+        "SELECT job_id FROM checkpoint_segments WHERE job_id NOT IN (SELECT job_id FROM checkpoints)",
     ),
     (
         "blobs that are needed and listed for deletion",

@@ -8,7 +8,7 @@
 local worker, nonce, digest = ARGV[2], ARGV[3], ARGV[6]
 local expires, retention = now + tonumber(ARGV[5]), tonumber(ARGV[8])
 -- Fields that a lease reads, or that it changes in a way that depends on what they were.
-local FIELDS = { 't', 'p', 's', 'z', 'f', 'a', 'S', 'pr', 'ps', 'ns', 'e', 'ls', 'u', 'c', 'dm', 'cp', 'K', 'k', 'nl', 'o' }
+local FIELDS = { 't', 'p', 's', 'z', 'f', 'a', 'S', 'pr', 'ps', 'ns', 'e', 'ls', 'u', 'c', 'dm', 'cp', 'ck', 'K', 'k', 'nl', 'o' }
 
 -- The first of what a lease is made from that cannot be read.
 local function broken_to_workers(job, held)
@@ -16,10 +16,19 @@ local function broken_to_workers(job, held)
   return broken or call('EXISTS', P .. 'd:' .. job.id) == 0 and 'd:' or nil
 end
 
+-- The checkpoint that covers more of the audio: ours, with its segments beside it, or that of a node of before, which knows
+-- nothing of ours. In `h:` the segments come behind the position.
+local function checkpoint_of(job)
+  local old = job.f.cp and call('GET', P .. 'h:' .. job.id) or ''
+  local mark, millis = kept_checkpoint(job)
+  if not mark or millis < tonumber(string.match(old, '"position_ms":(%d+)') or 0) then return old, {} end
+  local kept = call('LRANGE', P .. 'hs:' .. job.id, 0, -1)
+  return table.remove(kept, 1), kept
+end
+
 local function lease_of(job)
-  local f = job.f
-  return { job.id, f.t, f.f, f.n, f.a, f.L, f.c, f.u and 1 or 0, f.dm or '', call('GET', P .. 'd:' .. job.id),
-    f.cp and call('GET', P .. 'h:' .. job.id) or '' }
+  local f, head, segments = job.f, checkpoint_of(job)
+  return { job.id, f.t, f.f, f.n, f.a, f.L, f.c, f.u and 1 or 0, f.dm or '', call('GET', P .. 'd:' .. job.id), head, segments }
 end
 
 -- A repetition of the worker's last claim gets the same lease, if it is still held: also one that was taken back while the

@@ -16,7 +16,9 @@
 --   j:<job>            hash   what moves of a job; every value is short, so that the hash stays compact
 --   d:<job>            string what does not move: JSON that only Rust reads
 --   e:<job>            zset   decoded segments by event number, until the job ends: `number|millis|json`
---   h:<job>            string checkpoint (JSON)
+--   hs:<job>           list   checkpoint: what it is without its segments (JSON), then each of these (JSON). Expires long after the job
+--                             may need it, for nodes of before leave it behind
+--   h:<job>            string checkpoint of a node of before, with its segments (JSON)
 --   m:<job>            set    its submissions beyond the first, which is in the hash
 --   s:<submission>     hash   a submission
 --   i:<tenant>:<key>   string idempotency: `submission|expires|digest`
@@ -81,7 +83,8 @@
 --   g    engine asked for, then the one that answered
 --   mo   model that answered                     dm   milliseconds of audio, once decoded
 --   fi   what was noticed in the audio (JSON); absent: nothing
---   cp   flag: there is a checkpoint             E    failure (JSON)
+--   ck   the checkpoint in `hs:`: digest of its segments, how many, milliseconds of audio, as `digest|segments|millis`
+--   cp   flag: there is one in `h:`              E    failure (JSON)
 --   cm   milliseconds of audio that checkpoints covered at most, and cf the fence under which that moved last
 --   l    length of the last lease (milliseconds) G    leases in a row that were given because the store had been away
 --   B    leases that were taken back, see `lua/leases.lua`

@@ -12,7 +12,7 @@ end
 
 -- What nobody asks of a job that has ended; and what only matters as long as it may be done once more, as a dead letter may.
 local OVER = { 'B', 'L', 'Q', 'R', 'W', 'cc', 'ct', 'l', 'n', 'o', 'w', 'z' }
-local OVER_FOR_GOOD = { 'C', 'D', 'K', 'cf', 'cm', 'cp', 'e', 'u', 'x' }
+local OVER_FOR_GOOD = { 'C', 'D', 'K', 'cf', 'ck', 'cm', 'cp', 'e', 'u', 'x' }
 -- Only a transcript has segments; and how it came about says nothing beside it.
 local UNHEARD = { 'ns', 'sb' }
 local UNTOLD = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sa', 'ss' }
@@ -39,6 +39,7 @@ local function finish_job(job, state, retention)
   else
     discard(blob_of(job))
     if job.f.cp then call('DEL', P .. 'h:' .. job.id) end
+    if job.f.ck then call('DEL', P .. 'hs:' .. job.id) end
     drop_all(job, OVER_FOR_GOOD)
     shorten(job)
   end
@@ -148,7 +149,7 @@ local function forget(job, most, at_once)
   forget_work(job)
   leave(job)
   call('ZREM', P .. 'z', job.id)
-  call('DEL', P .. 'j:' .. job.id, P .. 'd:' .. job.id, P .. 'e:' .. job.id, P .. 'h:' .. job.id, P .. 'm:' .. job.id)
+  call('DEL', P .. 'j:' .. job.id, P .. 'd:' .. job.id, P .. 'e:' .. job.id, P .. 'h:' .. job.id, P .. 'hs:' .. job.id, P .. 'm:' .. job.id)
   return removed, true
 end
 

@@ -7,7 +7,7 @@
 -- Answers for each the state that the job is in now, or nothing for a stale lease. A repetition gets the same answer. One whose
 -- job cannot be read, which stays as it is, is answered with `!` and why.
 local retention, stride = tonumber(ARGV[2]), tonumber(ARGV[3])
-local FIELDS = { 's', 'e', 'z', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u', 'ls', 'ct', 'cc', 'cp', 'pr', 'P', 'nl', 'K',
+local FIELDS = { 's', 'e', 'z', 'f', 'n', 't', 'p', 'w', 'W', 'x', 'k', 'b', 'a', 'o', 'u', 'ls', 'ct', 'cc', 'cp', 'ck', 'pr', 'P', 'nl', 'K',
   'B', 'C', 'D', 'G', 'Q', 'l', 'ns', 'r', 'sb',
   'S', 'sT', 'ss' }
 

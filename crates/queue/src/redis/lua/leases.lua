@@ -1,11 +1,17 @@
 -- What becomes of leases that lapsed: one more lease when the store had been away, and the way back for a worker that was
--- thought dead.
+-- thought dead. And what the work under them has left behind.
 
 -- The length of a lease that a node of an older version gave, which did not write it down.
 local USUAL_LEASE = 30000
 
 local function whole_lease(job)
   return tonumber(job.f.l) or USUAL_LEASE
+end
+
+-- The checkpoint in `hs:`, as `digest|segments`, and how much of the audio it covers; nothing where it is not whole.
+local function kept_checkpoint(job)
+  local mark, count, millis = string.match(job.f.ck or '', '^(%x+|(%d+))|(%d+)$')
+  if mark and call('LLEN', P .. 'hs:' .. job.id) == tonumber(count) + 1 then return mark, tonumber(millis) end
 end
 
 -- Gives the holder of a lapsed lease a whole lease from the moment in which the store came back: until then nobody could

@@ -18,6 +18,7 @@ end
 leave(job)
 for _, field in ipairs({ 'E', 'F', 'X', 'B', 'C', 'D', 'es', 'ss', 'ps', 'ns', 'pr' }) do drop(job, field) end
 call('DEL', P .. 'e:' .. job.id)
+call('PEXPIRE', P .. 'hs:' .. job.id, tonumber(ARGV[4]) + 86400000, 'GT')
 local tail = clock('tail') + 1
 set_clock('tail', tail)
 put(job, 'o', tail)
