@@ -13,5 +13,5 @@ mod state;
 
 pub use holder::Holder;
 pub use pool::{Permit, Pool, PoolConfig, PoolGauge, PoolUse, Refused};
-pub use share::Reserve;
+pub use share::{Holdings, Reserve};
 pub use sizing::{Headroom, Sizing};

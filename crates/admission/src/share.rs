@@ -1,5 +1,7 @@
 //! The rule of shares, as arithmetic: how many permits one holder may have.
 
+use crate::pool::Refused;
+
 /// Permits that a holder leaves free while it is the only one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reserve {
@@ -29,6 +31,41 @@ pub(crate) fn share(permits: usize, reserve: Reserve, contenders: usize) -> usiz
     }
 }
 
+/// What the holders of a store keep in it, where that is counted in a database instead of a [`crate::Pool`]. There is no
+/// queue: every holder that keeps something contends, once no more than the reserve is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holdings {
+    /// The most that all may keep together.
+    pub limit: usize,
+    /// What all keep.
+    pub total: usize,
+    /// What the holder keeps that asks for more.
+    pub own: usize,
+    /// Holders that keep something.
+    pub holders: usize,
+}
+
+impl Holdings {
+    /// The total up to which shares are not looked at: all but the reserve.
+    pub fn unshared(limit: usize) -> usize {
+        share(limit, Reserve::Eighth, 1)
+    }
+
+    /// Whether the holder may keep one more.
+    ///
+    /// # Errors
+    /// The reason why it may not.
+    pub fn admit(self) -> Result<(), Refused> {
+        let Self { limit, total, own, holders } = self;
+        if total >= limit {
+            return Err(Refused::Full);
+        }
+        let contenders = holders + usize::from(own == 0);
+        let within = total < Self::unshared(limit) || own < share(limit, Reserve::Eighth, contenders);
+        if within { Ok(()) } else { Err(Refused::Share) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -48,6 +85,20 @@ mod tests {
         let of_twelve = |contenders| share(12, Reserve::Eighth, contenders);
         assert_eq!([2, 3, 5, 12, 100].map(of_twelve), [6, 4, 2, 1, 1]);
         assert_eq!(share(0, Reserve::Eighth, 5), 0);
+    }
+
+    #[test]
+    fn a_store_is_shared_once_only_the_reserve_is_left() {
+        let admit = |total, own, holders| Holdings { limit: 24, total, own, holders }.admit();
+        assert_eq!(admit(20, 20, 1), Ok(()));
+        assert_eq!(admit(21, 21, 1), Err(Refused::Share), "the holder is alone and leaves an eighth");
+        assert_eq!(admit(21, 0, 1), Ok(()), "the next one finds it");
+        assert_eq!(admit(20, 15, 2), Ok(()), "nothing is short yet");
+        assert_eq!([admit(22, 11, 2), admit(22, 12, 2)], [Ok(()), Err(Refused::Share)]);
+        assert_eq!([admit(22, 7, 3), admit(22, 8, 3)], [Ok(()), Err(Refused::Share)]);
+        assert_eq!(admit(23, 0, 100), Ok(()), "a share is one at least");
+        assert_eq!([admit(24, 0, 2), admit(24, 12, 2)], [Err(Refused::Full); 2]);
+        assert_eq!(Holdings { limit: 0, total: 0, own: 0, holders: 0 }.admit(), Err(Refused::Full));
     }
 
     proptest! {

@@ -151,6 +151,14 @@ fn refusal(refusal: Refusal) -> (&'static str, &'static str) {
             "store_full",
             "the job store is full; there is room again when jobs have ended, so try again later",
         ),
+        Refusal::StoreLimit => (
+            "store_full",
+            "as many jobs are kept here as may be; there is room again when some expire or are deleted, so try again later",
+        ),
+        Refusal::StoreShare => (
+            "store_share_exceeded",
+            "your share of the jobs that are kept here is in use; delete some that have ended, or wait until they expire",
+        ),
         Refusal::QueueFull => ("too_many_requests", "too many jobs are waiting already; try again later"),
         Refusal::TooManyRemembered => (
             "too_many_jobs",
@@ -267,6 +275,16 @@ mod tests {
         assert_eq!((answer.status, answer.code), (StatusCode::SERVICE_UNAVAILABLE, "other_version"));
         assert!(answer.detail.contains("another version of the service"), "{}", answer.detail);
         assert!(answer.retry_after.is_some());
+    }
+
+    #[test]
+    fn a_store_that_remembers_all_it_may_is_told_from_a_share_of_it() {
+        let told = |kind, why| {
+            let answer = ApiError::from(PortError::new(kind, "no room").because(why));
+            (answer.status.as_u16(), answer.code, answer.retry_after.is_some())
+        };
+        assert_eq!(told(ErrorKind::Unavailable, Refusal::StoreLimit), (503, "store_full", true));
+        assert_eq!(told(ErrorKind::Throttled, Refusal::StoreShare), (429, "store_share_exceeded", true));
     }
 
     #[test]

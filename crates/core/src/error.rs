@@ -31,6 +31,10 @@ pub enum Refusal {
     QueueFull,
     /// As many submissions of this tenant are remembered as may be.
     TooManyRemembered,
+    /// As many submissions of all tenants are remembered as may be.
+    StoreLimit,
+    /// The tenant has its share of the submissions that may be remembered.
+    StoreShare,
     /// A record is written in words that this version of the service does not know; a node of another version reads it.
     OtherVersion,
 }

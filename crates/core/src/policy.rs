@@ -32,6 +32,8 @@ pub struct StorePolicy {
     /// The most submissions of one tenant that are remembered, cached and attached ones too, before its submissions are
     /// throttled; `None` for no limit.
     pub max_remembered: Option<u64>,
+    /// The most submissions of all tenants that are remembered, which tenants share (ADR 78); `None` for no limit.
+    pub max_remembered_of_all: Option<u64>,
 }
 
 impl Default for StorePolicy {
@@ -44,6 +46,7 @@ impl Default for StorePolicy {
             max_age: 24 * HOUR,
             max_waiting: None,
             max_remembered: None,
+            max_remembered_of_all: None,
         }
     }
 }

@@ -12,6 +12,7 @@ mod watching;
 
 use std::time::Duration;
 
+use verbatim_admission::{Holdings, Refused};
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::{ErrorKind, PortError, Refusal};
 
@@ -49,6 +50,30 @@ fn too_many_remembered() -> PortError {
     PortError::new(ErrorKind::Throttled, "as many of the tenant's submissions are remembered as may be")
         .because(Refusal::TooManyRemembered)
         .with_retry_after(REMEMBERED_RETRY)
+}
+
+/// The answer to a submission for which the tenants' shares of what may be remembered leave no room. The wait is spread by a
+/// `fraction` between 0 and 1, so that clients that were refused together do not return together.
+fn no_share(why: Refused, fraction: f64) -> PortError {
+    let error = match why {
+        Refused::Full => PortError::new(
+            ErrorKind::Unavailable,
+            "as many submissions are remembered as may be; room comes when some expire or are deleted",
+        )
+        .because(Refusal::StoreLimit)
+        .refused(),
+        Refused::Share => PortError::new(
+            ErrorKind::Throttled,
+            "the tenant has its share of the submissions that may be remembered",
+        )
+        .because(Refusal::StoreShare),
+    };
+    error.with_retry_after(REMEMBERED_RETRY.mul_f64(1.0 + fraction))
+}
+
+/// The number of remembered submissions up to which tenants' shares are not looked at, where there may be so many in all.
+fn unshared(most: u64) -> u64 {
+    Holdings::unshared(usize::try_from(most).unwrap_or(usize::MAX)) as u64
 }
 
 /// For how many days, beside the present one, the charges of single jobs are kept: as long as a job may be charged for the same

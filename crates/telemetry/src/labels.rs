@@ -82,13 +82,23 @@ impl RestartReason {
 }
 
 /// Why submissions are refused.
-pub(crate) const REFUSALS: [&str; 6] =
-    ["store_full", "queue_full", "too_many_jobs", "other_version", "unavailable", "other"];
+pub(crate) const REFUSALS: [&str; 8] = [
+    "store_full",
+    "store_limit",
+    "store_share_exceeded",
+    "queue_full",
+    "too_many_jobs",
+    "other_version",
+    "unavailable",
+    "other",
+];
 
 /// Which of these this refusal is.
 pub(crate) fn refusal(error: &PortError) -> &'static str {
     match (error.refusal(), error.kind()) {
         (Some(Refusal::StoreFull), _) | (None, ErrorKind::OutOfSpace) => "store_full",
+        (Some(Refusal::StoreLimit), _) => "store_limit",
+        (Some(Refusal::StoreShare), _) => "store_share_exceeded",
         (Some(Refusal::QueueFull), _) | (None, ErrorKind::Throttled) => "queue_full",
         (Some(Refusal::TooManyRemembered), _) => "too_many_jobs",
         (Some(Refusal::OtherVersion), _) => "other_version",

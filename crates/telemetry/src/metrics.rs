@@ -78,6 +78,9 @@ pub struct Metrics {
     queue_depth: IntGaugeVec,
     queue_oldest_seconds: GaugeVec,
     jobs: IntGaugeVec,
+    remembered: IntGauge,
+    remembered_limit: IntGauge,
+    remembered_tenants: IntGauge,
     workers: IntGauge,
     queue_unserved: IntGauge,
     queue_isolated: IntGauge,
@@ -261,6 +264,24 @@ impl Metrics {
                 ),
             )?,
             jobs: gauges("jobs", "Jobs remembered, by state.", &["state"])?,
+            remembered: register(
+                r,
+                IntGauge::with_opts(opts("remembered_submissions", "Submissions remembered.")),
+            )?,
+            remembered_limit: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "remembered_submissions_limit",
+                    "The most submissions that may be remembered, which tenants share; 0 for no limit.",
+                )),
+            )?,
+            remembered_tenants: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "remembered_tenants",
+                    "Tenants of which submissions are remembered.",
+                )),
+            )?,
             workers: register(
                 r,
                 IntGauge::with_opts(opts("workers", "Workers that were heard of within the last lease.")),
@@ -344,6 +365,9 @@ impl Metrics {
         for (state, count) in &stats.states {
             self.jobs.with_label_values(&[state.as_str()]).set(clamp(*count));
         }
+        self.remembered.set(clamp(stats.submissions));
+        self.remembered_limit.set(clamp(stats.max_submissions.unwrap_or(0)));
+        self.remembered_tenants.set(clamp(stats.holders));
         self.workers.set(clamp(stats.workers));
         self.blobs_to_delete.set(clamp(stats.garbage));
         self.queue_isolated.set(clamp(stats.isolated));

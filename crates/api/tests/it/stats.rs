@@ -114,6 +114,8 @@ impl Busy {
             }],
             states: vec![(JobState::Queued, 3), (JobState::Delayed, 2), (JobState::Running, 4)],
             submissions: 11,
+            max_submissions: Some(24),
+            holders: 2,
             workers: 1,
             garbage: 0,
             isolated: 0,

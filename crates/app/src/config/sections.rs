@@ -139,6 +139,9 @@ pub struct QueueConfig {
     pub max_queued: u64,
     /// Submissions of one tenant that are remembered at once, ended, cached and attached ones too; 0 for no limit.
     pub max_remembered_per_tenant: u64,
+    /// Submissions of all tenants that are remembered at once, shared between the tenants; 0 for no limit. Each takes up to
+    /// 2 KB of Redis.
+    pub max_remembered: u64,
 }
 
 impl Default for QueueConfig {
@@ -152,6 +155,8 @@ impl Default for QueueConfig {
             max_crashes: 3,
             max_queued: 100_000,
             max_remembered_per_tenant: 100_000,
+            // At 2 KB each these are four fifths of the memory that the stack gives Redis.
+            max_remembered: 160_000,
         }
     }
 }

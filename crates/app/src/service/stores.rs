@@ -262,5 +262,6 @@ fn policy(queue: &QueueConfig) -> StorePolicy {
         max_age: Duration::from_secs(queue.max_age_secs),
         max_waiting: (queue.max_queued > 0).then_some(queue.max_queued),
         max_remembered: (queue.max_remembered_per_tenant > 0).then_some(queue.max_remembered_per_tenant),
+        max_remembered_of_all: (queue.max_remembered > 0).then_some(queue.max_remembered),
     }
 }

@@ -78,8 +78,8 @@ pub trait JobClient: Send + Sync {
     ///
     /// # Errors
     /// `Conflict` when the idempotency key was used with another body; `Throttled` over the tenant's cap or that of the
-    /// whole queue, where work that is there already can still be attached to; `OutOfSpace`, or a definite `Unavailable`,
-    /// when the store is full.
+    /// whole queue, where work that is there already can still be attached to, or over the tenant's share of what is
+    /// remembered; `OutOfSpace`, or a definite `Unavailable`, when the store is full.
     async fn submit(&self, submission: NewSubmission) -> Result<SubmitOutcome, PortError>;
 
     /// What was answered to this idempotency key, if it is still remembered.
@@ -329,6 +329,10 @@ pub struct QueueStats {
     pub states: Vec<(JobState, u64)>,
     /// Submissions that are remembered.
     pub submissions: u64,
+    /// The most that may be; `None` for no limit.
+    pub max_submissions: Option<u64>,
+    /// Tenants of which any are remembered.
+    pub holders: u64,
     /// Workers that claimed or renewed within the last lease.
     pub workers: u64,
     /// Blobs listed for deletion.

@@ -48,6 +48,7 @@ pub mod resuming;
 pub mod retries;
 pub mod service;
 pub mod shared_state;
+pub mod shares;
 pub mod upkeep;
 mod virtual_world;
 
@@ -297,6 +298,10 @@ macro_rules! conformance_suite {
                 garbage: what_a_client_cancels_is_kept_for_its_grace,
                 garbage: what_a_client_deletes_has_no_grace,
                 garbage: what_work_leaves_behind_is_kept_for_its_grace,
+                shares: a_tenant_that_is_alone_leaves_an_eighth_for_the_next,
+                shares: once_seven_eighths_are_remembered_no_tenant_gets_beyond_an_equal_share,
+                shares: submissions_count_once_however_they_are_answered,
+                shares: what_is_forgotten_makes_room,
                 upkeep: a_rare_status_is_found_by_going_on,
                 upkeep: what_is_remembered_of_a_tenant_has_a_limit,
                 upkeep: a_full_queue_throttles_new_work_only,

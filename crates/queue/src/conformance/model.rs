@@ -69,6 +69,7 @@ pub struct Work {
 pub struct Limits {
     pub max_waiting: Option<u64>,
     pub max_remembered: Option<u64>,
+    pub max_remembered_of_all: Option<u64>,
 }
 
 /// One step of a history. Numbers name what was made so far, in the order in which it was made.
@@ -181,8 +182,8 @@ fn brisk_policy() -> StorePolicy {
 impl Model {
     /// Of an empty store with these limits.
     pub fn within(limits: Limits) -> Self {
-        let Limits { max_waiting, max_remembered } = limits;
-        let policy = StorePolicy { max_waiting, max_remembered, ..brisk_policy() };
+        let Limits { max_waiting, max_remembered, max_remembered_of_all } = limits;
+        let policy = StorePolicy { max_waiting, max_remembered, max_remembered_of_all, ..brisk_policy() };
         Self::empty(VirtualClock::default().now(), policy)
     }
 

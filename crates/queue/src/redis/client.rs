@@ -1,6 +1,7 @@
 //! For those who submit and watch.
 
 use async_trait::async_trait;
+use verbatim_admission::Refused;
 use verbatim_core::class::JobClass;
 use verbatim_core::event::EventSeq;
 use verbatim_core::ids::{SubmissionId, TenantId};
@@ -13,7 +14,7 @@ use super::error::corrupt;
 use super::record::{self, Unmoving, View, tier_number};
 use super::{RedisStore, events, json, millis, scripts};
 use crate::newer::readable;
-use crate::{BACKLOG_RETRY, job_exists, too_many_remembered};
+use crate::{BACKLOG_RETRY, job_exists, no_share, too_many_remembered, unshared};
 
 /// Submissions that one call looks at for a page of those with some status.
 const LOOK_AT: usize = 1024;
@@ -31,7 +32,10 @@ impl JobClient for RedisStore {
                 blob_adopted: adopted == 1,
                 replayed: how == "replayed",
             }),
-            None => Err(refusal(&read::<(String,)>(&answer).map(|(why,)| why).unwrap_or_default())),
+            None => {
+                let why = read::<(String,)>(&answer).map(|(why,)| why).unwrap_or_default();
+                Err(refusal(&why, self.0.ids.fraction()))
+            }
         }
     }
 
@@ -155,7 +159,9 @@ impl RedisStore {
             .arg(millis(self.0.policy.max_age))
             .arg(number(self.0.policy.max_waiting))
             .arg(JobClass::of(&new.options).as_str())
-            .arg(number(self.0.policy.max_remembered));
+            .arg(number(self.0.policy.max_remembered))
+            .arg(number(self.0.policy.max_remembered_of_all))
+            .arg(number(self.0.policy.max_remembered_of_all.map(unshared)));
         Ok(call)
     }
 
@@ -175,8 +181,8 @@ fn read<T: redis::FromRedisValue>(answer: &redis::Value) -> Option<T> {
     redis::from_redis_value(answer.clone()).ok()
 }
 
-/// Why a submission was not taken.
-fn refusal(why: &str) -> PortError {
+/// Why a submission was not taken. Waits that are spread are so by a `fraction` between 0 and 1.
+fn refusal(why: &str, fraction: f64) -> PortError {
     let throttled = |message| PortError::new(ErrorKind::Throttled, message).with_retry_after(BACKLOG_RETRY);
     match why {
         "made" => job_exists(),
@@ -191,6 +197,8 @@ fn refusal(why: &str) -> PortError {
         "tenant_full" => throttled("as many of your jobs are waiting as your key allows; try again later")
             .because(Refusal::QueueFull),
         "too_many_remembered" => too_many_remembered(),
+        "store_limit" => no_share(Refused::Full, fraction),
+        "store_share" => no_share(Refused::Share, fraction),
         other => super::error::corrupt(format!("answer `{other}`")),
     }
 }

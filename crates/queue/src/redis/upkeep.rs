@@ -261,13 +261,14 @@ impl JobUpkeep for RedisStore {
 
     async fn stats(&self) -> Result<QueueStats, PortError> {
         let call = self.0.wire.call(&scripts::STATS);
-        let (counts, workers, oldest, now, garbage, unserved, isolated): (
+        let (counts, workers, oldest, now, garbage, unserved, isolated, holders): (
             Fields,
             u64,
             Vec<i64>,
             i64,
             u64,
             Vec<(String, u64)>,
+            u64,
             u64,
         ) = self.0.wire.link.run(&call).await?;
         let mut by_class: BTreeMap<JobClass, u64> = BTreeMap::new();
@@ -297,6 +298,8 @@ impl JobUpkeep for RedisStore {
             tiers,
             states,
             submissions: count("subs")?,
+            max_submissions: self.0.policy.max_remembered_of_all,
+            holders,
             workers,
             garbage,
             isolated,

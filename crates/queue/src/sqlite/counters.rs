@@ -1,4 +1,4 @@
-//! Numbers that must survive a restart: both ends of the queue and the virtual times of its tiers.
+//! Numbers that must survive a restart: both ends of the queue, the virtual times of its tiers, and what triggers count.
 
 use rusqlite::{Connection, params};
 

@@ -94,6 +94,7 @@ pub struct SqliteStore {
     clock: Arc<dyn Clock>,
     requests: Mutex<Requests>,
     checkpoints: Checkpoints,
+    policy: StorePolicy,
     _lock: FolderLock,
 }
 
@@ -136,6 +137,7 @@ impl SqliteStore {
             clock,
             requests: Mutex::default(),
             checkpoints: Checkpoints::default(),
+            policy,
             _lock: lock,
         })
     }

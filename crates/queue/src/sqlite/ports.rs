@@ -187,6 +187,7 @@ impl JobUpkeep for SqliteStore {
         let now = self.clock.now();
         let workers = self.signals.workers(now);
         let mut stats = self.readers.run(move |conn| views::stats(conn, now, workers)).await?;
+        stats.max_submissions = self.policy.max_remembered_of_all;
         stats.unserved.retain(|(class, _)| !self.signals.is_served(class, now));
         Ok(stats)
     }

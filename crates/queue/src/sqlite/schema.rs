@@ -20,6 +20,7 @@ pub(super) const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("migrations/0008_lanes.sql")),
     M::up(include_str!("migrations/0009_outages.sql")),
     M::up(include_str!("migrations/0010_checkpoints.sql")),
+    M::up(include_str!("migrations/0011_shares.sql")),
 ];
 
 /// Readers and the writer do not wait for each other in WAL mode, except for moments of recovery.

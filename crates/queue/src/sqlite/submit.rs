@@ -1,6 +1,7 @@
 //! Submitting: a new job, a live one to attach to, or a finished one that answers at once.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use verbatim_admission::Holdings;
 use verbatim_core::class::JobClass;
 use verbatim_core::event::{EventKind, Stage};
 use verbatim_core::ids::{Fence, TenantId};
@@ -18,7 +19,7 @@ use super::tenants::{self, Place};
 use super::transitions;
 use super::writer::Step;
 use crate::ticket::Ticket;
-use crate::{BACKLOG_RETRY, job_exists, too_many_remembered};
+use crate::{BACKLOG_RETRY, job_exists, no_share, too_many_remembered};
 
 /// Does what [`verbatim_core::ports::JobClient::submit`] says; the place in the queue is left to a reader.
 pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<SubmitOutcome> {
@@ -173,15 +174,27 @@ fn raised(step: &Step<'_>, mut job: Job, priority: Priority) -> StoreResult<Job>
     Ok(job)
 }
 
-/// Refuses any submission of a tenant of which as many are remembered as may be.
+/// Refuses any submission of a tenant of which as many are remembered as may be, or as is its share of all.
 fn check_remembered(step: &Step<'_>, new: &NewSubmission) -> StoreResult<()> {
-    let Some(most) = step.policy.max_remembered else { return Ok(()) };
+    let (of_tenant, of_all) = (step.policy.max_remembered, step.policy.max_remembered_of_all);
+    if of_tenant.is_none() && of_all.is_none() {
+        return Ok(());
+    }
     let known: Option<i64> = step
         .conn
         .prepare_cached("SELECT submissions FROM remembered WHERE tenant = ?1")?
         .query_row([new.tenant.as_str()], |row| row.get(0))
         .optional()?;
-    if unsigned(known.unwrap_or(0)) >= most { Err(too_many_remembered().into()) } else { Ok(()) }
+    let own = unsigned(known.unwrap_or(0));
+    if of_tenant.is_some_and(|most| own >= most) {
+        return Err(too_many_remembered().into());
+    }
+    let Some(limit) = of_all else { return Ok(()) };
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let counter = |name| Ok::<_, StoreError>(count(unsigned(counters::read(step.conn, name)?)));
+    let (total, holders) = (counter("submissions")?, counter("holders")?);
+    let holdings = Holdings { limit: count(limit), total, own: count(own), holders };
+    holdings.admit().map_err(|why| no_share(why, step.ids.fraction()).into())
 }
 
 /// Refuses a new job where too many wait already, of all or of the tenant's.

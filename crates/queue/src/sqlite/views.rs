@@ -104,7 +104,9 @@ pub(super) fn stats(conn: &Connection, now: Timestamp, workers: u64) -> StoreRes
     Ok(QueueStats {
         tiers,
         states,
-        submissions: count("SELECT count(*) FROM submissions")?,
+        submissions: count("SELECT value FROM counters WHERE name = 'submissions'")?,
+        max_submissions: None,
+        holders: count("SELECT value FROM counters WHERE name = 'holders'")?,
         workers,
         garbage: count("SELECT count(*) FROM garbage")?,
         isolated: lanes::isolated(conn)?,

@@ -45,8 +45,14 @@ fn work() -> impl Strategy<Value = Op> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (prop::option::weighted(0.4, 1_u64..6), prop::option::weighted(0.3, 2_u64..8))
-        .prop_map(|(max_waiting, max_remembered)| Limits { max_waiting, max_remembered })
+    let of_all = prop::option::weighted(0.3, 1_u64..14);
+    (prop::option::weighted(0.4, 1_u64..6), prop::option::weighted(0.3, 2_u64..8), of_all).prop_map(
+        |(max_waiting, max_remembered, max_remembered_of_all)| Limits {
+            max_waiting,
+            max_remembered,
+            max_remembered_of_all,
+        },
+    )
 }
 
 fn report(lease: BoxedStrategy<usize>) -> impl Strategy<Value = Op> {

@@ -1,5 +1,7 @@
 //! Beside nodes of an earlier version, which queue every job for every worker.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use redis::{Commands, Connection};
 use verbatim_core::class::{Abilities, JobClass};
@@ -95,6 +97,25 @@ async fn a_job_that_an_earlier_version_cancelled_is_not_given() -> Result<()> {
     let leases = world.claim(&world.worker(), 2).await?;
     let works: Vec<_> = leases.iter().map(|lease| lease.audio.sha256.as_str()).collect();
     ensure!(works == ["wanted"], "{works:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn tenants_whose_submissions_an_earlier_version_took_or_removed_are_counted_rightly() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let mut beside = harness.beside();
+    let holders = format!("{{{}}}:holders", harness.prefix());
+    world.ticket("taken by such a node").await?;
+    let _: () = beside.del(&holders)?;
+    world.settle().await?;
+    ensure!(world.store.stats().await?.holders == 1, "the walk over all jobs finds it");
+    let _: () = beside.zadd(&holders, "of which such a node removed the last", world.now().as_millis())?;
+    world.settle().await?;
+    ensure!(world.store.stats().await?.holders == 2, "each is looked at once a minute");
+    world.pass(Duration::from_secs(60)).await?;
+    ensure!(world.store.stats().await?.holders == 1, "only the other holds something");
+    world.audit().await?;
     Ok(())
 }
 

@@ -177,6 +177,13 @@ impl Picture<'_> {
             ensure!(self.jobs.contains_key(field(sub, "j")), "submission {id} points nowhere");
             listed.entry(format!("l:{}", field(sub, "t"))).or_default().insert(id.clone());
         }
+        let holders: BTreeSet<String> =
+            self.zset("holders")?.into_keys().map(|name| format!("l:{name}")).collect();
+        let wanted: BTreeSet<String> = listed.keys().cloned().collect();
+        ensure!(
+            holders == wanted,
+            "tenants of which submissions are remembered: {holders:?}, not {wanted:?}"
+        );
         for (list, wanted) in listed {
             let members: BTreeSet<String> = self.zset(&list)?.into_keys().collect();
             ensure!(members == wanted, "list {list} is {members:?}, not {wanted:?}");

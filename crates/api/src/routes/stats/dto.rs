@@ -50,6 +50,12 @@ pub(crate) struct Queue {
     /// Submissions that are remembered.
     #[schema(example = 340)]
     pub(super) submissions: u64,
+    /// The most that may be, which tenants share; null for no limit.
+    #[schema(example = 160_000)]
+    pub(super) max_submissions: Option<u64>,
+    /// Tenants of which submissions are remembered.
+    #[schema(example = 12)]
+    pub(super) holders: u64,
 }
 
 /// A tier of the queue.

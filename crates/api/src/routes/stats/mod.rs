@@ -127,6 +127,8 @@ fn shown_queue(stats: QueueStats) -> Queue {
             .collect(),
         jobs: stats.states.iter().map(|(state, count)| (state.as_str(), *count)).collect(),
         submissions: stats.submissions,
+        max_submissions: stats.max_submissions,
+        holders: stats.holders,
     }
 }
 

@@ -225,7 +225,7 @@ impl<H: Harness> Run<'_, '_, H> {
         let outcome = match self.world.store.submit(new.clone()).await {
             Err(error) => {
                 return match (PortError::kind(&error), error.refusal()) {
-                    (ErrorKind::Throttled, Some(why)) => Ok(Answer::Refused(why)),
+                    (ErrorKind::Throttled | ErrorKind::Unavailable, Some(why)) => Ok(Answer::Refused(why)),
                     (ErrorKind::Conflict, None) => Ok(Answer::Conflict),
                     _ => Err(error.into()),
                 };
@@ -307,6 +307,8 @@ impl<H: Harness> Run<'_, '_, H> {
             ensure_eq!(count_of(&stats, state), expected, "jobs that are {}", state.as_str());
         }
         ensure_eq!(stats.submissions, expected.len() as u64, "counted submissions");
+        let holders = (0..TENANTS.len()).filter(|tenant| model.remembered_of(*tenant) > 0).count();
+        ensure_eq!(stats.holders, holders as u64, "tenants of which submissions are remembered");
         let letters = store.dead_letters(DeadLetterQuery { limit: usize::MAX, ..Default::default() }).await?;
         let mut letters: Vec<_> =
             letters.letters.into_iter().map(|dead| (dead.job_id, dead.attempts, dead.crashes)).collect();

@@ -6,7 +6,7 @@ use verbatim_core::job::{JobState, SubmissionStatus};
 use verbatim_core::ports::jobs::DeleteOutcome;
 
 use super::reference::{Job, Model, Named, Story, Ticket};
-use super::{Answer, Told, Work, class_of, millis};
+use super::{Answer, TENANTS, Told, Work, class_of, millis};
 
 impl Model {
     /// Tickets of the job that still wait for it or were told how it ended.
@@ -69,15 +69,38 @@ impl Model {
     /// Why there is no room for a submission, or for one that is new work.
     fn refusal(&self, new: &Work, is_new: bool) -> Option<Refusal> {
         let room = |taken: usize, most: Option<u64>| most.is_none_or(|most| (taken as u64) < most);
-        let whose = |ticket: &&Ticket| !ticket.gone && self.jobs[ticket.job].tenant == new.tenant;
-        if !room(self.tickets.iter().filter(whose).count(), self.policy.max_remembered) {
+        if !room(self.remembered_of(new.tenant), self.policy.max_remembered) {
             return Some(Refusal::TooManyRemembered);
+        }
+        if let Some(refusal) = self.no_share(new.tenant) {
+            return Some(refusal);
         }
         let waiting = |job: &&Job| job.is(JobState::Queued) || job.is(JobState::Delayed);
         let waiting: Vec<_> = self.jobs.iter().filter(waiting).collect();
         let of_tenant = waiting.iter().filter(|job| job.tenant == new.tenant).count();
         let full = !room(waiting.len(), self.policy.max_waiting) || !room(of_tenant, new.caps.max_queued);
         (is_new && full).then_some(Refusal::QueueFull)
+    }
+
+    /// Tickets of the tenant that are remembered.
+    pub(super) fn remembered_of(&self, tenant: usize) -> usize {
+        let whose = |ticket: &&Ticket| !ticket.gone && self.jobs[ticket.job].tenant == tenant;
+        self.tickets.iter().filter(whose).count()
+    }
+
+    /// Up to seven eighths of the limit there is room for everybody. Of the last eighth only those get some who hold less than an
+    /// equal part of all.
+    fn no_share(&self, tenant: usize) -> Option<Refusal> {
+        let limit = usize::try_from(self.policy.max_remembered_of_all?).unwrap_or(usize::MAX);
+        let each: Vec<usize> = (0..TENANTS.len()).map(|tenant| self.remembered_of(tenant)).collect();
+        let (total, own) = (each.iter().sum::<usize>(), each[tenant]);
+        if total >= limit {
+            return Some(Refusal::StoreLimit);
+        }
+        let reserve = if limit < 2 { 0 } else { limit.div_ceil(8) };
+        let others = (0..TENANTS.len()).filter(|other| *other != tenant && each[*other] > 0).count();
+        let part = if others == 0 { limit - reserve } else { (limit / (others + 1)).max(1) };
+        (total + reserve >= limit && own >= part).then_some(Refusal::StoreShare)
     }
 
     fn new_job(&mut self, new: &Work) -> usize {

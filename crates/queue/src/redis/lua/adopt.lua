@@ -55,8 +55,14 @@ local function page(most)
   else
     call('SET', P .. 'walk', found[1])
   end
+  local holders = {}
   for i = 1, #found[2], 2 do
     local job = load_some(found[2][i], { 's', 't', 'p', 'u', 'K', 'o' })
+    -- A tenant whose submissions a node of before took.
+    if job and job.f.t and not holders[job.f.t] and call('EXISTS', P .. 'l:' .. job.f.t) == 1 then
+      holders[job.f.t] = true
+      call('ZADD', P .. 'holders', 'NX', now_text, job.f.t)
+    end
     local over = job and (job.f.s == 'c' or job.f.s == 'x')
     if job and not job.f.K and not over and not broken_field(load(job.id)) then
       without_class[#without_class + 1] = { job.id, call('GET', P .. 'd:' .. job.id) or '' }

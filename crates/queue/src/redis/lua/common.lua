@@ -24,6 +24,8 @@
 --   i:<tenant>:<key>   string idempotency: `submission|expires|digest`
 --   ie                 zset   the same by expiry
 --   l:<tenant>         zset   submissions of a tenant by id
+--   holders            zset   tenants that have any, by the time at which upkeep last saw that they do: nodes of before neither
+--                             add a tenant nor remove it
 --   y                  zset   submissions by deadline
 --   w                  hash   dedupe key -> job: the live one, else the completed one that may answer
 --   queue:<tier>:<tenant>:<lane>  zset  queued jobs by position; a lane is a class, or `!` and a class for isolated jobs

@@ -108,7 +108,10 @@ end
 local function remove_submission(sub, job)
   call('DEL', P .. 's:' .. sub.id)
   -- One of which this cannot be read goes all the same.
-  if sub.t then call('ZREM', P .. 'l:' .. sub.t, sub.id) end
+  if sub.t then
+    call('ZREM', P .. 'l:' .. sub.t, sub.id)
+    if call('EXISTS', P .. 'l:' .. sub.t) == 0 then call('ZREM', P .. 'holders', sub.t) end
+  end
   if sub.d then call('ZREM', P .. 'y', sub.id) end
   if sub.t and sub.i then
     local member = sub.t .. ':' .. sub.i

@@ -1,5 +1,5 @@
 -- Answers counters, workers there, for each tier (high first) since when its oldest job waits, the time, blobs to delete,
--- the classes of queued jobs that no worker there can do, with how many each has, and isolated jobs that are queued. Of a tier's tenants the first 64 to be
+-- the classes of queued jobs that no worker there can do, with how many each has, and isolated jobs that are queued, tenants of which submissions are remembered. Of a tier's tenants the first 64 to be
 -- served are looked at; of each, the jobs that are served next.
 local oldest = {}
 for tier = 2, 0, -1 do
@@ -24,4 +24,4 @@ for i = 1, #lanes, 2 do
   end
 end
 local there = call('ZCOUNT', P .. 'workers', string.format('(%.0f', now), '+inf')
-return { call('HGETALL', P .. 'n'), there, oldest, now, garbage, unserved, isolated }
+return { call('HGETALL', P .. 'n'), there, oldest, now, garbage, unserved, isolated, call('ZCARD', P .. 'holders') }

@@ -1,7 +1,7 @@
 -- ARGV: 2 submission, 3 job, 4 tenant, 5 dedupe key, 6 unmoving JSON, 7 tier, 8 after how long it is too late, 9 estimated seconds,
 -- 10 most running, 11 most waiting of the tenant, 12 metadata JSON, 13 idempotency key, 14 digest of the body, 15 blob,
 -- 16 engine, 17 dedupe ttl, 18 retention, 19 idempotency ttl, 20 greatest age, 21 most waiting of all, 22 class, 23 most
--- submissions of the tenant. Empty: absent.
+-- submissions of the tenant, 24 of all tenants, 25 number of these up to which shares are not looked at. Empty: absent.
 local A = function(i) return ARGV[i] ~= '' and ARGV[i] or nil end
 local id, job_id, name, work = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local retention = tonumber(ARGV[18])
@@ -48,6 +48,17 @@ if candidate and not broken_as_a_whole(candidate) then
 end
 
 if A(23) and call('ZCARD', P .. 'l:' .. name) >= tonumber(ARGV[23]) then return { 'too_many_remembered' } end
+if A(24) then
+  -- The rule of `verbatim_admission::Holdings`.
+  local most, total = tonumber(ARGV[24]), tonumber(call('HGET', P .. 'n', 'subs') or 0)
+  if total >= most then return { 'store_limit' } end
+  if total >= tonumber(ARGV[25]) then
+    local own, holders = call('ZCARD', P .. 'l:' .. name), call('ZCARD', P .. 'holders')
+    if not call('ZSCORE', P .. 'holders', name) then holders = holders + 1 end
+    local share = holders == 1 and tonumber(ARGV[25]) or math.max(1, math.floor(most / holders))
+    if own >= share then return { 'store_share' } end
+  end
+end
 local whose = tenant(name)
 if not job then
   -- Repeated after its ticket was removed: the job that it made stays as it is.
@@ -128,6 +139,7 @@ if idempotency then
 end
 call('HSET', P .. 's:' .. id, unpack(flat_of(sub)))
 call('ZADD', P .. 'l:' .. name, 0, id)
+call('ZADD', P .. 'holders', 'NX', now_text, name)
 if job.f.s1 or call('EXISTS', P .. 'm:' .. job.id) == 1 then
   call('SADD', P .. 'm:' .. job.id, id)
 else

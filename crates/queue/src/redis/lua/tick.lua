@@ -191,6 +191,15 @@ for _, member in ipairs(due('ie')) do
   call('ZREM', P .. 'ie', member)
 end
 
+-- Holders whose last submission a node of before removed. Each is looked at once a minute.
+for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'holders', '-inf', whole(now - 60000), 'LIMIT', 0, most)) do
+  if call('EXISTS', P .. 'l:' .. name) == 1 then
+    call('ZADD', P .. 'holders', now_text, name)
+  else
+    call('ZREM', P .. 'holders', name)
+  end
+end
+
 for _, name in ipairs(due('values:end')) do
   call('DEL', P .. 'value:' .. name)
   call('ZREM', P .. 'values', name)
