@@ -122,13 +122,26 @@ pub struct Idempotency {
     pub body_digest: String,
 }
 
-/// How much of the service one tenant may take up. The caps of the newest submission stand.
+/// How much of the service one tenant may take up. In force is, field by field, the strictest of those that
+/// [`crate::ports::JobAdmin::set_caps`] set and those of the newest submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TenantCaps {
     /// Jobs of the tenant that may run at once; `None` for no cap.
     pub max_running: Option<u64>,
     /// Jobs of the tenant that may wait (queued and delayed) before new work is throttled; `None` for no cap.
     pub max_queued: Option<u64>,
+}
+
+impl TenantCaps {
+    /// Field by field the stricter one.
+    #[must_use]
+    pub fn strictest(self, other: Self) -> Self {
+        let Self { max_running, max_queued } = other;
+        Self {
+            max_running: self.max_running.into_iter().chain(max_running).min(),
+            max_queued: self.max_queued.into_iter().chain(max_queued).min(),
+        }
+    }
 }
 
 /// A submission on its way into the store.

@@ -3,6 +3,7 @@
 
 pub mod api_key;
 pub mod audio;
+pub mod caps;
 pub mod class;
 pub mod costs;
 pub mod dedupe;

@@ -13,6 +13,7 @@ mod watching;
 use std::time::Duration;
 
 use verbatim_admission::{Holdings, Refused};
+use verbatim_core::caps::MAX_TENANTS_PER_CALL;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::{ErrorKind, PortError, Refusal};
 
@@ -74,6 +75,15 @@ fn no_share(why: Refused, fraction: f64) -> PortError {
 /// The number of remembered submissions up to which tenants' shares are not looked at, where there may be so many in all.
 fn unshared(most: u64) -> u64 {
     Holdings::unshared(usize::try_from(most).unwrap_or(usize::MAX)) as u64
+}
+
+/// Refuses calls about too many tenants.
+fn check_tenants(tenants: usize) -> Result<(), PortError> {
+    if tenants > MAX_TENANTS_PER_CALL {
+        let message = format!("{tenants} tenants in one call; at most {MAX_TENANTS_PER_CALL} are allowed");
+        return Err(PortError::new(ErrorKind::Invalid, message));
+    }
+    Ok(())
 }
 
 /// For how many days, beside the present one, the charges of single jobs are kept: as long as a job may be charged for the same

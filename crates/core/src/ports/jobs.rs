@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::audio::AudioInfo;
+use crate::caps::{AtCap, TenantUse};
 use crate::class::{Abilities, JobClass};
 use crate::error::PortError;
 use crate::event::{EventSeq, JobEvent};
@@ -14,7 +15,7 @@ use crate::failure::JobFailure;
 use crate::ids::{ClaimNonce, JobId, SubmissionId, TenantId, WorkerId};
 use crate::job::{
     Completion, JobState, Lease, LeaseToken, NewSubmission, Report, Submission, SubmissionStatus,
-    SubmitOutcome,
+    SubmitOutcome, TenantCaps,
 };
 use crate::options::{Priority, TranscribeOptions};
 use crate::ports::blobs::BlobKey;
@@ -425,6 +426,21 @@ pub trait JobAdmin: Send + Sync {
     /// # Errors
     /// Only `Unavailable`, `OutOfSpace` and `Internal`.
     async fn discard_dead_letter(&self, id: &JobId) -> Result<bool, PortError>;
+
+    /// These caps are in force for these tenants from now on, whatever submissions bring: a submission may be stricter, and then
+    /// counts until the next one, never laxer. Running jobs go on; queued ones beyond a cap do not begin. Answers how many of
+    /// these tenants are at their caps.
+    ///
+    /// # Errors
+    /// `Invalid` for more than [`MAX_TENANTS_PER_CALL`](crate::caps::MAX_TENANTS_PER_CALL); else `Unavailable`, `OutOfSpace`
+    /// and `Internal`.
+    async fn set_caps(&self, caps: &[(TenantId, TenantCaps)]) -> Result<AtCap, PortError>;
+
+    /// What these tenants take up, in their order; zeros for one of which nothing is known.
+    ///
+    /// # Errors
+    /// `Invalid` for more than [`MAX_TENANTS_PER_CALL`](crate::caps::MAX_TENANTS_PER_CALL); else `Unavailable` and `Internal`.
+    async fn tenants(&self, tenants: &[TenantId]) -> Result<Vec<TenantUse>, PortError>;
 }
 
 /// For those who keep the store in order.

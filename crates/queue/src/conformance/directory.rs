@@ -176,6 +176,36 @@ pub async fn lists_are_whole_and_in_order(harness: &impl DirectoryHarness) -> Ve
     Ok(())
 }
 
+/// The caps of tenants are kept beside their keys, and each change to what is in force is one that can be seen.
+pub async fn caps_are_kept_and_every_change_raises_the_revision(harness: &impl DirectoryHarness) -> Verdict {
+    let world = World::open(harness).await?;
+    let name = |name: &str| TenantId::parse(name).map_err(|error| Violation::new(error.to_string()));
+    let (acme, zeta) = (name("acme")?, name("zeta")?);
+    let two = TenantCaps { max_running: Some(2), max_queued: None };
+    let both = TenantCaps { max_running: Some(1), max_queued: Some(40) };
+    let mut last = world.directory.revision().await?;
+    ensure_eq!(world.directory.caps().await?, vec![], "caps before any were set");
+    for step in ["cap zeta", "cap acme", "change", "make a key", "take the cap away"] {
+        match step {
+            "cap zeta" => world.directory.cap(&zeta, two).await?,
+            "cap acme" => world.directory.cap(&acme, two).await?,
+            "change" => world.directory.cap(&acme, both).await?,
+            "make a key" => drop(world.add("acme").await?),
+            _ => world.directory.cap(&zeta, TenantCaps::default()).await?,
+        }
+        let now = world.directory.revision().await?;
+        ensure!(now > last, "the revision was {last} before and is {now} after: {step}");
+        last = now;
+    }
+    for record in world.directory.list(None).await? {
+        world.directory.revoke(&record.key.id).await?;
+    }
+    ensure!(world.directory.revision().await? > last, "revoking a key raises no revision");
+    let kept = vec![(acme, both), (zeta, TenantCaps::default())];
+    ensure_eq!(world.directory.caps().await?, kept, "what was set last, in order of names");
+    Ok(())
+}
+
 /// Makes one `#[tokio::test]` of each check. The argument is an expression that makes a fresh [`DirectoryHarness`].
 #[macro_export]
 macro_rules! directory_conformance_suite {
@@ -186,6 +216,7 @@ macro_rules! directory_conformance_suite {
             a_revoked_key_opens_nothing_and_stays_listed,
             adding_and_revoking_again_changes_nothing,
             a_key_expires,
+            caps_are_kept_and_every_change_raises_the_revision,
             lists_are_whole_and_in_order,
         }
     };

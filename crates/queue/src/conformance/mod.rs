@@ -15,7 +15,7 @@
 //! | 4 | attempts and crashes are capped, every job ends | [`retries`]: all; [`crashes`]: `crashing_alone_…`, `innocents_…`; [`outages`]: all; [`dead_letters`]: `a_redriven_poison_job_…` |
 //! | 5 | one live job per dedupe key, none points nowhere | [`dedupe`]: all; [`dead_letters`]: `a_dead_letter_is_not_redriven_…`, `a_discarded_…`; [`expiry`]: all |
 //! | 6 | cancelling one submission never ends another's job | [`cancellation`]: all |
-//! | 7 | tenants are served equally, caps hold | [`fairness`]: all; [`caps`]: all |
+//! | 7 | tenants are served equally, caps hold | [`fairness`]: all; [`caps`], [`set_caps`]: all |
 //! | 8 | no tier starves, nor any job | [`claims`]: `tiers_share_by_weight_and_none_starves`; [`service`]: all |
 //! | 9 | one job's failure touches no other | [`leases`]: `the_failure_of_one_job_…`; [`crashes`]: `an_isolated_…`; [`alone`]: all |
 //! | 10 | event streams show the end | [`events`], [`resuming`]: all; [`dead_letters`]: `a_redriven_job_tells_its_story_anew` |
@@ -47,6 +47,7 @@ pub mod repeats;
 pub mod resuming;
 pub mod retries;
 pub mod service;
+pub mod set_caps;
 pub mod shared_state;
 pub mod shares;
 pub mod upkeep;
@@ -226,6 +227,9 @@ macro_rules! conformance_suite {
                 fairness: refunded_attempts_give_the_charge_back,
                 fairness: upkeep_forgets_no_charge_that_may_be_settled,
                 fairness: wrong_estimates_are_settled,
+                set_caps: a_set_cap_holds_whatever_submissions_bring,
+                set_caps: a_set_cap_of_waiting_jobs_holds_for_every_key,
+                set_caps: lifting_a_set_cap_lets_everything_begin,
             }
             invariant_8 {
                 claims: tiers_share_by_weight_and_none_starves,

@@ -25,6 +25,7 @@ mod watchers;
 use std::time::Duration;
 
 use verbatim_core::Refusal;
+use verbatim_core::caps::AtCap;
 use verbatim_core::class::{Abilities, JobClass};
 use verbatim_core::failure::FailureKind;
 use verbatim_core::job::{SubmissionStatus, TenantCaps};
@@ -80,6 +81,8 @@ pub enum Op {
     Submit(Work),
     /// Submits the same ticket again, with other caps, which do not count.
     Resubmit { ticket: usize, caps: TenantCaps },
+    /// Caps are set for a tenant, which no submission lifts.
+    SetCaps { tenant: usize, caps: TenantCaps },
     /// A worker claims.
     Claim { worker: usize, says_idle: bool },
     /// A worker repeats its last claim that got something.
@@ -140,6 +143,7 @@ enum Answer {
     Status(Option<SubmissionStatus>),
     Deleted(Option<DeleteOutcome>),
     Redriven(Option<bool>),
+    Capped(AtCap),
 }
 
 /// The class of the work.
@@ -190,7 +194,8 @@ impl Model {
     /// Whether what the step names is there.
     pub fn allows(&self, op: &Op) -> bool {
         match *op {
-            Op::Submit(_) | Op::Claim { .. } | Op::Wait { .. } | Op::Pass { .. } | Op::Upkeep => true,
+            Op::Submit(_) | Op::SetCaps { .. } | Op::Claim { .. } => true,
+            Op::Wait { .. } | Op::Pass { .. } | Op::Upkeep => true,
             Op::Resubmit { ticket, .. } => self.tickets.get(ticket).is_some_and(|ticket| !ticket.gone),
             Op::ClaimAgain { worker } => {
                 self.turns.last[worker].as_ref().is_some_and(|(_, until)| self.now < *until)

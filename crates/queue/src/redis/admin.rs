@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use verbatim_core::PortError;
-use verbatim_core::ids::JobId;
+use verbatim_core::caps::{AtCap, TenantUse};
+use verbatim_core::ids::{JobId, TenantId};
+use verbatim_core::job::TenantCaps;
 use verbatim_core::ports::JobAdmin;
 use verbatim_core::ports::jobs::{DeadLetterPage, DeadLetterQuery, MAX_JOBS_PER_CALL};
 
@@ -10,7 +12,7 @@ use super::error::corrupt;
 use super::record::{self, DeadLetterRow};
 use super::{RedisStore, millis, scripts};
 use crate::newer::readable;
-use crate::not_redriven;
+use crate::{check_tenants, not_redriven};
 
 /// Dead letters that one call looks at for a page of one tenant's.
 const LOOK_AT: usize = 1024;
@@ -64,5 +66,33 @@ impl JobAdmin for RedisStore {
         call.arg(id.ulid()).arg(self.0.ids.ulid());
         let done: u8 = self.0.wire.link.run(&call).await?;
         Ok(done == 1)
+    }
+
+    async fn set_caps(&self, caps: &[(TenantId, TenantCaps)]) -> Result<AtCap, PortError> {
+        check_tenants(caps.len())?;
+        let number = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
+        let mut call = self.0.wire.call(&scripts::SET_CAPS);
+        for (tenant, TenantCaps { max_running, max_queued }) in caps {
+            call.arg(tenant.as_str()).arg(number(*max_running)).arg(number(*max_queued));
+        }
+        let (running, queued) = self.0.wire.link.run(&call).await?;
+        Ok(AtCap { running, queued })
+    }
+
+    async fn tenants(&self, tenants: &[TenantId]) -> Result<Vec<TenantUse>, PortError> {
+        check_tenants(tenants.len())?;
+        let mut call = self.0.wire.call(&scripts::TENANTS);
+        for tenant in tenants {
+            call.arg(tenant.as_str());
+        }
+        let found: Vec<(u64, u64, u64, i64, i64)> = self.0.wire.link.run(&call).await?;
+        let cap = |most: i64| u64::try_from(most).ok();
+        let all = tenants.iter().zip(found).map(
+            |(tenant, (running, waiting, submissions, most_running, most_queued))| {
+                let caps = TenantCaps { max_running: cap(most_running), max_queued: cap(most_queued) };
+                TenantUse { tenant: tenant.clone(), running, waiting, submissions, caps }
+            },
+        );
+        Ok(all.collect())
     }
 }

@@ -1,9 +1,12 @@
-//! API keys: one hash, a JSON record per key.
+//! API keys: one hash, a JSON record per key. Caps of their tenants: another one.
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use redis::cmd;
 use verbatim_core::api_key::{KeyRecord, NewKey};
 use verbatim_core::ids::{KeyId, TenantId};
+use verbatim_core::job::TenantCaps;
 use verbatim_core::ports::Directory;
 use verbatim_core::{BadJson, PortError};
 
@@ -51,6 +54,30 @@ impl Directory for RedisStore {
         call.arg(id.ulid());
         let found: u8 = self.0.wire.link.run(&call).await?;
         Ok(found == 1)
+    }
+
+    async fn cap(&self, tenant: &TenantId, caps: TenantCaps) -> Result<(), PortError> {
+        let mut call = self.0.wire.call(&scripts::CAP);
+        call.arg(tenant.as_str()).arg(json(&caps)?);
+        self.0.wire.link.run(&call).await
+    }
+
+    async fn caps(&self) -> Result<Vec<(TenantId, TenantCaps)>, PortError> {
+        let mut command = cmd("HGETALL");
+        command.arg(self.0.wire.key("own"));
+        let all: BTreeMap<String, String> = self.0.wire.link.command(&command).await?;
+        let own = all.iter().map(|(tenant, caps)| {
+            let unreadable = || unreadable("the caps of a tenant");
+            let tenant = TenantId::parse(tenant).map_err(|error| unreadable().with_source(error))?;
+            let caps =
+                serde_json::from_str(caps).map_err(|error| unreadable().with_source(BadJson::from(error)))?;
+            Ok((tenant, caps))
+        });
+        Ok(readable("the caps of a tenant", own).collect())
+    }
+
+    async fn revision(&self) -> Result<u64, PortError> {
+        self.0.wire.link.run(&self.0.wire.call(&scripts::DIRECTORY_REVISION)).await
     }
 }
 

@@ -64,6 +64,11 @@ scripts! {
     REPORT = "", "lua/leases.lua", "lua/report.lua";
     REDRIVE = "", "lua/redrive.lua";
     REVOKE = " flags=allow-oom", "lua/revoke.lua";
+    /// Against a flood, which may have filled Redis.
+    CAP = " flags=allow-oom", "lua/cap.lua";
+    SET_CAPS = " flags=allow-oom", "lua/set_caps.lua";
+    DIRECTORY_REVISION = " flags=no-writes", "lua/directory_revision.lua";
+    TENANTS = " flags=no-writes", "lua/tenants.lua";
 
     /// One entry for each worker.
     ANNOUNCE = " flags=allow-oom", "lua/offers.lua", "lua/announce.lua";

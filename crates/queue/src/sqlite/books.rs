@@ -1,9 +1,10 @@
-//! The books for reading only, beside whatever server has the data folder: not under its lock.
+//! The books and what tenants take up, for reading only, beside whatever server has the data folder: not under its lock.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use verbatim_core::ids::JobId;
+use verbatim_core::caps::TenantUse;
+use verbatim_core::ids::{JobId, TenantId};
 use verbatim_core::ports::ledger::{Charge, Day, DayTotal};
 use verbatim_core::time::Clock;
 use verbatim_core::{ErrorKind, PortError};
@@ -11,6 +12,7 @@ use verbatim_core::{ErrorKind, PortError};
 use super::DATABASE;
 use super::ledger::{self, KEPT_DAYS};
 use super::readers::Readers;
+use super::tenants;
 
 /// The books in a data folder.
 pub struct SqliteBooks {
@@ -43,6 +45,15 @@ impl SqliteBooks {
     pub async fn of_job(&self, job_id: &JobId) -> Result<Vec<Charge>, PortError> {
         let job_id = job_id.clone();
         self.readers.run(move |conn| ledger::of_job(conn, &job_id)).await
+    }
+
+    /// As [`verbatim_core::ports::JobAdmin::tenants`].
+    ///
+    /// # Errors
+    /// As [`Self::totals`].
+    pub async fn tenants(&self, tenants: &[TenantId]) -> Result<Vec<TenantUse>, PortError> {
+        let all = tenants.to_vec();
+        self.readers.run(move |conn| all.iter().map(|one| tenants::takes_up(conn, one)).collect()).await
     }
 }
 

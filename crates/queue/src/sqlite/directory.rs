@@ -1,4 +1,4 @@
-//! API keys: a database of their own beside the job store, and not under its lock, so that keys are made and revoked
+//! API keys and the caps of their tenants: a database of their own beside the job store, and not under its lock, so that keys are made and revoked
 //! while a server runs.
 
 use std::path::Path;
@@ -10,14 +10,17 @@ use rusqlite_migration::M;
 use verbatim_core::PortError;
 use verbatim_core::api_key::{KeyRecord, NewKey};
 use verbatim_core::ids::{KeyId, TenantId};
+use verbatim_core::job::TenantCaps;
 use verbatim_core::ports::Directory;
 use verbatim_core::time::{Clock, Timestamp};
 
 use super::error::StoreResult;
+use super::job::{parsed, signed, unsigned};
 use super::readers::Readers;
 use super::{KEYS_DATABASE, private, schema};
 
-pub(super) const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("migrations/keys_0001.sql"))];
+pub(super) const MIGRATIONS: &[M<'static>] =
+    &[M::up(include_str!("migrations/keys_0001.sql")), M::up(include_str!("migrations/keys_0002.sql"))];
 
 /// The keys of one machine, on one SQLite file that several processes may have open.
 pub struct SqliteDirectory {
@@ -123,6 +126,48 @@ impl Directory for SqliteDirectory {
             Ok(revoked > 0)
         })
         .await
+    }
+
+    async fn cap(&self, tenant: &TenantId, caps: TenantCaps) -> Result<(), PortError> {
+        let tenant = tenant.clone();
+        let TenantCaps { max_running, max_queued } = caps;
+        self.write(move |conn| {
+            conn.execute(
+                "INSERT INTO tenants (tenant, max_running, max_queued) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (tenant) DO UPDATE SET max_running = excluded.max_running, max_queued = excluded.max_queued",
+                params![tenant.as_str(), max_running.map(signed), max_queued.map(signed)],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn caps(&self) -> Result<Vec<(TenantId, TenantCaps)>, PortError> {
+        let read = |conn: &Connection| {
+            let mut statement =
+                conn.prepare_cached("SELECT tenant, max_running, max_queued FROM tenants ORDER BY tenant")?;
+            let rows = statement.query_map([], |row| {
+                let (running, queued): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
+                let caps =
+                    TenantCaps { max_running: running.map(unsigned), max_queued: queued.map(unsigned) };
+                Ok((row.get::<_, String>(0)?, caps))
+            })?;
+            rows.map(|row| {
+                let (tenant, caps) = row?;
+                Ok((parsed(TenantId::parse(&tenant))?, caps))
+            })
+            .collect::<StoreResult<_>>()
+        };
+        self.readers.run(read).await.map_err(about_keys)
+    }
+
+    async fn revision(&self) -> Result<u64, PortError> {
+        let read = |conn: &Connection| {
+            let number: i64 =
+                conn.prepare_cached("SELECT number FROM revision")?.query_row([], |row| row.get(0))?;
+            Ok(unsigned(number))
+        };
+        self.readers.run(read).await.map_err(about_keys)
     }
 }
 

@@ -4,6 +4,7 @@
 mod admin;
 mod books;
 mod cancel;
+mod caps;
 mod checkpoints;
 mod claim;
 mod counters;

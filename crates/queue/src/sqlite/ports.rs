@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use verbatim_core::caps::{AtCap, TenantUse};
 use verbatim_core::class::JobClass;
 use verbatim_core::event::EventSeq;
 use verbatim_core::failure::JobFailure;
 use verbatim_core::ids::{JobId, SubmissionId, TenantId};
-use verbatim_core::job::{Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmitOutcome};
+use verbatim_core::job::{
+    Completion, Lease, LeaseToken, NewSubmission, Report, Submission, SubmitOutcome, TenantCaps,
+};
 use verbatim_core::ports::jobs::{
     BlobFate, ClaimRequest, DeadLetterPage, DeadLetterQuery, DeleteOutcome, EventStream, Finish,
     GarbageRequest, ListQuery, Listing, MAX_JOBS_PER_CALL, QueueStats, Renewal, TickReport,
@@ -16,10 +19,13 @@ use verbatim_core::ports::jobs::{
 use verbatim_core::ports::{BlobKey, JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_core::{ErrorKind, PortError};
 
-use crate::blobs;
+use crate::{blobs, check_tenants};
 
 use super::leases::Said;
-use super::{SqliteStore, admin, cancel, claim, events, garbage, leases, submission, submit, tick, views};
+use super::{
+    SqliteStore, admin, cancel, caps, claim, events, garbage, leases, submission, submit, tenants, tick,
+    views,
+};
 
 #[async_trait]
 impl JobClient for SqliteStore {
@@ -211,6 +217,18 @@ impl JobAdmin for SqliteStore {
     async fn discard_dead_letter(&self, id: &JobId) -> Result<bool, PortError> {
         let id = id.clone();
         self.writer.call(move |step| admin::discard(step, &id)).await
+    }
+
+    async fn set_caps(&self, caps: &[(TenantId, TenantCaps)]) -> Result<AtCap, PortError> {
+        check_tenants(caps.len())?;
+        let caps = caps.to_vec();
+        self.writer.call(move |step| caps::set(step, &caps)).await
+    }
+
+    async fn tenants(&self, tenants: &[TenantId]) -> Result<Vec<TenantUse>, PortError> {
+        check_tenants(tenants.len())?;
+        let all = tenants.to_vec();
+        self.readers.run(move |conn| all.iter().map(|one| tenants::takes_up(conn, one)).collect()).await
     }
 }
 

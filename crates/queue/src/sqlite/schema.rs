@@ -21,6 +21,7 @@ pub(super) const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("migrations/0009_outages.sql")),
     M::up(include_str!("migrations/0010_checkpoints.sql")),
     M::up(include_str!("migrations/0011_shares.sql")),
+    M::up(include_str!("migrations/0012_caps.sql")),
 ];
 
 /// Readers and the writer do not wait for each other in WAL mode, except for moments of recovery.

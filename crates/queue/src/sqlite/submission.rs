@@ -88,6 +88,15 @@ pub(super) fn load_own(conn: &Connection, tenant: &TenantId, id: &str) -> StoreR
     Ok(load(conn, id)?.filter(|(ticket, _)| ticket.tenant == *tenant))
 }
 
+/// How many submissions of the tenant there are.
+pub(super) fn remembered(conn: &Connection, tenant: &TenantId) -> StoreResult<u64> {
+    let known: Option<i64> = conn
+        .prepare_cached("SELECT submissions FROM remembered WHERE tenant = ?1")?
+        .query_row([tenant.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(known.map_or(0, unsigned))
+}
+
 /// Adds the submission of this job, which is of use until `deadline`.
 pub(super) fn insert(
     conn: &Connection,

@@ -5,11 +5,12 @@ use verbatim_admission::Holdings;
 use verbatim_core::class::JobClass;
 use verbatim_core::event::{EventKind, Stage};
 use verbatim_core::ids::{Fence, TenantId};
-use verbatim_core::job::{JobState, NewSubmission, SubmitOutcome};
+use verbatim_core::job::{JobState, NewSubmission, SubmitOutcome, TenantCaps};
 use verbatim_core::options::Priority;
 use verbatim_core::time::Timestamp;
 use verbatim_core::{ErrorKind, PortError, Refusal};
 
+use super::caps;
 use super::counters;
 use super::error::{StoreError, StoreResult};
 use super::job::{self, Job, signed, unsigned};
@@ -29,18 +30,19 @@ pub(super) fn submit(step: &mut Step<'_>, new: NewSubmission) -> StoreResult<Sub
         return Ok(SubmitOutcome { submission, blob_adopted, replayed: true });
     }
     check_remembered(step, &new)?;
+    let caps = caps::of_submission(step.conn, &new.tenant, new.caps)?;
     let (job, cached, deduplicated) = if let Some(job) = finished_work(step, new.dedupe_key.as_str())? {
-        tenants::set_caps(step.conn, &new.tenant, new.caps)?;
+        tenants::put_in_force(step.conn, &new.tenant, caps)?;
         (answering(step, job)?, true, false)
     } else if let Some(job) = live_work(step.conn, new.dedupe_key.as_str())? {
-        tenants::set_caps(step.conn, &new.tenant, new.caps)?;
+        tenants::put_in_force(step.conn, &new.tenant, caps)?;
         (raised(step, job, new.priority)?, false, true)
     } else {
         if job::exists(step.conn, "SELECT 1 FROM jobs WHERE id = ?1", [new.job_id.as_str()])? {
             return Err(job_exists().into());
         }
-        check_room(step, &new)?;
-        tenants::set_caps(step.conn, &new.tenant, new.caps)?;
+        check_room(step, &new.tenant, caps)?;
+        tenants::put_in_force(step.conn, &new.tenant, caps)?;
         (new_job(step, &new)?, false, false)
     };
     let ticket = Ticket {
@@ -180,12 +182,7 @@ fn check_remembered(step: &Step<'_>, new: &NewSubmission) -> StoreResult<()> {
     if of_tenant.is_none() && of_all.is_none() {
         return Ok(());
     }
-    let known: Option<i64> = step
-        .conn
-        .prepare_cached("SELECT submissions FROM remembered WHERE tenant = ?1")?
-        .query_row([new.tenant.as_str()], |row| row.get(0))
-        .optional()?;
-    let own = unsigned(known.unwrap_or(0));
+    let own = submission::remembered(step.conn, &new.tenant)?;
     if of_tenant.is_some_and(|most| own >= most) {
         return Err(too_many_remembered().into());
     }
@@ -198,7 +195,7 @@ fn check_remembered(step: &Step<'_>, new: &NewSubmission) -> StoreResult<()> {
 }
 
 /// Refuses a new job where too many wait already, of all or of the tenant's.
-fn check_room(step: &Step<'_>, new: &NewSubmission) -> StoreResult<()> {
+fn check_room(step: &Step<'_>, tenant: &TenantId, caps: TenantCaps) -> StoreResult<()> {
     let refuse = |message: String| {
         let error = PortError::new(ErrorKind::Throttled, message).because(Refusal::QueueFull);
         Err(error.with_retry_after(BACKLOG_RETRY).into())
@@ -212,8 +209,8 @@ fn check_room(step: &Step<'_>, new: &NewSubmission) -> StoreResult<()> {
             return refuse(format!("{most} jobs are waiting already; try again later"));
         }
     }
-    if let Some(most) = new.caps.max_queued
-        && tenants::waiting(step.conn, &new.tenant)? >= most
+    if let Some(most) = caps.max_queued
+        && tenants::takes_up(step.conn, tenant)?.waiting >= most
     {
         return refuse(format!("{most} of your jobs are waiting already; try again later"));
     }

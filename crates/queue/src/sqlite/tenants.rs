@@ -6,6 +6,7 @@
 //! number. The tier's virtual time is the greatest start tag of a job that was served.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use verbatim_core::caps::TenantUse;
 use verbatim_core::ids::TenantId;
 use verbatim_core::job::TenantCaps;
 use verbatim_core::options::Priority;
@@ -14,6 +15,7 @@ use super::counters::{read, write};
 use super::error::StoreResult;
 use super::job::{Charge, Job, signed, tier_number, unsigned};
 use super::lanes::{self, Lane};
+use super::submission;
 
 /// Where a job counts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -163,13 +165,15 @@ pub(super) fn moved(conn: &Connection, tenant: &TenantId, from: &Place, to: &Pla
     Ok(())
 }
 
-/// The caps of the tenant's newest submission stand.
-pub(super) fn set_caps(conn: &Connection, tenant: &TenantId, caps: TenantCaps) -> StoreResult<()> {
-    let (max_running, max_waiting) = (caps.max_running.map(signed), caps.max_queued.map(signed));
+/// These caps are in force for the tenant now. Answers whether more of its jobs may run than before.
+pub(super) fn put_in_force(conn: &Connection, tenant: &TenantId, caps: TenantCaps) -> StoreResult<bool> {
+    let TenantCaps { max_running, max_queued } = caps;
+    let (max_running, max_waiting) = (max_running.map(signed), max_queued.map(signed));
     let mut whose = Tenant::load(conn, tenant)?;
     if (whose.max_running, whose.max_waiting) == (max_running, max_waiting) {
-        return Ok(());
+        return Ok(false);
     }
+    let could_run_more = whose.may_run_more();
     (whose.max_running, whose.max_waiting) = (max_running, max_waiting);
     whose.save(conn, tenant)?;
     for tier in Priority::ALL {
@@ -177,12 +181,19 @@ pub(super) fn set_caps(conn: &Connection, tenant: &TenantId, caps: TenantCaps) -
         share.changed(conn, tier, 0, whose.may_run_more())?;
         share.save(conn, tier, tenant)?;
     }
-    Ok(())
+    Ok(whose.may_run_more() && !could_run_more)
 }
 
-/// Jobs of the tenant that wait.
-pub(super) fn waiting(conn: &Connection, tenant: &TenantId) -> StoreResult<u64> {
-    Ok(unsigned(Tenant::load(conn, tenant)?.waiting))
+/// What the tenant takes up, and the caps in force.
+pub(super) fn takes_up(conn: &Connection, tenant: &TenantId) -> StoreResult<TenantUse> {
+    let Tenant { running, waiting, max_running, max_waiting } = Tenant::load(conn, tenant)?;
+    Ok(TenantUse {
+        tenant: tenant.clone(),
+        running: unsigned(running),
+        waiting: unsigned(waiting),
+        submissions: submission::remembered(conn, tenant)?,
+        caps: TenantCaps { max_running: max_running.map(unsigned), max_queued: max_waiting.map(unsigned) },
+    })
 }
 
 /// The tenant pays for a job that is given. Virtual time moves on to the start of the job, and never back: a tenant that no

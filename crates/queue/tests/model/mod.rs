@@ -44,6 +44,12 @@ fn work() -> impl Strategy<Value = Op> {
     )
 }
 
+/// More often than not lifted, so that jobs go on.
+fn set_caps() -> impl Strategy<Value = Op> {
+    let caps = prop_oneof![2 => Just(TenantCaps::default()), 1 => caps()];
+    (0..TENANTS.len(), caps).prop_map(|(tenant, caps)| Op::SetCaps { tenant, caps })
+}
+
 fn limits() -> impl Strategy<Value = Limits> {
     let of_all = prop::option::weighted(0.3, 1_u64..14);
     (prop::option::weighted(0.4, 1_u64..6), prop::option::weighted(0.3, 2_u64..8), of_all).prop_map(
@@ -88,6 +94,7 @@ impl ReferenceStateMachine for Histories {
         let mut steps = vec![
             (6, work().boxed()),
             (10, claim.boxed()),
+            (1, set_caps().boxed()),
             (2, (0_u16..40).prop_map(|secs| Op::Wait { secs }).boxed()),
             (3, (0_u16..60).prop_map(|secs| Op::Pass { secs }).boxed()),
             (3, Just(Op::Upkeep).boxed()),

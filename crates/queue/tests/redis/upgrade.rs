@@ -12,7 +12,7 @@ use verbatim_core::job::{JobState, Lease, LeaseToken, NewSubmission, Report, Ten
 use verbatim_core::options::{Priority, TranscribeOptions};
 use verbatim_core::ports::engine::Checkpoint;
 use verbatim_core::ports::jobs::ClaimRequest;
-use verbatim_core::ports::{JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::{JobAdmin, JobClient, JobLeases, JobUpkeep};
 use verbatim_queue::conformance::World;
 use verbatim_queue::conformance::checkpoints::checkpoint;
 
@@ -329,6 +329,31 @@ async fn a_cap_holds_beside_older_workers() -> Result<()> {
     world.settle().await?;
     let lease = claim_work(&world, "ours").await?;
     world.complete(&lease).await?;
+    world.audit().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_set_cap_holds_beside_older_api_nodes() -> Result<()> {
+    let harness = RedisHarness::new();
+    let world = World::open(&harness).await?;
+    let mut older = Older::beside(&world, &harness);
+    let one = TenantCaps { max_running: Some(1), max_queued: None };
+    world.store.set_caps(&[(world.tenant(), one)]).await?;
+    for number in 0..3 {
+        // Their keys have no cap, which an older node writes down as there being none.
+        older.submit(&world.upload(&format!("talk {number}")))?;
+        world.settle().await?;
+    }
+    let held = world.claim(&world.worker(), 10).await?;
+    ensure!(held.len() == 1, "{} jobs run", held.len());
+    older.submit(&world.upload("talk 3"))?;
+    world.settle().await?;
+    ensure!(claim(&world, "tiny.en").await?.is_none(), "an older API node undid the cap");
+    // An older worker sees it as soon as a newer node has done anything for the tenant.
+    ensure!(older.claim("W1")?.is_none(), "an older worker gets one beyond the cap");
+    world.complete(&held[0]).await?;
+    ensure!(world.claim(&world.worker(), 10).await?.len() == 1, "the next one runs");
     world.audit().await?;
     Ok(())
 }

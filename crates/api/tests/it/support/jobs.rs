@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
 use tokio::sync::watch;
+use verbatim_core::caps::{AtCap, TenantUse};
 use verbatim_core::class::JobClass;
 use verbatim_core::event::{EventKind, EventSeq, JobEvent, Stage};
 use verbatim_core::failure::JobFailure;
@@ -53,6 +54,8 @@ pub(crate) struct Jobs {
     pub(crate) cancelled: AtomicUsize,
     /// The caps of the last submission.
     pub(crate) caps: Mutex<TenantCaps>,
+    /// Those that were put in force.
+    pub(crate) in_force: Mutex<BTreeMap<TenantId, TenantCaps>>,
     /// What failed for good, the latest first.
     pub(crate) dead: Mutex<Vec<DeadLetter>>,
     /// How many of them a search looks at.
@@ -276,6 +279,34 @@ impl JobAdmin for Jobs {
         let before = dead.len();
         dead.retain(|letter| letter.job_id != *id);
         Ok(dead.len() < before)
+    }
+
+    async fn set_caps(&self, caps: &[(TenantId, TenantCaps)]) -> Result<AtCap, PortError> {
+        if let Some(kind) = *self.refuse.lock().unwrap() {
+            return Err(PortError::new(kind, "no caps"));
+        }
+        self.in_force.lock().unwrap().extend(caps.iter().cloned());
+        Ok(AtCap { running: 1, queued: 0 })
+    }
+
+    async fn tenants(&self, tenants: &[TenantId]) -> Result<Vec<TenantUse>, PortError> {
+        if let Some(kind) = *self.refuse.lock().unwrap() {
+            return Err(PortError::new(kind, "no figures"));
+        }
+        let entries = self.entries.lock().unwrap();
+        let in_force = self.in_force.lock().unwrap();
+        let takes_up = |tenant: &TenantId| {
+            let own = || entries.values().filter(|entry| entry.submission.tenant == *tenant);
+            let waits = |entry: &&Entry| entry.submission.status == SubmissionStatus::Queued;
+            TenantUse {
+                tenant: tenant.clone(),
+                running: 0,
+                waiting: own().filter(waits).count() as u64,
+                submissions: own().count() as u64,
+                caps: in_force.get(tenant).copied().unwrap_or_default(),
+            }
+        };
+        Ok(tenants.iter().map(takes_up).collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! A directory of keys in memory, and the API behind it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -21,12 +22,15 @@ use super::World;
 #[derive(Default)]
 pub(crate) struct Keys {
     pub(crate) records: Mutex<Vec<KeyRecord>>,
+    pub(crate) caps: Mutex<BTreeMap<TenantId, TenantCaps>>,
+    pub(crate) changes: AtomicU64,
     pub(crate) down: AtomicBool,
 }
 
 #[async_trait]
 impl Directory for Keys {
     async fn add(&self, key: NewKey) -> Result<(), PortError> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         self.records.lock().unwrap().push(KeyRecord { key, revoked_at: None });
         Ok(())
     }
@@ -47,7 +51,22 @@ impl Directory for Keys {
     async fn revoke(&self, id: &KeyId) -> Result<bool, PortError> {
         let mut records = self.records.lock().unwrap();
         let record = records.iter_mut().find(|record| record.key.id == *id);
+        self.changes.fetch_add(1, Ordering::Relaxed);
         Ok(record.map(|record| record.revoked_at = Some(Timestamp::from_millis(0))).is_some())
+    }
+
+    async fn cap(&self, tenant: &TenantId, caps: TenantCaps) -> Result<(), PortError> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.caps.lock().unwrap().insert(tenant.clone(), caps);
+        Ok(())
+    }
+
+    async fn caps(&self) -> Result<Vec<(TenantId, TenantCaps)>, PortError> {
+        Ok(self.caps.lock().unwrap().clone().into_iter().collect())
+    }
+
+    async fn revision(&self) -> Result<u64, PortError> {
+        Ok(self.changes.load(Ordering::Relaxed))
     }
 }
 

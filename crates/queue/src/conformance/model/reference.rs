@@ -142,6 +142,8 @@ pub struct Model {
     /// The newest last.
     pub(super) named: Vec<Named>,
     pub(super) caps: [TenantCaps; TENANTS.len()],
+    /// Those that no submission lifts.
+    pub(super) set_caps: [TenantCaps; TENANTS.len()],
     pub(super) turns: Turns,
     pub(super) head: i64,
     pub(super) tail: i64,
@@ -177,6 +179,7 @@ impl Model {
             reported: Vec::new(),
             named: Vec::new(),
             caps: Default::default(),
+            set_caps: Default::default(),
             turns: Turns::default(),
             head: 0,
             tail: 0,
@@ -190,6 +193,7 @@ impl Model {
         match *op {
             Op::Submit(ref work) => self.submit(work),
             Op::Resubmit { ticket, .. } => Answer::Replayed { job: self.tickets[ticket].job },
+            Op::SetCaps { tenant, caps } => self.cap(tenant, caps),
             Op::Claim { worker, says_idle } => {
                 let given = self.claim(worker, says_idle);
                 self.leases.extend(given.iter().cloned());
@@ -264,12 +268,15 @@ impl Model {
 
     /// How many more jobs of the tenant may run.
     pub(super) fn room(&self, tenant: usize) -> usize {
-        let running =
-            self.jobs.iter().filter(|job| job.tenant == tenant && job.is(JobState::Running)).count();
         let most = self.caps[tenant]
             .max_running
             .map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
-        most.saturating_sub(running)
+        most.saturating_sub(self.running(tenant))
+    }
+
+    /// Jobs of the tenant that run.
+    pub(super) fn running(&self, tenant: usize) -> usize {
+        self.jobs.iter().filter(|job| job.tenant == tenant && job.is(JobState::Running)).count()
     }
 
     pub(super) fn lease(&mut self, at: usize, worker: usize) -> Given {

@@ -127,6 +127,9 @@ impl<H: Harness> Run<'_, '_, H> {
                 ensure_eq!(outcome.replayed, true, "whether a ticket is replayed");
                 Answer::Replayed { job: self.number_of(&outcome.submission.job_id)? }
             }
+            Op::SetCaps { tenant, caps } => {
+                Answer::Capped(store.set_caps(&[(self.tenants[tenant].clone(), caps)]).await?)
+            }
             Op::Claim { worker, says_idle } => {
                 let request = ClaimRequest {
                     abilities: abilities(worker),

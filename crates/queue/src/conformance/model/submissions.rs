@@ -2,7 +2,8 @@
 //! for; and how submissions go.
 
 use verbatim_core::Refusal;
-use verbatim_core::job::{JobState, SubmissionStatus};
+use verbatim_core::caps::AtCap;
+use verbatim_core::job::{JobState, SubmissionStatus, TenantCaps};
 use verbatim_core::ports::jobs::DeleteOutcome;
 
 use super::reference::{Job, Model, Named, Story, Ticket};
@@ -45,7 +46,7 @@ impl Model {
             let ticket = self.tickets.len();
             self.named.push(Named { tenant: new.tenant, key, body: new.work, ticket, until });
         }
-        self.caps[new.tenant] = new.caps;
+        self.caps[new.tenant] = self.set_caps[new.tenant].strictest(new.caps);
         let job = fresh.or(live).unwrap_or_else(|| self.new_job(new));
         if cached {
             let keep = self.now + millis(self.policy.result_retention);
@@ -57,6 +58,21 @@ impl Model {
         let deadline = new.deadline.filter(|_| !cached).map(|secs| self.now + i64::from(secs) * 1000);
         self.tickets.push(Ticket { job, deadline, ended: None, lives: 0, cached, gone: false });
         Answer::Submitted { job, cached, attached }
+    }
+
+    /// From now on no submission lifts these.
+    pub(super) fn cap(&mut self, tenant: usize, caps: TenantCaps) -> Answer {
+        self.set_caps[tenant] = caps;
+        self.caps[tenant] = caps;
+        let full = |taken: usize, most: Option<u64>| u64::from(most.is_some_and(|most| taken as u64 >= most));
+        let running = full(self.running(tenant), caps.max_running);
+        Answer::Capped(AtCap { running, queued: full(self.waiting(tenant), caps.max_queued) })
+    }
+
+    /// Jobs of the tenant that wait.
+    fn waiting(&self, tenant: usize) -> usize {
+        let waits = |job: &&Job| job.is(JobState::Queued) || job.is(JobState::Delayed);
+        self.jobs.iter().filter(|job| job.tenant == tenant).filter(waits).count()
     }
 
     /// The earlier request of the same name, while that and its submission are remembered.
@@ -75,10 +91,10 @@ impl Model {
         if let Some(refusal) = self.no_share(new.tenant) {
             return Some(refusal);
         }
-        let waiting = |job: &&Job| job.is(JobState::Queued) || job.is(JobState::Delayed);
-        let waiting: Vec<_> = self.jobs.iter().filter(waiting).collect();
-        let of_tenant = waiting.iter().filter(|job| job.tenant == new.tenant).count();
-        let full = !room(waiting.len(), self.policy.max_waiting) || !room(of_tenant, new.caps.max_queued);
+        let waiting: usize = (0..TENANTS.len()).map(|tenant| self.waiting(tenant)).sum();
+        let of_tenant = self.waiting(new.tenant);
+        let most = self.set_caps[new.tenant].strictest(new.caps).max_queued;
+        let full = !room(waiting, self.policy.max_waiting) || !room(of_tenant, most);
         (is_new && full).then_some(Refusal::QueueFull)
     }
 

@@ -49,7 +49,11 @@
 --   r:<worker>         set    what a worker holds
 --   k:<worker>         hash   its last claim that got a job: nonce (n), job (j); digest of its abilities (d)
 --   workers            zset   by the time until which they count as there
---   t:<tenant>         hash   running (r), waiting (w), caps (mr, mq)
+--   t:<tenant>         hash   running (r), waiting (w), caps in force (mr, mq): those of the newest submission, where a node of
+--                             before wrote them last
+--   caps               hash   caps of tenants that no submission lifts: `mr|mq`
+--   own                hash   caps that tenants have of their own (JSON), beside their keys
+--   own:changes        string how often one of them changed
 --   v                  hash   virtual times, shares of the tiers, ends of the queue
 --   n                  hash   counters
 --   blobs              hash   mark, of which the marker in the blob store holds a copy; sweeper and the end of its turn
@@ -152,12 +156,26 @@ local function count(name, by)
   counted[name] = (counted[name] or 0) + by
 end
 
+-- Of two caps the stricter one.
+local function strictest(a, b)
+  return a and b and math.min(a, b) or a or b
+end
+
+-- The caps of a tenant that no submission lifts.
+local function caps_of(name)
+  local running, waiting = string.match(call('HGET', P .. 'caps', name) or '', '^(%d*)|(%d*)$')
+  return tonumber(running), tonumber(waiting)
+end
+
 local function tenant(name)
   local known = tenants[name]
   if not known then
     local stored = call('HMGET', P .. 't:' .. name, 'r', 'w', 'mr', 'mq')
     known = { r = tonumber(stored[1]) or 0, w = tonumber(stored[2]) or 0 }
-    known.mr, known.mq = tonumber(stored[3]), tonumber(stored[4])
+    -- A node of an earlier version writes only what its last submission brought.
+    local brought_running, brought_waiting, running, waiting = tonumber(stored[3]), tonumber(stored[4]), caps_of(name)
+    known.mr, known.mq = strictest(brought_running, running), strictest(brought_waiting, waiting)
+    known.changed = known.mr ~= brought_running or known.mq ~= brought_waiting
     tenants[name] = known
   end
   return known

@@ -1,5 +1,5 @@
 -- ARGV: 2 submission, 3 job, 4 tenant, 5 dedupe key, 6 unmoving JSON, 7 tier, 8 after how long it is too late, 9 estimated seconds,
--- 10 most running, 11 most waiting of the tenant, 12 metadata JSON, 13 idempotency key, 14 digest of the body, 15 blob,
+-- 10 most running, 11 most waiting of the tenant as far as the caller knows, 12 metadata JSON, 13 idempotency key, 14 digest of the body, 15 blob,
 -- 16 engine, 17 dedupe ttl, 18 retention, 19 idempotency ttl, 20 greatest age, 21 most waiting of all, 22 class, 23 most
 -- submissions of the tenant, 24 of all tenants, 25 number of these up to which shares are not looked at. Empty: absent.
 local A = function(i) return ARGV[i] ~= '' and ARGV[i] or nil end
@@ -60,6 +60,8 @@ if A(24) then
   end
 end
 local whose = tenant(name)
+local most_running, most_waiting = caps_of(name)
+most_running, most_waiting = strictest(most_running, tonumber(ARGV[10])), strictest(most_waiting, tonumber(ARGV[11]))
 if not job then
   -- Repeated after its ticket was removed: the job that it made stays as it is.
   if call('EXISTS', P .. 'j:' .. job_id) == 1 then return { 'made' } end
@@ -70,11 +72,10 @@ if not job then
     end
     if waiting >= tonumber(ARGV[21]) then return { 'queue_full' } end
   end
-  if A(11) and whose.w >= tonumber(ARGV[11]) then return { 'tenant_full' } end
+  if most_waiting and whose.w >= most_waiting then return { 'tenant_full' } end
 end
 
 -- From here on it writes.
-local most_running, most_waiting = tonumber(ARGV[10]), tonumber(ARGV[11])
 if whose.mr ~= most_running or whose.mq ~= most_waiting then
   whose.mr, whose.mq, whose.changed = most_running, most_waiting, true
   review(name)
