@@ -2,6 +2,7 @@
 
 mod audit;
 mod auth;
+mod caps;
 mod connection;
 mod dto;
 mod edge;

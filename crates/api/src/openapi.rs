@@ -24,7 +24,7 @@ use crate::problem::Face;
     tags(
         (name = "jobs", description = "Submit audio, follow the job, fetch the transcript."),
         (name = "openai", description = "For OpenAI's clients: point their `base_url` at `/v1` of this server."),
-        (name = "admin", description = "For operators: jobs that failed for good, providers, keys. Takes a key with the scope `admin`."),
+        (name = "admin", description = "For operators: jobs that failed for good, providers, tenants, keys. Takes a key with the scope `admin`."),
         (name = "operations", description = "Health, readiness, metrics, figures."),
     ),
     components(schemas(crate::problem::Problem)),
@@ -53,7 +53,7 @@ pub(crate) fn asks_for_key(document: &mut utoipa::openapi::OpenApi, scope: Scope
     let name = scope.as_str();
     for (path, item) in &mut document.paths.paths {
         let face = Face::of(path);
-        let operations = [&mut item.get, &mut item.post, &mut item.delete];
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             operation.security =
                 Some(SCHEMES.map(|scheme| SecurityRequirement::new(scheme, [name])).to_vec());

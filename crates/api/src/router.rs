@@ -18,7 +18,7 @@ use crate::limits::count;
 use crate::observe::{observe, panicked};
 use crate::openapi::{TitlePage, asks_for_key, tells_limits};
 use crate::routes::{
-    audio, dead_letters, events, fallback, jobs, keys, models, ops, providers, stats, transcript,
+    audio, dead_letters, events, fallback, jobs, keys, models, ops, providers, stats, tenants, transcript,
 };
 use crate::stages::enter;
 use crate::state::ApiState;
@@ -58,6 +58,9 @@ fn documented(
         .routes(routes!(providers::list))
         .routes(audited("provider.pause", routes!(providers::pause)))
         .routes(audited("provider.resume", routes!(providers::resume)))
+        .routes(audited("tenant.list", routes!(tenants::list)))
+        .routes(audited("tenant.read", routes!(tenants::get)))
+        .routes(audited("tenant.cap", routes!(tenants::cap)))
         .routes(audited("key.list", routes!(keys::list)))
         .routes(audited("key.create", routes!(keys::create)))
         .routes(audited("key.revoke", routes!(keys::revoke)));

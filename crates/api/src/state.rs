@@ -20,6 +20,7 @@ use verbatim_core::time::{Clock, Timestamp};
 use verbatim_telemetry::audit::AuditLog;
 use verbatim_telemetry::{Metrics, traces};
 
+use crate::caps::CapsKeeper;
 use crate::edge::{AddressRate, Edge};
 use crate::error::ApiError;
 use crate::routes::ops::Readiness;
@@ -154,6 +155,7 @@ pub(crate) struct Shared {
     pub(crate) watermark: Watermark,
     address_rate: Option<AddressRate>,
     readiness: Readiness,
+    caps: CapsKeeper,
     pub(crate) started_at: Timestamp,
     tasks: TaskTracker,
 }
@@ -179,6 +181,7 @@ impl ApiState {
             watermark,
             address_rate,
             readiness: Readiness::default(),
+            caps: CapsKeeper::default(),
             started_at,
             tasks,
         }))
@@ -186,9 +189,14 @@ impl ApiState {
 
     /// Keeps house until `shutdown` fires, then waits for the work that outlives its requests.
     ///
-    /// Without it, a limit of addresses remembers every one that it has ever seen, and a disk that fills up goes unnoticed
-    /// while nobody asks.
+    /// Without it, a limit of addresses remembers every one that it has ever seen, a disk that fills up goes unnoticed
+    /// while nobody asks, and no caps of tenants are in force but those that submissions bring.
     pub async fn run(&self) {
+        tokio::join!(self.keep_house(), self.0.caps.run(self));
+        self.finish_tasks().await;
+    }
+
+    async fn keep_house(&self) {
         let mut rounds = tokio::time::interval(HOUSEKEEPING);
         while self.shutdown.run_until_cancelled(rounds.tick()).await.is_some() {
             if let Some(rate) = self.address_rate() {
@@ -196,7 +204,6 @@ impl ApiState {
             }
             self.watermark().look().await;
         }
-        self.finish_tasks().await;
     }
 
     /// Waits for the work that outlived its requests.
@@ -226,6 +233,11 @@ impl ApiState {
     /// How often one address may ask.
     pub(crate) fn address_rate(&self) -> Option<&AddressRate> {
         self.0.address_rate.as_ref()
+    }
+
+    /// Who keeps the caps of tenants in force.
+    pub(crate) fn caps(&self) -> &CapsKeeper {
+        &self.0.caps
     }
 
     /// What was last found out about the dependencies.

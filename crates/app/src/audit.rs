@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nix::unistd::{Uid, User};
 use verbatim_core::api_key::{KeyRecord, NewKey, Principal};
+use verbatim_core::ids::TenantId;
 use verbatim_core::{ErrorKind, PortError};
 use verbatim_telemetry::audit::{AuditLine, AuditLog};
 use verbatim_telemetry::{Metrics, logs};
@@ -42,6 +43,11 @@ impl Object {
     /// This file or folder, wherever the command was called.
     pub fn at(path: &Path) -> Self {
         Self::named(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display())
+    }
+
+    /// This tenant.
+    pub fn tenant(tenant: &TenantId) -> Self {
+        Self { name: tenant.to_string(), tenant: Some(tenant.to_string()), scopes: None }
     }
 
     /// This key, with whose it is and what it allows.

@@ -113,6 +113,9 @@ fn overrides(command: &Command) -> Overrides {
         Command::Keys(arguments) => {
             Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() }
         }
+        Command::Tenants(arguments) => {
+            Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() }
+        }
         Command::Cost(arguments) => {
             Overrides { data_dir: arguments.data_dir.clone(), ..Overrides::default() }
         }
@@ -156,6 +159,7 @@ async fn run_command(
         Command::Submit(arguments) => commands::submit::run(&arguments).await,
         Command::Jobs(arguments) => commands::jobs::run(&arguments).await,
         Command::Keys(arguments) => commands::keys::run(arguments, &config).await,
+        Command::Tenants(arguments) => commands::tenants::run(arguments, &config).await,
         Command::Cost(arguments) => commands::cost::run(arguments, &config).await,
         Command::Backup(arguments) => commands::backup::back_up(arguments, &config).await,
         Command::Restore(arguments) => commands::backup::restore(arguments, &config).await,

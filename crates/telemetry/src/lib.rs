@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod caps;
 pub mod figures;
 mod labels;
 pub mod limits;

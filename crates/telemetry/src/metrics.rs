@@ -12,6 +12,7 @@ use verbatim_core::ports::jobs::QueueStats;
 pub use crate::labels::{DedupeOutcome, JobOutcome, RestartReason};
 
 use crate::access::AccessMetrics;
+use crate::caps::CapsMetrics;
 use crate::labels::{REFUSALS, refusal};
 use crate::limits::LimitMetrics;
 use crate::link::LinkMetrics;
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub providers: ProviderMetrics,
     /// Of keys and of the audit.
     pub access: AccessMetrics,
+    /// Of the caps of tenants.
+    pub caps: CapsMetrics,
     /// Of what protects it.
     pub limits: LimitMetrics,
     /// Of the way to the job store of a cluster.
@@ -134,6 +137,7 @@ impl Metrics {
         Ok(Self {
             providers: ProviderMetrics::new(r)?,
             access: AccessMetrics::new(r)?,
+            caps: CapsMetrics::new(r)?,
             limits: LimitMetrics::new(r)?,
             link: LinkMetrics::new(r)?,
             outages: OutageMetrics::new(r)?,

@@ -50,7 +50,7 @@ pub(crate) fn cross_origin(allowed_origins: &[HeaderValue]) -> CorsLayer {
     ]);
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(allowed_origins.iter().cloned()))
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         // Client libraries send headers of their own (`x-stainless-…`): whatever an allowed page asks for.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(read)

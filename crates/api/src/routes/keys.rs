@@ -17,7 +17,7 @@ use verbatim_core::time::Timestamp;
 
 use crate::audit::Subject;
 use crate::dto::rfc3339;
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use crate::extract::{Caller, JsonBody, Params, params};
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -51,10 +51,10 @@ pub(crate) struct KeyOrder {
     /// The strongest priority its holder gets: `high` (default), `normal` or `low`.
     #[schema(example = "high")]
     max_priority: Option<String>,
-    /// Jobs of the tenant that may run at once; no cap when absent.
+    /// Jobs of the tenant that may run at once, by whichever of its keys, as long as this one is open; no cap when absent.
     #[schema(minimum = 1)]
     max_running: Option<u64>,
-    /// Jobs of the tenant that may wait at once; no cap when absent.
+    /// Jobs of the tenant that may wait at once; the same holds.
     #[schema(minimum = 1)]
     max_queued: Option<u64>,
     /// Days after which it opens nothing any more; never when absent.
@@ -196,6 +196,7 @@ pub(crate) async fn create(
     let (key, new) = NewKey::issue(name, order.principal()?, lifetime, state.clock.now(), state.ids.as_ref());
     subject.set_key(&new);
     directory.add(new.clone()).await?;
+    applied(&state).await;
     let view = KeyView::new(KeyRecord { key: new, revoked_at: None }, state.clock.now());
     let unseen = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok((StatusCode::CREATED, [unseen], Json(IssuedKey { view, key: key.expose() })))
@@ -226,7 +227,11 @@ pub(crate) async fn revoke(
         let detail = "a key cannot revoke itself; make another one and revoke this one with it";
         return Err(ApiError::new(StatusCode::CONFLICT, "own_key", detail));
     }
-    if directory.revoke(&id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(no_such_key()) }
+    if !directory.revoke(&id).await? {
+        return Err(no_such_key());
+    }
+    applied(&state).await;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 impl KeyOrder {
@@ -270,14 +275,21 @@ impl KeyOrder {
     }
 }
 
-fn at_least_one(field: &'static str, cap: Option<u64>) -> Result<Option<u64>, ApiError> {
+/// Puts in force what the tenant's keys say now. The key is made or revoked whether or not this succeeds at once.
+async fn applied(state: &ApiState) {
+    if let Err(error) = state.caps().apply(state).await {
+        tracing::warn!(error = %chain(&error), "a key's caps are not in force yet; trying on");
+    }
+}
+
+pub(crate) fn at_least_one(field: &'static str, cap: Option<u64>) -> Result<Option<u64>, ApiError> {
     match cap {
         Some(0) => Err(refused(field, "it is at least 1; leave it out for no cap")),
         cap => Ok(cap),
     }
 }
 
-fn refused(field: &'static str, why: impl std::fmt::Display) -> ApiError {
+pub(crate) fn refused(field: &'static str, why: impl std::fmt::Display) -> ApiError {
     ApiError::invalid("invalid_option", field, format!("`{field}`: {why}"))
 }
 
@@ -285,7 +297,7 @@ fn no_such_key() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such key")
 }
 
-fn directory(state: &ApiState) -> Result<&dyn Directory, ApiError> {
+pub(crate) fn directory(state: &ApiState) -> Result<&dyn Directory, ApiError> {
     state.auth.as_deref().ok_or_else(|| {
         let detail = "this service asks nobody for a key, so there are none to look after";
         ApiError::new(StatusCode::CONFLICT, "keys_off", detail)

@@ -11,4 +11,5 @@ pub(crate) mod models;
 pub(crate) mod ops;
 pub(crate) mod providers;
 pub(crate) mod stats;
+pub(crate) mod tenants;
 pub(crate) mod transcript;

@@ -149,13 +149,6 @@ impl From<ProviderView> for Provider {
     }
 }
 
-impl Provider {
-    /// Without its price for those who are not told what things cost.
-    pub(crate) fn shown_to(self, admin: bool) -> Self {
-        Self { price_per_audio_hour: self.price_per_audio_hour.filter(|_| admin), ..self }
-    }
-}
-
 /// Four decimals are more than anybody reads.
 pub(crate) fn rounded(figure: f64) -> f64 {
     (figure * 10_000.0).round() / 10_000.0

@@ -54,8 +54,9 @@ async fn each_act_on_an_object_leaves_one_line_whoever_may_do_it() {
         let Some(action) = action else { continue };
         for (key, is_admin) in &keys {
             let lines = Lines::captured();
-            let named =
-                path.replace("{id}", "nothing").replace("{name}", "nothing").replace("{model}", "nothing");
+            let named = ["{id}", "{name}", "{model}", "{tenant}"]
+                .iter()
+                .fold(path.clone(), |path, parameter| path.replace(parameter, "nothing"));
             let request = Request::builder().method(method.clone()).uri(&named).body(Body::empty()).unwrap();
             let status = api.world.json(with(request, key)).await.0;
             let acts = lines.acts();

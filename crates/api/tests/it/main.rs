@@ -14,4 +14,5 @@ mod openai;
 mod shares;
 mod stats;
 mod support;
+mod tenants;
 mod uploads;

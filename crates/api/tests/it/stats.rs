@@ -187,14 +187,22 @@ async fn an_operator_sees_everything() {
 }
 
 #[tokio::test]
-async fn who_may_only_read_sees_nothing_of_other_tenants_or_of_money() {
+async fn whoever_is_no_admin_sees_nothing_of_others_or_of_money_and_its_own_days() {
     let busy = Busy::new().await;
-    let stats = busy.stats(Scope::Read).await;
-    assert_eq!((&stats["cost"], &stats["limits"]["tenants"]), (&Value::Null, &Value::Null));
-    let azure = &stats["providers"][0];
-    assert_eq!((&azure["name"], &azure["price_per_audio_hour"]), (&json!("azure"), &Value::Null));
-    assert_eq!((&stats["queue"]["running"], &stats["missing"]), (&json!(4), &json!([])));
-    assert!(!stats.to_string().contains("other"));
+    for scope in [Scope::Read, Scope::Jobs] {
+        let stats = busy.stats(scope).await;
+        assert_eq!((&stats["tenant"], &stats["missing"]), (&json!("acme"), &json!([])));
+        let days = stats["usage"].as_array().unwrap();
+        assert_eq!(days.len(), 8);
+        assert_eq!(days[0], json!({"day": "2026-01-01", "jobs": 2, "audio_secs": 3_600.0}));
+        assert_eq!(
+            (&days[1]["jobs"], &days[2]["day"], &days[2]["jobs"]),
+            (&json!(0), &json!("2025-12-30"), &json!(2))
+        );
+        for hidden in ["other", "azure", "whisper", "cost", "price", "0.1.0", "tiny.en", "project"] {
+            assert!(!stats.to_string().contains(hidden), "{hidden} in {stats}");
+        }
+    }
 }
 
 #[tokio::test]

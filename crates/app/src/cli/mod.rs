@@ -3,6 +3,7 @@
 mod backup;
 mod blobs;
 mod node;
+mod tenants;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::config::{Overrides, Role, Secret};
 pub use backup::{BackupArgs, BackupOptions, RestoreArgs};
 pub use blobs::{BlobsArgs, BlobsCommand};
 pub use node::{NodeCli, NodeCommand};
+pub use tenants::{CapArg, CapArgs, TenantsArgs, TenantsCommand};
 
 /// Speech to text as a service: audio goes in over HTTP, the words come out.
 #[derive(Debug, Parser)]
@@ -48,6 +50,8 @@ pub enum Command {
     Jobs(JobsArgs),
     /// Make, list and revoke API keys, in the data folder or the cluster's Redis
     Keys(KeysArgs),
+    /// Look at tenants and cap them, in the data folder or the cluster's Redis
+    Tenants(TenantsArgs),
     /// What the work has cost, from the data folder or the cluster's Redis
     Cost(CostArgs),
     /// Look at jobs of a server that failed for good; queue them afresh or forget them
@@ -327,10 +331,10 @@ pub struct CreateKeyArgs {
     /// The strongest priority its holder gets: high, normal or low
     #[arg(long, default_value = "high", value_parser = priority, value_name = "PRIORITY")]
     pub max_priority: Priority,
-    /// Jobs of the tenant that may run at once [default: no cap]
+    /// Jobs of the tenant that may run at once, by any of its keys while this one is open [default: no cap]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_running: Option<u64>,
-    /// Jobs of the tenant that may wait at once [default: no cap]
+    /// Jobs of the tenant that may wait at once; the same holds [default: no cap]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_queued: Option<u64>,
     /// Days after which it opens nothing any more [default: never]

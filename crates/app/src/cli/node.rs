@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use super::{
     BlobsArgs, Command, ConfigCommand, CostArgs, DeadLettersArgs, KeysArgs, ModelsCommand, ServerArgs,
-    ServiceArgs,
+    ServiceArgs, TenantsArgs,
 };
 
 /// The command line of the binaries that are one node of a cluster and nothing else.
@@ -36,6 +36,8 @@ pub enum NodeCommand {
     Healthcheck(ServerArgs),
     /// Make, list and revoke API keys, in the cluster's Redis
     Keys(KeysArgs),
+    /// Look at tenants and cap them, in the cluster's Redis
+    Tenants(TenantsArgs),
     /// Look at jobs that failed for good; queue them afresh or forget them
     Dlq(DeadLettersArgs),
     /// What the work has cost
@@ -55,6 +57,7 @@ impl From<NodeCommand> for Command {
         match command {
             NodeCommand::Healthcheck(arguments) => Self::Healthcheck(arguments),
             NodeCommand::Keys(arguments) => Self::Keys(arguments),
+            NodeCommand::Tenants(arguments) => Self::Tenants(arguments),
             NodeCommand::Dlq(arguments) => Self::Dlq(arguments),
             NodeCommand::Cost(arguments) => Self::Cost(arguments),
             NodeCommand::Blobs(arguments) => Self::Blobs(arguments),

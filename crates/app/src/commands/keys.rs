@@ -13,7 +13,7 @@ use verbatim_core::{ErrorKind, PortError};
 use crate::audit::{Acts, Object};
 use crate::cli::{CreateKeyArgs, KeysArgs, KeysCommand};
 use crate::config::Config;
-use crate::directory::open_directory;
+use crate::directory::Administration;
 use crate::system::{SystemClock, SystemIds};
 
 /// Does what was asked of the keys.
@@ -21,12 +21,15 @@ use crate::system::{SystemClock, SystemIds};
 /// # Errors
 /// When the directory cannot be reached, or there is no such key.
 pub async fn run(arguments: KeysArgs, config: &Config) -> anyhow::Result<()> {
-    let directory = open_directory(config).await?;
+    let administration = Administration::open(config).await?;
+    let directory = administration.directory.as_ref();
     match arguments.command {
-        KeysCommand::Create(key) => create(directory.as_ref(), key, &Acts::begin(config)?).await,
-        KeysCommand::List { tenant, json } => list(directory.as_ref(), tenant.as_ref(), json).await,
-        KeysCommand::Revoke { id } => revoke(directory.as_ref(), &id, &Acts::begin(config)?).await,
+        KeysCommand::Create(key) => create(directory, key, &Acts::begin(config)?).await?,
+        KeysCommand::List { tenant, json } => return list(directory, tenant.as_ref(), json).await,
+        KeysCommand::Revoke { id } => revoke(directory, &id, &Acts::begin(config)?).await?,
     }
+    administration.put_in_force().await;
+    Ok(())
 }
 
 /// The key goes to standard output, alone, so that a script can keep it; all else to standard error.

@@ -11,4 +11,5 @@ pub mod jobs;
 pub mod keys;
 pub mod models;
 pub mod submit;
+pub mod tenants;
 pub mod transcribe;

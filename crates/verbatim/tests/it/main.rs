@@ -27,5 +27,6 @@ mod start;
 mod subscription;
 #[path = "../support/mod.rs"]
 mod support;
+mod tenants;
 mod tracing;
 mod worker_life;

@@ -85,7 +85,7 @@ fn expense(sum: &Sum) -> Expense {
 }
 
 /// As `2026-01-31`.
-fn date(day: Day) -> String {
+pub(super) fn date(day: Day) -> String {
     rfc3339(day.start()).chars().take(10).collect()
 }
 

@@ -5,7 +5,18 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::own::TenantStats;
 use crate::routes::providers::Provider;
+
+/// What the key may see.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Figures {
+    /// Of the whole service, for the scope `admin`.
+    Service(Box<Stats>),
+    /// Of the key's own tenant, for all others.
+    Tenant(TenantStats),
+}
 
 /// The service in figures.
 #[derive(Debug, Serialize, ToSchema)]
@@ -26,7 +37,7 @@ pub(crate) struct Stats {
     pub(super) limits: Option<Limits>,
     /// The providers behind the engines; null where nothing is known of them.
     pub(super) providers: Option<Vec<Provider>>,
-    /// What the work costs; for the scope `admin` only.
+    /// What the work costs; null where nothing is known of it.
     pub(super) cost: Option<Cost>,
     /// Parts of the service that did not tell their figures: of `queue`, `workers`, `limits`, `providers`, `cost`.
     #[schema(example = json!([]))]
@@ -191,8 +202,8 @@ pub(crate) struct Limits {
     pub(super) tenant_per_minute: Option<u64>,
     /// Requests of all; null for no limit.
     pub(super) project: Option<ProjectUse>,
-    /// The busiest tenants of the last minute; for the scope `admin` only.
-    pub(super) tenants: Option<Vec<TenantUse>>,
+    /// The busiest tenants of the last minute.
+    pub(super) tenants: Vec<TenantUse>,
 }
 
 /// The bucket of requests of all tenants.

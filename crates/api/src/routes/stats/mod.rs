@@ -3,6 +3,7 @@
 mod cost;
 mod dto;
 mod node;
+mod own;
 
 use std::time::Duration;
 
@@ -18,9 +19,9 @@ use verbatim_core::ports::registry::EngineOffer;
 use verbatim_core::provider;
 use verbatim_core::time::Timestamp;
 
-use self::dto::{Limits, ProjectUse, Queue, Stats, TenantUse, Tier, Worker, Workers};
+use self::dto::{Figures, Limits, ProjectUse, Queue, Stats, TenantUse, Tier, Worker, Workers};
 use crate::dto::rfc3339;
-use crate::error::{ApiError, chain};
+use crate::error::chain;
 use crate::extract::Caller;
 use crate::routes::providers::{Provider, rounded};
 use crate::state::ApiState;
@@ -32,13 +33,21 @@ const HERE: Duration = Duration::from_secs(150);
 
 /// The service in figures
 ///
-/// The queue, the workers, this node, the request limits and the providers. A key with the scope `admin` also sees
-/// what tenants use and what everything costs; `limits.tenants`, `cost` and prices are null for all others. What a part of the
-/// service does not tell in time is null too, and named in `missing`.
+/// With the scope `admin`, and where nobody is asked for a key: the queue, the workers, this node, the request limits, the
+/// providers, what tenants use and what everything costs. With any other scope: what the key's own tenant takes up and may,
+/// and what was done for it. What a part of the service does not tell in time is null, and named in `missing`.
 #[utoipa::path(get, path = "/v1/stats", tag = "operations", operation_id = "stats",
-    responses((status = 200, description = "The figures", body = Stats)))]
-pub(crate) async fn get(State(state): State<ApiState>, caller: Caller) -> Result<Json<Stats>, ApiError> {
-    let admin = caller.principal.may(Scope::Admin);
+    responses((status = 200, description = "The figures", body = Figures)))]
+pub(crate) async fn get(State(state): State<ApiState>, caller: Caller) -> Json<Figures> {
+    Json(if caller.principal.may(Scope::Admin) {
+        Figures::Service(Box::new(service(&state).await))
+    } else {
+        Figures::Tenant(own::figures(&state, &caller.principal.tenant).await)
+    })
+}
+
+/// The figures of the whole service.
+async fn service(state: &ApiState) -> Stats {
     let now = state.clock.now();
     let today = Day::of(now);
     let (queue, offers, usage, providers, totals) = tokio::join!(
@@ -50,7 +59,7 @@ pub(crate) async fn get(State(state): State<ApiState>, caller: Caller) -> Result
         }),
         told("providers", async { Some(provider::list(state.providers.as_ref()?.shared.as_ref()).await) }),
         told("cost", async {
-            let ledger = &state.providers.as_ref().filter(|_| admin)?.ledger;
+            let ledger = &state.providers.as_ref()?.ledger;
             Some(ledger.totals(today.earlier(cost::DAYS), today).await)
         }),
     );
@@ -63,10 +72,9 @@ pub(crate) async fn get(State(state): State<ApiState>, caller: Caller) -> Result
         cost::Books { today, terms: &parts.terms, providers: providers.as_deref().unwrap_or_default() }
             .report(&totals)
     });
-    let providers = providers.map(|all| all.into_iter().map(|provider| provider.shown_to(admin)).collect());
     let active = queue.answer.as_ref().map(|stats: &QueueStats| stats.workers);
-    let limits = state.limiter.as_ref().map(|(_, limits)| shown_limits(limits, usage.answer, admin));
-    Ok(Json(Stats {
+    let limits = state.limiter.as_ref().map(|(_, limits)| shown_limits(limits, usage.answer));
+    Stats {
         object: "stats",
         at: rfc3339(now),
         queue: queue.answer.map(shown_queue),
@@ -78,12 +86,12 @@ pub(crate) async fn get(State(state): State<ApiState>, caller: Caller) -> Result
                 offers.into_iter().filter(here).map(shown_worker).collect()
             }),
         },
-        node: node::figures(&state),
+        node: node::figures(state),
         limits,
         providers,
         cost,
         missing,
-    }))
+    }
 }
 
 /// The time by the clocks of the workers, which announce themselves: this node's may be ahead of theirs. While there are
@@ -142,7 +150,7 @@ fn shown_worker(offer: EngineOffer) -> Worker {
     }
 }
 
-fn shown_limits(limits: &RequestLimits, usage: Option<LimitUse>, admin: bool) -> Limits {
+fn shown_limits(limits: &RequestLimits, usage: Option<LimitUse>) -> Limits {
     let usage = usage.unwrap_or_default();
     let per_minute = limits.tenant_per_minute;
     #[expect(clippy::cast_precision_loss, reason = "requests in a minute")]
@@ -159,16 +167,14 @@ fn shown_limits(limits: &RequestLimits, usage: Option<LimitUse>, admin: bool) ->
                 .project_remaining
                 .map(|left| part(project.capacity.saturating_sub(left), project.capacity)),
         }),
-        tenants: admin.then(|| {
-            usage
-                .tenants
-                .into_iter()
-                .map(|(tenant, requests)| TenantUse {
-                    tenant: tenant.into(),
-                    requests_last_minute: requests,
-                    utilisation: per_minute.map(|limit| part(requests, limit)),
-                })
-                .collect()
-        }),
+        tenants: usage
+            .tenants
+            .into_iter()
+            .map(|(tenant, requests)| TenantUse {
+                tenant: tenant.into(),
+                requests_last_minute: requests,
+                utilisation: per_minute.map(|limit| part(requests, limit)),
+            })
+            .collect(),
     }
 }
