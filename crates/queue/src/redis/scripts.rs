@@ -1,5 +1,6 @@
 //! The Lua scripts, one per operation: the guard, the shared text, then what a few share, then its own. Sent by hash; loaded
-//! again where Redis has forgotten them.
+//! again where Redis has forgotten them. Redis keeps the text of each, which counts towards its `maxmemory`: comments and
+//! indentation stay here.
 
 use std::sync::LazyLock;
 
@@ -12,12 +13,21 @@ macro_rules! text {
     };
 }
 
+/// The script without comments and indentation. Lines keep their numbers, by which errors name them.
+fn script(text: &str) -> Script {
+    let bare = |line: &'_ str| -> String {
+        let line = line.trim();
+        if line.starts_with("--") { String::new() } else { line.to_owned() }
+    };
+    Script::new(&text.lines().map(bare).collect::<Vec<_>>().join("\n"))
+}
+
 /// Whether the queue is there, and which store it is. Answered by a full Redis too.
 pub(super) static LOOK: LazyLock<Script> =
-    LazyLock::new(|| Script::new(text!(" flags=no-writes", "lua/look.lua")));
+    LazyLock::new(|| script(text!(" flags=no-writes", "lua/look.lua")));
 /// Two small keys.
 pub(super) static FOUND: LazyLock<Script> =
-    LazyLock::new(|| Script::new(text!(" flags=allow-oom", "lua/found.lua")));
+    LazyLock::new(|| script(text!(" flags=allow-oom", "lua/found.lua")));
 
 /// Defines a script: its name, and what Redis may do with it when it is full or a replica.
 macro_rules! scripts {
@@ -25,7 +35,7 @@ macro_rules! scripts {
         $(
             $(#[$doc])*
             pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-                Script::new(text!($flags, "lua/common.lua", "lua/ends.lua", "lua/turns.lua", $($file),+))
+                script(text!($flags, "lua/common.lua", "lua/ends.lua", "lua/turns.lua", $($file),+))
             });
         )*
     };
@@ -91,4 +101,16 @@ scripts! {
     /// Who asks about work that is there already may go on asking.
     ADMIT = " flags=allow-oom", "lua/limits.lua", "lua/admit.lua";
     LIMIT_USE = " flags=allow-oom", "lua/limits.lua", "lua/limit_use.lua";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_not_sent_and_lines_keep_their_numbers() {
+        let text = "#!lua flags=allow-oom\n-- Why.\nif a then\n  -- Because.\n  b = '--' -- as ever\nend\n";
+        let bare = "#!lua flags=allow-oom\n\nif a then\n\nb = '--' -- as ever\nend";
+        assert_eq!(script(text).get_hash(), Script::new(bare).get_hash());
+    }
 }

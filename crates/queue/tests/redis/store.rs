@@ -9,11 +9,13 @@ use redis::Commands;
 use verbatim_core::class::{Abilities, JobClass};
 use verbatim_core::event::Stage;
 use verbatim_core::ids::TenantId;
-use verbatim_core::job::{JobState, Report, SubmissionStatus};
+use verbatim_core::job::{JobState, LeaseToken, Report, SubmissionStatus};
+use verbatim_core::money::Money;
 use verbatim_core::options::TranscribeOptions;
 use verbatim_core::policy::StorePolicy;
 use verbatim_core::ports::jobs::{ClaimRequest, DeadLetterQuery, Finish, GarbageRequest};
-use verbatim_core::ports::{BlobOwner, JobAdmin, JobClient, JobLeases, JobUpkeep};
+use verbatim_core::ports::ledger::{Charge, EntryId};
+use verbatim_core::ports::{BlobOwner, JobAdmin, JobClient, JobLeases, JobUpkeep, Ledger};
 use verbatim_core::transcript::Segment;
 use verbatim_core::{ErrorKind, Refusal};
 use verbatim_queue::RedisStore;
@@ -133,12 +135,14 @@ async fn a_finished_job_costs_less_than_a_queued_one() -> Result<()> {
         world.store.submit(upload).await?;
     }
     let queued = bytes_of(&harness)? / JOBS;
-    let worker = world.worker();
+    let (worker, mut entries) = (world.worker(), Vec::new());
     while let Some(lease) = world.claim(&worker, 1).await?.first() {
         for report in reports(75) {
             ensure!(world.store.report(&lease.token, report).await?, "a report was refused");
         }
         world.complete(lease).await?;
+        let LeaseToken { job_id, fence, nonce: _ } = lease.token.clone();
+        entries.push(EntryId { job_id, fence, provider: "azure-westeurope".to_owned() });
     }
     let waiting = bytes_of(&harness)? / JOBS;
     let mut garbage = world.garbage().await?;
@@ -148,10 +152,20 @@ async fn a_finished_job_costs_less_than_a_queued_one() -> Result<()> {
         garbage = world.garbage().await?;
     }
     let finished = bytes_of(&harness)? / JOBS;
+    for entry in entries {
+        let (tenant, cost) = (world.tenant(), Some(Money::from_micros(12_345)));
+        world.store.charge(Charge { entry, tenant, billed_ms: 300_000, cost }).await?;
+    }
+    let charged = bytes_of(&harness)? / JOBS;
     println!(
-        "bytes of Redis's memory: queued {queued}, finished with 75 segments {finished} (until its audio is deleted {waiting})"
+        "bytes of Redis's memory: queued {queued}, finished with 75 segments {finished} (until its audio is deleted \
+         {waiting}), {charged} with what was charged for it"
     );
     ensure!(waiting < queued, "a finished job takes {waiting} bytes, a queued one {queued}");
+    ensure!(
+        charged < queued,
+        "a finished job that was charged for takes {charged} bytes, a queued one {queued}"
+    );
     world.audit().await?;
     Ok(())
 }

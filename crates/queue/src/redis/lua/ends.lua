@@ -18,13 +18,14 @@ local UNHEARD = { 'ns', 'sb' }
 local UNTOLD = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sa', 'ss' }
 local UNTOLD_AT_ONCE = { 'eg', 'ep', 'pT', 'ps', 'qa', 'qs', 'qt', 'sa', 'ss', 'sT' }
 
--- Takes out of what does not move of a job what is absent (a text has its quotes escaped, so that none can look like it),
--- and the trace, which only an attempt goes on with.
+-- Takes out of what does not move of a job what is absent (a text has its quotes escaped, so that none can look like it), the
+-- trace, which only an attempt goes on with, and the room that was set aside for its end.
 local function shorten(job)
   local whole = call('GET', P .. 'd:' .. job.id)
   if not whole then return end
   local short = string.gsub(whole, '"[%w_]+":null,', '')
   short = string.gsub(string.gsub(short, ',"[%w_]+":null', ''), ',"trace":"[%x-]+"', '')
+  short = string.match(short, '^(.-) *$')
   if #short < #whole then call('SET', P .. 'd:' .. job.id, short) end
 end
 
