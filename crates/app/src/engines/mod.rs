@@ -87,7 +87,7 @@ pub async fn load(
         providers.push(placed(config, provider, engine)?);
     }
     let pool = PoolConfig {
-        patience: Duration::from_secs(config.pool.patience_secs),
+        wait_timeout: Duration::from_secs(config.pool.patience_secs),
         tenant_daily_budget: config.costs.tenant_daily_budget.map(amount).transpose()?,
         ..PoolConfig::default()
     };

@@ -1,4 +1,4 @@
-//! Checkpoints say who wrote them: what one provider noted is never given to another.
+//! Checkpoints name the provider that wrote them: one provider's notes are never given to another.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use verbatim_core::ids::Fence;
 use verbatim_core::ports::engine::{Checkpoint, EngineObserver};
 use verbatim_core::transcript::Segment;
 
-/// Of the wrapping, not of what is inside.
+/// The revision of the wrapping, not of the checkpoint inside.
 const REVISION: &str = "pool-1";
 
 #[derive(Serialize, Deserialize)]
@@ -22,39 +22,40 @@ struct Notes {
     bill: Option<Bill>,
 }
 
-/// What a provider had billed under a lease when the checkpoint was written: the lease may end before that is booked.
+/// The audio that a provider had billed under a lease when the checkpoint was written: the lease may end before it is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Bill {
     pub(super) fence: Fence,
     pub(super) billed_ms: u64,
 }
 
-/// A checkpoint with all that an earlier worker knew of it.
+/// The point from which a job resumes: a checkpoint, the provider that wrote it, and its bill.
 #[derive(Debug, PartialEq)]
-pub(super) struct Left {
+pub(super) struct ResumePoint {
     pub(super) provider: String,
     pub(super) checkpoint: Checkpoint,
     pub(super) bill: Option<Bill>,
 }
 
-fn wrap(left: Left) -> Checkpoint {
-    let Left { provider, checkpoint: Checkpoint { revision, position_ms, segments, state }, bill } = left;
+fn wrap(point: ResumePoint) -> Checkpoint {
+    let ResumePoint { provider, checkpoint: Checkpoint { revision, position_ms, segments, state }, bill } =
+        point;
     let notes =
         serde_json::json!({ "provider": provider, "revision": revision, "state": state, "bill": bill });
     Checkpoint { revision: REVISION.to_owned(), position_ms, segments, state: notes }
 }
 
-/// Who wrote a checkpoint, and what. `None` for one that no pool wrapped.
-pub(super) fn unwrap(checkpoint: Checkpoint) -> Option<Left> {
+/// The resume point in a checkpoint; `None` for one that no pool wrapped.
+pub(super) fn unwrap(checkpoint: Checkpoint) -> Option<ResumePoint> {
     let Checkpoint { revision, position_ms, segments, state } = checkpoint;
     if revision != REVISION {
         return None;
     }
     let Notes { provider, revision, state, bill } = serde_json::from_value(state).ok()?;
-    Some(Left { provider, checkpoint: Checkpoint { revision, position_ms, segments, state }, bill })
+    Some(ResumePoint { provider, checkpoint: Checkpoint { revision, position_ms, segments, state }, bill })
 }
 
-/// What is known of a job's progress while several providers try it one after the other.
+/// A job's progress while several providers try it one after the other.
 #[derive(Default)]
 pub(super) struct Progress {
     /// The last checkpoint of each provider.
@@ -64,17 +65,17 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Begins with what an earlier worker left.
+    /// Keeps a checkpoint of this provider.
     pub(super) fn keep(&self, provider: &str, checkpoint: Checkpoint) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(provider.to_owned(), checkpoint);
     }
 
-    /// Where this provider got to.
+    /// The last checkpoint of this provider.
     pub(super) fn of(&self, provider: &str) -> Option<Checkpoint> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(provider).cloned()
     }
 
-    /// What all but this provider have begun.
+    /// The checkpoints of all providers but this one.
     pub(super) fn of_others(&self, provider: &str) -> Vec<(String, Checkpoint)> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter()
@@ -95,11 +96,11 @@ impl Progress {
 /// Stands between one provider's engine and the observer of the job.
 pub(super) struct Relay {
     provider: String,
-    /// The lease, and what earlier calls under it were billed for.
+    /// The fence of the lease, and the audio that earlier calls under it were billed for.
     lease: Option<(Fence, Duration)>,
     observer: Arc<dyn EngineObserver>,
     progress: Arc<Progress>,
-    /// What the provider has billed for, where its engine says so.
+    /// The audio that the provider has billed, where its engine says so.
     billed: Mutex<Option<Duration>>,
     /// Closed when the call is over: an engine that was given up may still be talking.
     closed: AtomicBool,
@@ -161,7 +162,7 @@ impl EngineObserver for Relay {
             fence,
             billed_ms: u64::try_from((before + billed).as_millis()).unwrap_or(u64::MAX),
         });
-        self.observer.checkpoint(wrap(Left { provider: self.provider.clone(), checkpoint, bill }));
+        self.observer.checkpoint(wrap(ResumePoint { provider: self.provider.clone(), checkpoint, bill }));
     }
 
     fn billed(&self, audio: Duration) {
@@ -186,9 +187,9 @@ mod tests {
             segments: Vec::new(),
             state: serde_json::json!({ "self": "https://example.org/1" }),
         };
-        let left = |bill| Left { provider: "azure-west".to_owned(), checkpoint: inner.clone(), bill };
+        let point = |bill| ResumePoint { provider: "azure-west".to_owned(), checkpoint: inner.clone(), bill };
         for bill in [None, Some(Bill { fence: Fence::new(3), billed_ms: 7 })] {
-            assert_eq!(unwrap(wrap(left(bill))), Some(left(bill)));
+            assert_eq!(unwrap(wrap(point(bill))), Some(point(bill)));
         }
         assert!(unwrap(inner).is_none(), "one that no pool wrapped is nobody's");
     }

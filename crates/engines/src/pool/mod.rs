@@ -1,14 +1,14 @@
-//! The provider pool: for each job the provider that can do it, has room, is well and affordable; the next one when it
-//! fails. Limits are those of the whole cluster, kept in the shared state; see `verbatim_core::provider`.
+//! The provider pool: for each job a provider that supports it, has capacity, is healthy and within budget; the next one when that
+//! fails. Limits hold for the whole cluster and are kept in the shared state; see `verbatim_core::provider`.
 
+mod budget;
+mod candidates;
 mod checkpoint;
-mod choice;
-mod line;
-mod money;
+mod dispatch;
+mod lease;
 mod provider;
-mod run;
-mod seat;
 mod slot;
+mod wait_queue;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,21 +28,21 @@ use verbatim_core::transcript::Transcript;
 
 pub use provider::{PoolConfig, PoolPorts, Provider};
 
-use choice::Fate;
-use line::Line;
-use money::Purse;
-use slot::{Afterwards, Applicant};
+use budget::BudgetGuard;
+use candidates::ClassSupport;
+use slot::{BackgroundTasks, SlotClient};
+use wait_queue::WaitQueue;
 
-/// How long a look at a provider's state is good for choosing.
-const GLANCE: Duration = Duration::from_millis(500);
-/// Time between two rounds in which the pool announces its providers and refreshes its gauges.
-const ROUND: Duration = Duration::from_secs(15);
-/// How long what the pool can do is good for claims: a provider may be paused or resumed meanwhile.
-const ABILITIES_GOOD: Duration = Duration::from_secs(5);
+/// The time for which a provider's state, once read, is used to rank it.
+const VIEW_TTL: Duration = Duration::from_millis(500);
+/// Time between two announcements of the providers, which refresh the gauges, too.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(15);
+/// The time for which abilities, once computed, are used for claims: a provider may be paused or resumed meanwhile.
+const ABILITIES_TTL: Duration = Duration::from_secs(5);
 /// Weight of the last call in a local engine's average latency.
 const LATENCY_WEIGHT: f64 = 0.2;
 
-/// Why there is no pool.
+/// A set of providers that makes no pool.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
     /// There is nothing to choose from.
@@ -56,14 +56,14 @@ pub enum PoolError {
 /// Several providers behind one engine, `auto`.
 pub struct ProviderPool {
     inner: Arc<Inner>,
-    _rounds: AbortOnDropHandle<()>,
+    _announcements: AbortOnDropHandle<()>,
 }
 
-/// What the pool keeps of one provider.
-struct Desk {
-    applicant: Applicant,
-    /// Of a local engine.
-    places: Arc<Semaphore>,
+/// The state that this process keeps for one provider.
+struct ProviderRuntime {
+    client: SlotClient,
+    /// Permits of a local engine, one for each job that it takes at once.
+    local_permits: Arc<Semaphore>,
     seen: Mutex<Option<(Instant, ProviderView)>>,
     latency: Mutex<Option<f64>>,
 }
@@ -71,18 +71,18 @@ struct Desk {
 struct Inner {
     /// By priority.
     providers: Vec<Provider>,
-    /// One for each provider.
-    desks: Vec<Desk>,
+    /// One for each of `providers`, at the same index.
+    runtimes: Vec<ProviderRuntime>,
     config: PoolConfig,
     ports: PoolPorts,
-    purse: Purse,
-    afterwards: Afterwards,
-    /// What becomes of the jobs of each class that is not for other workers.
-    classes: Vec<(JobClass, Fate)>,
+    budgets: BudgetGuard,
+    background: BackgroundTasks,
+    /// The support for each class of jobs that is not left to other workers.
+    classes: Vec<(JobClass, ClassSupport)>,
     able: Mutex<Option<Able>>,
 }
 
-/// What the pool can do while these of its providers are paused.
+/// The abilities that were computed last, and which providers were paused then.
 #[derive(Clone)]
 struct Able {
     seen: Instant,
@@ -108,60 +108,61 @@ impl ProviderPool {
             return Err(PoolError::Empty);
         }
         providers.sort_by_key(|provider| provider.priority);
-        let afterwards = Afterwards::here();
-        let desk = |provider: &Provider| Desk {
-            applicant: Applicant {
+        let background = BackgroundTasks::here();
+        let runtime = |provider: &Provider| ProviderRuntime {
+            client: SlotClient {
                 shared: Arc::clone(&ports.shared),
                 provider: Arc::from(provider.name.as_str()),
-                line: Arc::new(Line::default()),
-                afterwards: afterwards.clone(),
+                wait_queue: Arc::new(WaitQueue::default()),
+                background: background.clone(),
                 lease: config.slot_lease,
             },
-            places: Arc::new(Semaphore::new(provider.concurrency().clamp(1, Semaphore::MAX_PERMITS))),
+            local_permits: Arc::new(Semaphore::new(provider.concurrency().clamp(1, Semaphore::MAX_PERMITS))),
             seen: Mutex::default(),
             latency: Mutex::default(),
         };
-        let desks = providers.iter().map(desk).collect();
-        let purse = Purse::new(ports.clone(), &config, afterwards.clone());
-        let (classes, able) = (choice::classes(&providers), Mutex::default());
-        let inner = Arc::new(Inner { providers, desks, config, ports, purse, afterwards, classes, able });
-        let rounds = Arc::clone(&inner);
-        let rounds = tokio::spawn(async move {
+        let runtimes = providers.iter().map(runtime).collect();
+        let budgets = BudgetGuard::new(ports.clone(), &config, background.clone());
+        let (classes, able) = (candidates::classes(&providers), Mutex::default());
+        let inner =
+            Arc::new(Inner { providers, runtimes, config, ports, budgets, background, classes, able });
+        let announcing = Arc::clone(&inner);
+        let announcements = tokio::spawn(async move {
             loop {
-                rounds.round().await;
-                tokio::time::sleep(ROUND).await;
+                announcing.announce_all().await;
+                tokio::time::sleep(ANNOUNCE_INTERVAL).await;
             }
         });
-        Ok(Self { inner, _rounds: AbortOnDropHandle::new(rounds) })
+        Ok(Self { inner, _announcements: AbortOnDropHandle::new(announcements) })
     }
 
     /// Announces the providers and refreshes the gauges now; it happens by itself every 15 seconds.
     pub async fn announce(&self) {
-        self.inner.round().await;
+        self.inner.announce_all().await;
     }
 
-    /// Ends when everything that outlived its call is done: slots given back, money booked. For the end of a process.
+    /// Ends when all background tasks are done: slots released, costs charged. For the end of a process.
     pub async fn settled(&self) {
-        self.inner.afterwards.done().await;
+        self.inner.background.done().await;
     }
 }
 
 impl Inner {
-    async fn round(&self) {
+    async fn announce_all(&self) {
         let views = self.providers.iter().map(|provider| async move {
             let view = announce(self.ports.shared.as_ref(), &provider.name, &provider.facts()).await;
             match view {
-                Ok(view) => self.show(&view),
+                Ok(view) => self.export(&view),
                 Err(error) => {
                     tracing::warn!(provider = provider.name, %error, "a provider could not be announced");
                 }
             }
         });
         join_all(views).await;
-        self.purse.measure(&self.providers).await;
+        self.budgets.refresh_gauges(&self.providers).await;
     }
 
-    fn show(&self, view: &ProviderView) {
+    fn export(&self, view: &ProviderView) {
         let (metrics, name) = (&self.ports.metrics.providers, [view.name.as_str()]);
         let breaker = match view.breaker {
             BreakerState::Closed => 0,
@@ -179,25 +180,25 @@ impl Inner {
         }
     }
 
-    /// The classes of jobs that can be done here, or refused, while some providers are paused.
+    /// The classes of jobs that can be done or refused here, while some providers may be paused.
     async fn abilities(&self) -> Abilities {
         let lock = || self.able.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lock().clone();
-        if let Some(able) = known.as_ref().filter(|able| able.seen.elapsed() < ABILITIES_GOOD) {
+        if let Some(able) = known.as_ref().filter(|able| able.seen.elapsed() < ABILITIES_TTL) {
             return able.abilities.clone();
         }
-        let views = join_all((0..self.providers.len()).map(|place| self.glance(place))).await;
+        let views = join_all((0..self.providers.len()).map(|index| self.cached_view(index))).await;
         // A provider whose state cannot be read is asked in time.
         let paused: Vec<bool> =
             views.iter().map(|view| view.as_ref().is_some_and(|view| view.paused)).collect();
         let abilities = match known {
             Some(able) if able.paused == paused => able.abilities,
             _ => {
-                let can = |fate: &Fate| match fate {
-                    Fate::Done(places) => places.iter().any(|place| !paused[*place]),
-                    Fate::Refused => true,
+                let can = |support: &ClassSupport| match support {
+                    ClassSupport::By(indexes) => indexes.iter().any(|index| !paused[*index]),
+                    ClassSupport::Refused => true,
                 };
-                let classes = self.classes.iter().filter(|(_, fate)| can(fate));
+                let classes = self.classes.iter().filter(|(_, support)| can(support));
                 Abilities::of(classes.map(|(class, _)| class.clone()))
             }
         };
@@ -205,19 +206,19 @@ impl Inner {
         abilities
     }
 
-    /// A provider's state, as of a moment ago; `None` when the store does not answer.
-    async fn glance(&self, place: usize) -> Option<ProviderView> {
-        let (provider, desk) = (&self.providers[place], &self.desks[place]);
-        let lock = || desk.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A provider's state, at most [`VIEW_TTL`] old; `None` when the store does not answer.
+    async fn cached_view(&self, index: usize) -> Option<ProviderView> {
+        let (provider, runtime) = (&self.providers[index], &self.runtimes[index]);
+        let lock = || runtime.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, view)) = lock().as_ref()
-            && at.elapsed() < GLANCE
+            && at.elapsed() < VIEW_TTL
         {
             return Some(view.clone());
         }
         match look(self.ports.shared.as_ref(), &provider.name).await {
             Ok((state, now)) => {
                 let view = state.view_as(&provider.name, now, &provider.facts());
-                self.show(&view);
+                self.export(&view);
                 *lock() = Some((Instant::now(), view.clone()));
                 Some(view)
             }
@@ -229,17 +230,17 @@ impl Inner {
     }
 
     /// Local engines are as fast as this machine: their latency is not shared.
-    fn local_latency(&self, place: usize) -> Option<f64> {
-        let latency = *self.desks[place].latency.lock().unwrap_or_else(PoisonError::into_inner);
-        latency.filter(|_| self.providers[place].local)
+    fn local_latency(&self, index: usize) -> Option<f64> {
+        let latency = *self.runtimes[index].latency.lock().unwrap_or_else(PoisonError::into_inner);
+        latency.filter(|_| self.providers[index].local)
     }
 
-    fn note_latency(&self, place: usize, took: Duration, audio: Duration) {
+    fn note_latency(&self, index: usize, took: Duration, audio: Duration) {
         if audio.is_zero() {
             return;
         }
         let now = took.as_secs_f64() / audio.as_secs_f64();
-        let mut latency = self.desks[place].latency.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latency = self.runtimes[index].latency.lock().unwrap_or_else(PoisonError::into_inner);
         *latency = Some(latency.map_or(now, |then| then + LATENCY_WEIGHT * (now - then)));
     }
 }
@@ -272,7 +273,7 @@ impl SpeechEngine for ProviderPool {
     }
 
     fn check(&self, options: &TranscribeOptions) -> Result<(), EngineError> {
-        choice::fitting(&self.inner.providers, options, 0).map(drop)
+        candidates::find_candidates(&self.inner.providers, options, 0).map(drop)
     }
 
     async fn abilities(&self) -> Abilities {

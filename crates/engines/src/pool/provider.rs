@@ -1,4 +1,4 @@
-//! A provider as the pool is given it, and the few things it needs around it.
+//! A provider as it is given to the pool, the pool's settings and the ports that it uses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,25 +18,25 @@ const REMOTE_CONCURRENCY: u32 = 32;
 pub struct Provider {
     /// Its name in the configuration, in metrics, costs and admin routes.
     pub name: String,
-    /// What it is: `azure`, `openai`, `whisper`, `fake`; what clients ask for with `engine`.
+    /// Its kind: `azure`, `openai`, `whisper` or `fake`; clients ask for it with `engine`.
     pub kind: String,
-    /// Does the work.
+    /// The engine that does the work.
     pub engine: Arc<dyn SpeechEngine>,
-    /// Lower is asked first.
+    /// Its rank: the lowest is tried first.
     pub priority: u32,
     /// Its share among equals.
     pub weight: u32,
-    /// Whether it computes here: it is not shared with other nodes, and has no limits but its own.
+    /// Whether it computes on this machine: it is not shared with other nodes, and has no limits but its own.
     pub local: bool,
-    /// What all nodes together may ask of it; without meaning for a local one.
+    /// The limits of all nodes together; without meaning for a local engine.
     pub limits: SlotLimits,
-    /// What an hour of audio costs; `None` when nobody said.
+    /// The price of an hour of audio, in units of the account's currency; `None` where none is configured.
     pub price_per_hour: Option<Money>,
-    /// What may be spent on it in a day (UTC).
+    /// The most that may be spent on it in a day (UTC).
     pub daily_budget: Option<Money>,
-    /// How long a call may take, whatever the audio.
+    /// The time that a call may take, whatever the audio.
     pub timeout_base: Duration,
-    /// Times the length of the audio that it may take on top of that.
+    /// The time that it may take on top of that, as a multiple of the audio's length.
     pub timeout_per_audio: f64,
 }
 
@@ -58,18 +58,18 @@ impl Provider {
         }
     }
 
-    /// How long a call with this audio may take.
+    /// The time that a call with this audio may take.
     pub(super) fn timeout(&self, audio: Duration) -> Duration {
         let extra = Duration::try_from_secs_f64(audio.as_secs_f64() * self.timeout_per_audio.max(0.0));
         self.timeout_base.saturating_add(extra.unwrap_or(Duration::MAX))
     }
 
-    /// What a job of this length costs.
+    /// The cost of a job of this length.
     pub(super) fn cost(&self, audio: Duration) -> Option<Money> {
         self.price_per_hour.map(|price| price.per_hour(audio))
     }
 
-    /// Jobs that this process can usefully give it at once.
+    /// The number of jobs that this process can usefully give it at once.
     pub(super) fn concurrency(&self) -> usize {
         match self.local {
             true => self.engine.capabilities().concurrency,
@@ -78,38 +78,38 @@ impl Provider {
     }
 }
 
-/// How the pool behaves.
+/// The settings of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// How long a job waits for room at a provider before it goes back to the queue.
-    pub patience: Duration,
-    /// How long a slot is held after the last sign of life of whoever holds it.
+    /// The time that a job waits for capacity at a provider before it goes back to the queue.
+    pub wait_timeout: Duration,
+    /// The time for which a slot is held after its holder's last renewal.
     pub slot_lease: Duration,
-    /// What may be spent for each tenant in a day (UTC), on all providers.
+    /// The most that may be spent for each tenant in a day (UTC), on all providers.
     pub tenant_daily_budget: Option<Money>,
 }
 
 impl Default for PoolConfig {
     fn default() -> Self {
         Self {
-            patience: Duration::from_secs(30),
+            wait_timeout: Duration::from_secs(30),
             slot_lease: Duration::from_secs(30),
             tenant_daily_budget: None,
         }
     }
 }
 
-/// What the pool needs from the house.
+/// The ports that the pool uses.
 #[derive(Clone)]
 pub struct PoolPorts {
-    /// Where providers' states are shared.
+    /// The store of the providers' shared states.
     pub shared: Arc<dyn SharedState>,
-    /// Where costs are kept; `None` where there are no jobs, as on the command line.
+    /// The ledger of costs; `None` where there are no jobs, as on the command line.
     pub ledger: Option<Arc<dyn Ledger>>,
-    /// The time of day.
+    /// The clock, for the day of a charge.
     pub clock: Arc<dyn Clock>,
-    /// Names of slots, and jitter.
+    /// The source of slot names and jitter.
     pub ids: Arc<dyn IdSource>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }

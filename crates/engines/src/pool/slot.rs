@@ -15,22 +15,21 @@ use verbatim_core::ports::SharedState;
 use verbatim_core::ports::engine::{EngineError, Pace};
 use verbatim_core::provider::{self, Outcome, SlotDecision, SlotLimits, SlotRequest};
 
-use super::line::Line;
-use super::seat::{JITTER, PAUSED_AGAIN, Refusal, STORE_AGAIN};
+use super::lease::{JITTER, PAUSED_AGAIN, Refusal, STORE_AGAIN};
+use super::wait_queue::WaitQueue;
 
-/// Tries to give a slot back; it lapses when all fail.
+/// Attempts to release a slot; when all fail, its lease expires in the store.
 const RELEASE_TRIES: u32 = 3;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
-/// Finishes what outlives a call: slots are given back and money is booked after it, by tasks that the pool waits for
-/// when it ends.
+/// Tasks that outlive a call, such as releasing its slot and charging its cost; the pool waits for them when it ends.
 #[derive(Clone)]
-pub(super) struct Afterwards {
+pub(super) struct BackgroundTasks {
     tasks: TaskTracker,
     runtime: Handle,
 }
 
-impl Afterwards {
+impl BackgroundTasks {
     /// For the runtime that this is called in.
     pub(super) fn here() -> Self {
         Self { tasks: TaskTracker::new(), runtime: Handle::current() }
@@ -48,21 +47,21 @@ impl Afterwards {
     }
 }
 
-/// Who a slot is for.
+/// The client through which this process acquires slots at one provider.
 #[derive(Clone)]
-pub(super) struct Applicant {
+pub(super) struct SlotClient {
     pub(super) shared: Arc<dyn SharedState>,
     pub(super) provider: Arc<str>,
-    pub(super) line: Arc<Line>,
-    pub(super) afterwards: Afterwards,
+    pub(super) wait_queue: Arc<WaitQueue>,
+    pub(super) background: BackgroundTasks,
     pub(super) lease: Duration,
 }
 
 pub(super) struct Slot {
-    applicant: Applicant,
+    client: SlotClient,
     holder: String,
     outcome: Outcome,
-    /// Whether the store may hold it.
+    /// Whether the store may hold it, so that it has to be released.
     taken: bool,
     renewals: Option<AbortOnDropHandle<()>>,
 }
@@ -73,79 +72,79 @@ impl Slot {
     /// # Errors
     /// Those of the store.
     pub(super) async fn ask(
-        applicant: &Applicant,
+        client: &SlotClient,
         holder: String,
         limits: SlotLimits,
     ) -> Result<Result<Self, SlotDecision>, PortError> {
-        let request = SlotRequest { holder: holder.clone(), lease: applicant.lease, limits };
+        let request = SlotRequest { holder: holder.clone(), lease: client.lease, limits };
         // Before the store is asked: this future may be dropped while the store gives the slot.
-        let mut slot = Self {
-            applicant: applicant.clone(),
-            holder,
-            outcome: Outcome::Neutral,
-            taken: true,
-            renewals: None,
-        };
-        let decision = provider::acquire(applicant.shared.as_ref(), &applicant.provider, &request).await?;
+        let mut slot =
+            Self { client: client.clone(), holder, outcome: Outcome::Neutral, taken: true, renewals: None };
+        let decision = provider::acquire(client.shared.as_ref(), &client.provider, &request).await?;
         if !matches!(decision, SlotDecision::Granted { .. }) {
             slot.taken = false;
             return Ok(Err(decision));
         }
-        slot.renewals = Some(AbortOnDropHandle::new(tokio::spawn(renew(applicant.clone(), request.holder))));
+        slot.renewals = Some(AbortOnDropHandle::new(tokio::spawn(renew(client.clone(), request.holder))));
         Ok(Ok(slot))
     }
 
-    /// What its engine asks before further requests.
-    pub(super) fn pacer(&self, limits: SlotLimits, ids: Arc<dyn IdSource>, patience: Duration) -> Arc<Pacer> {
-        Arc::new(Pacer { applicant: self.applicant.clone(), limits, ids, patience, waited: Mutex::default() })
+    /// The pacer that its engine asks before each further request.
+    pub(super) fn pacer(
+        &self,
+        limits: SlotLimits,
+        ids: Arc<dyn IdSource>,
+        wait_timeout: Duration,
+    ) -> Arc<Pacer> {
+        Arc::new(Pacer { client: self.client.clone(), limits, ids, wait_timeout, waited: Mutex::default() })
     }
 
-    /// Gives it back, and says how the call ended. The answer ends when the store knows.
+    /// Releases it and reports how the call ended. The handle ends when the store knows.
     pub(super) fn end(mut self, outcome: Outcome) -> Option<JoinHandle<()>> {
         self.outcome = outcome;
-        self.give_back()
+        self.release_once()
     }
 
-    fn give_back(&mut self) -> Option<JoinHandle<()>> {
+    fn release_once(&mut self) -> Option<JoinHandle<()>> {
         if !std::mem::take(&mut self.taken) {
             return None;
         }
-        let (applicant, outcome) = (self.applicant.clone(), self.outcome);
+        let (client, outcome) = (self.client.clone(), self.outcome);
         let holder = std::mem::take(&mut self.holder);
         let renewals = self.renewals.take();
-        Some(self.applicant.afterwards.spawn(async move {
+        Some(self.client.background.spawn(async move {
             drop(renewals);
-            release(&applicant, &holder, outcome).await;
-            applicant.line.free();
+            release(&client, &holder, outcome).await;
+            client.wait_queue.slot_freed();
         }))
     }
 }
 
-/// Further requests under a slot.
+/// Paces the further requests that an engine makes under one slot.
 pub(super) struct Pacer {
-    applicant: Applicant,
+    client: SlotClient,
     limits: SlotLimits,
     ids: Arc<dyn IdSource>,
-    patience: Duration,
+    wait_timeout: Duration,
     waited: Mutex<Duration>,
 }
 
 impl Pacer {
-    /// How long the engine was kept waiting: not the provider's time.
+    /// The time that the engine was kept waiting, which is not part of the provider's latency.
     pub(super) fn waited(&self) -> Duration {
         *self.waited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn wait(&self) -> Result<(), EngineError> {
-        let Applicant { shared, provider, .. } = &self.applicant;
-        let deadline = Instant::now() + self.patience;
+        let SlotClient { shared, provider, .. } = &self.client;
+        let deadline = Instant::now() + self.wait_timeout;
         loop {
             let wait = match provider::another_request(shared.as_ref(), provider, self.limits).await {
                 Ok(SlotDecision::Granted { .. }) => return Ok(()),
                 Ok(decision) => match Refusal::from(decision) {
                     Refusal::Busy(after) => after,
-                    // Nobody knows how long.
-                    _ => return Err(held_back(PAUSED_AGAIN)),
+                    // A pause has no end that is known.
+                    _ => return Err(throttled(PAUSED_AGAIN)),
                 },
                 // Requests that nobody counts would break the limit.
                 Err(error) => {
@@ -154,15 +153,15 @@ impl Pacer {
                 }
             };
             if Instant::now() + wait > deadline {
-                return Err(held_back(wait));
+                return Err(throttled(wait));
             }
             tokio::time::sleep(wait.mul_f64(1.0 + JITTER * self.ids.fraction())).await;
         }
     }
 }
 
-/// What was done so far is in a checkpoint; the provider has not refused anything.
-fn held_back(retry_after: Duration) -> EngineError {
+/// The failure of a job whose further requests have to wait: its progress is in a checkpoint, and the provider has refused nothing.
+fn throttled(retry_after: Duration) -> EngineError {
     EngineError {
         retry_after: Some(retry_after),
         blameless: true,
@@ -182,12 +181,12 @@ impl Pace for Pacer {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.give_back();
+        self.release_once();
     }
 }
 
-async fn release(applicant: &Applicant, holder: &str, outcome: Outcome) {
-    let Applicant { shared, provider, .. } = applicant;
+async fn release(client: &SlotClient, holder: &str, outcome: Outcome) {
+    let SlotClient { shared, provider, .. } = client;
     for left in (0..RELEASE_TRIES).rev() {
         match provider::release(shared.as_ref(), provider, holder, outcome).await {
             Ok(()) => return,
@@ -199,8 +198,8 @@ async fn release(applicant: &Applicant, holder: &str, outcome: Outcome) {
     }
 }
 
-async fn renew(applicant: Applicant, holder: String) {
-    let Applicant { shared, provider, lease, .. } = applicant;
+async fn renew(client: SlotClient, holder: String) {
+    let SlotClient { shared, provider, lease, .. } = client;
     loop {
         tokio::time::sleep(lease / 3).await;
         match provider::renew(shared.as_ref(), &provider, &holder, lease).await {

@@ -1,4 +1,4 @@
-//! A job's way through the pool: a seat, a call, and the next provider when that fails.
+//! A job's way through the pool: a lease of a provider, a call, and the next candidate when that fails.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,24 +15,25 @@ use verbatim_core::transcript::Transcript;
 use verbatim_telemetry::traces;
 
 use super::Inner;
-use super::checkpoint::{Left, Progress, Relay, unwrap};
-use super::choice::{Fit, Score, draw, fitting, latency_step, price};
-use super::money::Booking;
-use super::seat::Seat;
+use super::budget::BudgetReservation;
+use super::candidates::{Candidate, Score, draw, find_candidates, latency_step, price};
+use super::checkpoint::{Progress, Relay, ResumePoint, unwrap};
+use super::lease::ProviderLease;
 
 /// Time for an engine to notice that its call took too long, before it is abandoned.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often a provider that asked to slow down is asked again for the same job, where its patience allows.
+/// The number of times that a provider which throttled a job is tried again for it.
 const THROTTLED_AGAIN: u32 = 2;
 
-/// One job on its way.
+/// One job on its way through the pool.
 pub(super) struct Job {
     request: EngineRequest,
     observer: Arc<dyn EngineObserver>,
     cancel: CancellationToken,
     pub(super) audio: Duration,
     progress: Arc<Progress>,
-    /// What was billed by calls that others to the same provider may follow: a lease has one entry in its books.
+    /// The audio that calls were billed for and that is not charged yet, by provider: further calls may follow, and a lease has one
+    /// entry in the ledger for each provider.
     owed: Mutex<HashMap<usize, Duration>>,
 }
 
@@ -46,7 +47,7 @@ impl Job {
     }
 }
 
-/// What went wrong so far, the last failure of each provider.
+/// The last failure of each provider that was tried.
 #[derive(Default)]
 struct Failures(HashMap<usize, EngineError>);
 
@@ -55,7 +56,7 @@ impl Failures {
         self.0.insert(provider, error);
     }
 
-    /// The failure that says most about what to do with the job; of several that ask for time, the soonest.
+    /// The failure that decides most about the job, with the soonest time of those that name one.
     fn verdict(self) -> EngineError {
         let soonest =
             self.0.values().filter(|error| refunded(error.kind)).filter_map(|error| error.retry_after).min();
@@ -74,9 +75,9 @@ fn refunded(kind: FailureKind) -> bool {
     matches!(kind, FailureKind::Throttled | FailureKind::EngineUnavailable)
 }
 
-/// What says most comes first: faults of the job itself, then those of a provider that tried, which are counted: that
-/// another one is away must not let a job be tried for ever. Then what time alone mends; last what this provider does
-/// not take, since another one may.
+/// The rank of a failure in the verdict, the lowest deciding: faults of the job itself; then failures of a provider that tried, which
+/// are counted, so that another one's absence does not have a job tried for ever; then failures that pass with time; last options that one
+/// provider does not support, since another may.
 fn weight(kind: FailureKind) -> u32 {
     match kind {
         FailureKind::BadAudio | FailureKind::AudioMissing | FailureKind::Expired | FailureKind::Cancelled => {
@@ -92,7 +93,7 @@ fn weight(kind: FailureKind) -> u32 {
     }
 }
 
-/// What a failure tells about the provider.
+/// The outcome that a failure means for the provider's breaker and limits.
 fn outcome_of(error: &EngineError) -> Outcome {
     match error.kind {
         _ if error.blameless => Outcome::Neutral,
@@ -120,49 +121,52 @@ impl Inner {
         cancel: CancellationToken,
     ) -> Result<Transcript, EngineError> {
         let duration_ms = request.audio.duration_ms();
-        let fits = self.rank(fitting(&self.providers, &request.options, duration_ms)?).await;
+        let candidates = self.rank(find_candidates(&self.providers, &request.options, duration_ms)?).await;
         let progress = Arc::new(Progress::default());
-        // Whoever began the job goes on with it, whatever its place in the order.
-        let mut home = None;
-        if let Some(Left { provider, checkpoint, bill }) = request.resume.take().and_then(unwrap) {
-            home = fits.iter().find(|fit| self.providers[fit.provider].name == provider).cloned();
+        // The provider that began the job is sticky: it goes on with it, whatever its rank.
+        let mut sticky = None;
+        if let Some(ResumePoint { provider, checkpoint, bill }) = request.resume.take().and_then(unwrap) {
+            sticky = candidates
+                .iter()
+                .find(|candidate| self.providers[candidate.provider].name == provider)
+                .cloned();
             if let (Some(bill), Some(job)) = (bill, &request.job) {
                 let owner = self.providers.iter().find(|known| known.name == provider);
-                owner.inspect(|owner| self.purse.make_up(owner, job, bill));
+                owner.inspect(|owner| self.budgets.charge_earlier_lease(owner, job, bill));
             }
             progress.keep(&provider, checkpoint);
         }
         let audio = Duration::from_millis(duration_ms);
         let job = Job { request, observer, cancel, audio, progress, owed: Mutex::default() };
-        let done = self.go(&job, fits, home).await;
+        let done = self.try_each(&job, candidates, sticky).await;
         let owed = std::mem::take(&mut *job.owed());
         for (provider, billed) in owed {
-            self.purse.charge(&self.providers[provider], job.engine_job(), billed, None).await;
+            self.budgets.charge(&self.providers[provider], job.engine_job(), billed, None).await;
         }
         done
     }
 
-    /// From one provider to the next, beginning `home` where there is one.
-    async fn go(
+    /// Tries one candidate after the other, beginning with the sticky one where there is one.
+    async fn try_each(
         &self,
         job: &Job,
-        mut fits: Vec<Fit>,
-        mut home: Option<Fit>,
+        mut candidates: Vec<Candidate>,
+        mut sticky: Option<Candidate>,
     ) -> Result<Transcript, EngineError> {
         let (mut failures, mut throttled, mut calls) = (Failures::default(), HashMap::new(), 0);
-        while !fits.is_empty() {
-            let asked = home.as_ref().map_or(fits.as_slice(), std::slice::from_ref);
-            let seated = tokio::select! {
+        while !candidates.is_empty() {
+            let asked = sticky.as_ref().map_or(candidates.as_slice(), std::slice::from_ref);
+            let leased = tokio::select! {
                 biased;
                 () = job.cancel.cancelled() => return Err(cancelled()),
-                seated = self.seat(asked, job) => seated,
+                leased = self.lease(asked, job) => leased,
             };
-            let (fit, seat) = match (seated, home.take()) {
-                (Ok(seated), _) => seated,
-                // Down, not busy: others begin anew.
-                (Err(none), Some(home)) if !none.is_busy() && fits.len() > 1 => {
-                    failures.add(home.provider, none.into_error());
-                    fits.retain(|fit| *fit != home);
+            let (candidate, lease) = match (leased, sticky.take()) {
+                (Ok(leased), _) => leased,
+                // It is down, not busy: another candidate begins anew.
+                (Err(none), Some(sticky)) if !none.is_busy() && candidates.len() > 1 => {
+                    failures.add(sticky.provider, none.into_error());
+                    candidates.retain(|candidate| *candidate != sticky);
                     continue;
                 }
                 (Err(none), _) => {
@@ -170,18 +174,18 @@ impl Inner {
                     break;
                 }
             };
-            job.observer.begun(self.providers[fit.provider].timeout(job.audio).saturating_add(GRACE));
-            self.count_choice(fit.provider, calls);
+            job.observer.begun(self.providers[candidate.provider].timeout(job.audio).saturating_add(GRACE));
+            self.count_choice(candidate.provider, calls);
             calls += 1;
-            let error = match self.call(&fit, seat, job).await {
+            let error = match self.call(&candidate, lease, job).await {
                 Ok(transcript) => {
-                    self.abandon_others(&self.providers[fit.provider].name, job);
+                    self.abandon_others(&self.providers[candidate.provider].name, job);
                     return Ok(transcript);
                 }
                 Err(error) if error.kind == FailureKind::Cancelled => return Err(error),
                 Err(error) => error,
             };
-            let provider = &self.providers[fit.provider];
+            let provider = &self.providers[candidate.provider];
             let source = error.source.as_deref();
             tracing::warn!(
                 provider = provider.name,
@@ -189,39 +193,40 @@ impl Inner {
                 source,
                 "a provider failed: {error}"
             );
-            let times = throttled.entry(fit.provider).or_insert(0);
+            let times = throttled.entry(candidate.provider).or_insert(0);
             *times += 1;
             if error.kind == FailureKind::Throttled && !provider.local && *times <= THROTTLED_AGAIN {
-                // What it has done already is worth waiting for.
-                home = job.progress.of(&provider.name).is_some().then(|| fit.clone());
+                // Its checkpoint is worth waiting for.
+                sticky = job.progress.of(&provider.name).is_some().then(|| candidate.clone());
             } else {
-                fits.retain(|other| *other != fit);
+                candidates.retain(|other| *other != candidate);
             }
-            failures.add(fit.provider, error);
+            failures.add(candidate.provider, error);
         }
         Err(failures.verdict())
     }
 
-    /// In the order in which they are asked; see [`Score`].
-    async fn rank(&self, fits: Vec<Fit>) -> Vec<Fit> {
-        if fits.len() < 2 {
-            return fits;
+    /// The candidates in the order in which they are tried; see [`Score`].
+    async fn rank(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
+        if candidates.len() < 2 {
+            return candidates;
         }
-        let views = join_all(fits.iter().map(|fit| self.glance(fit.provider))).await;
-        let latencies: Vec<Option<f64>> = fits
+        let views = join_all(candidates.iter().map(|candidate| self.cached_view(candidate.provider))).await;
+        let latencies: Vec<Option<f64>> = candidates
             .iter()
             .zip(&views)
-            .map(|(fit, view)| {
-                self.local_latency(fit.provider).or(view.as_ref().and_then(|view| view.secs_per_audio_sec))
+            .map(|(candidate, view)| {
+                self.local_latency(candidate.provider)
+                    .or(view.as_ref().and_then(|view| view.secs_per_audio_sec))
             })
             .collect();
         let best = latencies.iter().flatten().copied().min_by(f64::total_cmp);
-        let mut ranked: Vec<(Score, Fit)> = fits
+        let mut ranked: Vec<(Score, Candidate)> = candidates
             .into_iter()
             .zip(views)
             .zip(latencies)
-            .map(|((fit, view), latency)| {
-                let provider = &self.providers[fit.provider];
+            .map(|((candidate, view), latency)| {
+                let provider = &self.providers[candidate.provider];
                 let ailing = view.is_some_and(|view| {
                     // One that is half open needs calls to find out whether it has healed.
                     view.paused || view.breaker == BreakerState::Open || view.cool_down_secs > 0.0
@@ -233,19 +238,24 @@ impl Inner {
                     latency_step: latency_step(latency, best),
                     draw: draw(provider.weight, self.ports.ids.fraction()),
                 };
-                (score, fit)
+                (score, candidate)
             })
             .collect();
         ranked.sort_by(|(one, _), (other, _)| one.compare(other));
-        ranked.into_iter().map(|(_, fit)| fit).collect()
+        ranked.into_iter().map(|(_, candidate)| candidate).collect()
     }
 
-    /// One call, to its end, and all that follows from how it ended.
-    async fn call(&self, fit: &Fit, seat: Seat, job: &Job) -> Result<Transcript, EngineError> {
-        let provider = &self.providers[fit.provider];
-        let Seat { slot, booking, place } = seat;
+    /// One call to its end, with its metrics, outcome and charge.
+    async fn call(
+        &self,
+        candidate: &Candidate,
+        lease: ProviderLease,
+        job: &Job,
+    ) -> Result<Transcript, EngineError> {
+        let provider = &self.providers[candidate.provider];
+        let ProviderLease { slot, reservation, permit } = lease;
         let resume = job.progress.of(&provider.name);
-        let before = job.owed().get(&fit.provider).copied().unwrap_or_default();
+        let before = job.owed().get(&candidate.provider).copied().unwrap_or_default();
         let relay = Relay::open(
             &provider.name,
             job.engine_job().map(|job| (job.fence, before)),
@@ -254,15 +264,16 @@ impl Inner {
             Arc::clone(&job.progress),
         );
         let mut request = EngineRequest { resume, ..job.request.clone() };
-        request.options.model.clone_from(&fit.model);
-        let patience = self.config.patience;
-        let pacer = slot.as_ref().map(|slot| slot.pacer(provider.limits, self.ports.ids.clone(), patience));
+        request.options.model.clone_from(&candidate.model);
+        let wait_timeout = self.config.wait_timeout;
+        let pacer =
+            slot.as_ref().map(|slot| slot.pacer(provider.limits, self.ports.ids.clone(), wait_timeout));
         request.pace = pacer.clone().map(|pacer| pacer as Arc<dyn Pace>);
         let begun = Instant::now();
         let result = {
             let _counted = self.ports.metrics.providers.count_in_flight(&provider.name);
-            let span = traces::provider_call(&provider.name, &fit.model, provider.local);
-            let timed = self.timed(fit.provider, request, Arc::clone(&relay), job);
+            let span = traces::provider_call(&provider.name, &candidate.model, provider.local);
+            let timed = self.timed(candidate.provider, request, Arc::clone(&relay), job);
             timed
                 .instrument(span.clone())
                 .await
@@ -280,49 +291,49 @@ impl Inner {
         if let Some(known) = slot.and_then(|slot| slot.end(outcome))
             && result.is_err()
         {
-            // The next one asked may be the same: what it said has to be known by then.
+            // The next call may go to the same provider, which has to know this outcome by then.
             let _ = tokio::time::timeout(GRACE, known).await;
         }
-        drop(place);
+        drop(permit);
         if result.is_ok() {
-            self.note_latency(fit.provider, took, job.audio);
+            self.note_latency(candidate.provider, took, job.audio);
         }
-        self.book(fit.provider, job, booking, relay.billed(), &result).await;
+        self.charge_call(candidate.provider, job, reservation, relay.billed(), &result).await;
         result
     }
 
-    /// Charges what the call was billed for: what its engine said, or all of a success and nothing of a failure.
-    async fn book(
+    /// Charges the audio that the call was billed for: as its engine said, else all of a success and nothing of a failure.
+    async fn charge_call(
         &self,
-        place: usize,
+        index: usize,
         job: &Job,
-        booking: Option<Booking>,
+        reservation: Option<BudgetReservation>,
         billed: Option<Duration>,
         result: &Result<Transcript, EngineError>,
     ) {
         let billed = billed.unwrap_or(if result.is_ok() { job.audio } else { Duration::ZERO });
-        let billed = job.owed().remove(&place).unwrap_or_default() + billed;
-        // It may be asked again under the same lease.
+        let billed = job.owed().remove(&index).unwrap_or_default() + billed;
+        // A throttled provider may be called again under the same lease.
         let is_throttled = matches!(result, Err(error) if error.kind == FailureKind::Throttled);
         if !is_throttled && (result.is_ok() || !billed.is_zero()) {
-            self.purse.charge(&self.providers[place], job.engine_job(), billed, booking).await;
+            self.budgets.charge(&self.providers[index], job.engine_job(), billed, reservation).await;
             return;
         }
         if !billed.is_zero() {
-            job.owed().insert(place, billed);
+            job.owed().insert(index, billed);
         }
-        if let Some(booking) = booking {
-            // Before the next reservation of the same entry: it would be given back in its place.
-            let _ = tokio::time::timeout(GRACE, booking.give_back()).await;
+        if let Some(reservation) = reservation {
+            // Released before the next reservation of the same entry, which it would release otherwise.
+            let _ = tokio::time::timeout(GRACE, reservation.release()).await;
         }
     }
 
-    /// What other providers have begun for the job is of no use any more, and may cost money.
+    /// Abandons work that other providers have begun for the job: it is of no use any more, and may cost money.
     fn abandon_others(&self, done_by: &str, job: &Job) {
         for (owner, checkpoint) in job.progress.of_others(done_by) {
             if let Some(provider) = self.providers.iter().find(|provider| provider.name == owner) {
                 let engine = Arc::clone(&provider.engine);
-                self.afterwards.spawn(async move { engine.abandon(checkpoint).await });
+                self.background.spawn(async move { engine.abandon(checkpoint).await });
             }
         }
     }
@@ -330,12 +341,12 @@ impl Inner {
     /// The engine's answer, or `TimedOut` when it takes longer than this audio may.
     async fn timed(
         &self,
-        place: usize,
+        index: usize,
         request: EngineRequest,
         relay: Arc<Relay>,
         job: &Job,
     ) -> Result<Transcript, EngineError> {
-        let provider = &self.providers[place];
+        let provider = &self.providers[index];
         let cancel = job.cancel.child_token();
         let mut answer = provider.engine.transcribe(request, relay, cancel.clone());
         tokio::select! {
@@ -349,9 +360,9 @@ impl Inner {
         Err(EngineError::new(FailureKind::TimedOut, "the engine took too long for audio of this length"))
     }
 
-    fn count_choice(&self, place: usize, calls_before: u32) {
+    fn count_choice(&self, index: usize, calls_before: u32) {
         let choice = if calls_before == 0 { "first" } else { "failover" };
-        let labels = [self.providers[place].name.as_str(), choice];
+        let labels = [self.providers[index].name.as_str(), choice];
         self.ports.metrics.providers.choices.with_label_values(&labels).inc();
     }
 }
@@ -364,10 +375,10 @@ mod tests {
     fn the_verdict_is_the_failure_that_says_most() {
         let verdict = |kinds: &[(FailureKind, Option<u64>)]| {
             let mut failures = Failures::default();
-            for (place, (kind, after)) in kinds.iter().enumerate() {
+            for (index, (kind, after)) in kinds.iter().enumerate() {
                 let mut error = EngineError::new(*kind, "x");
                 error.retry_after = after.map(Duration::from_secs);
-                failures.add(place, error);
+                failures.add(index, error);
             }
             let verdict = failures.verdict();
             (verdict.kind, verdict.retry_after.map(|after| after.as_secs()))

@@ -1,4 +1,4 @@
-//! What jobs cost: put aside before a call where there is a budget, booked after it.
+//! The cost of jobs: reserved before a call where there is a budget, charged after it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,48 +14,48 @@ use verbatim_core::ports::ledger::{Budgets, Charge, Day, EntryId, Reservation, R
 use verbatim_telemetry::metrics::Metrics;
 
 use super::checkpoint::Bill;
+use super::lease::Refusal;
 use super::provider::{PoolConfig, PoolPorts, Provider};
-use super::seat::Refusal;
-use super::slot::Afterwards;
+use super::slot::BackgroundTasks;
 
-/// For how long a budget that was found spent is not asked again for jobs of that cost.
+/// The time for which a budget that was found spent is not asked again for jobs that cost as much.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// When a ledger that did not answer is asked again.
+/// The time after which a ledger that did not answer is asked again.
 const LEDGER_AGAIN: Duration = Duration::from_secs(5);
-/// Beyond the longest call: whoever is late still finds its money.
-const RESERVED_ON: Duration = Duration::from_secs(60);
+/// The time that a reservation lasts beyond the longest call, so that a late charge still finds it.
+const RESERVATION_MARGIN: Duration = Duration::from_secs(60);
 const CHARGE_TRIES: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// When a budget that leaves no room is asked again, unless the day ends sooner.
+/// The time after which a spent budget is asked again, unless the day ends sooner.
 const BUDGET_AGAIN: Duration = Duration::from_secs(600);
-/// How long a job waits for its own booking before it is left to go on alone.
-const BOOKING_PATIENCE: Duration = Duration::from_secs(2);
+/// The time that a job waits for its own charge, which then goes on in the background.
+const CHARGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What was found spent: by whom, until when that is believed, and for which cost.
+/// The budgets that were found spent: by provider or tenant, until when that is believed, and from which cost on.
 type Spent = HashMap<String, (Instant, Money)>;
 
-pub(super) struct Purse {
+pub(super) struct BudgetGuard {
     ports: PoolPorts,
-    afterwards: Afterwards,
+    background: BackgroundTasks,
     tenant_budget: Option<Money>,
     spent: Mutex<Spent>,
 }
 
-/// Money put aside for one call; given back when dropped.
-pub(super) struct Booking {
+/// A part of a budget that is reserved for one call; cancelled when dropped.
+pub(super) struct BudgetReservation {
     ledger: Arc<dyn Ledger>,
-    afterwards: Afterwards,
+    background: BackgroundTasks,
     entry: Option<EntryId>,
 }
 
-impl Booking {
-    /// Leaves the reservation to the charge that ends it, or to its time.
+impl BudgetReservation {
+    /// Leaves the reservation to the charge that ends it, or to its expiry.
     fn keep(mut self) {
         self.entry = None;
     }
 
-    /// Gives it back; it goes on by itself when nobody waits for it.
-    pub(super) async fn give_back(mut self) {
+    /// Cancels the reservation, in the background when the caller does not wait.
+    pub(super) async fn release(mut self) {
         if let Some(done) = self.cancel() {
             // It ends in a warning at worst.
             let _ = done.await;
@@ -65,27 +65,27 @@ impl Booking {
     fn cancel(&mut self) -> Option<JoinHandle<()>> {
         let entry = self.entry.take()?;
         let ledger = Arc::clone(&self.ledger);
-        Some(self.afterwards.spawn(async move {
+        Some(self.background.spawn(async move {
             if let Err(error) = ledger.cancel(&entry).await {
-                tracing::warn!(provider = entry.provider, %error, "a reservation could not be given back; it will lapse");
+                tracing::warn!(provider = entry.provider, %error, "a reservation could not be released; it will expire");
             }
         }))
     }
 }
 
-impl Drop for Booking {
+impl Drop for BudgetReservation {
     fn drop(&mut self) {
         self.cancel();
     }
 }
 
-impl Purse {
-    pub(super) fn new(ports: PoolPorts, config: &PoolConfig, afterwards: Afterwards) -> Self {
-        Self { ports, afterwards, tenant_budget: config.tenant_daily_budget, spent: Mutex::default() }
+impl BudgetGuard {
+    pub(super) fn new(ports: PoolPorts, config: &PoolConfig, background: BackgroundTasks) -> Self {
+        Self { ports, background, tenant_budget: config.tenant_daily_budget, spent: Mutex::default() }
     }
 
-    /// Whether a budget was found spent a moment ago, so that no slot is taken in vain.
-    pub(super) fn recall(
+    /// The refusal of a budget that was found spent a moment ago, so that no slot is acquired in vain.
+    pub(super) fn known_spent(
         &self,
         provider: &Provider,
         job: Option<&EngineJob>,
@@ -100,14 +100,14 @@ impl Purse {
         over.then(|| self.over_budget())
     }
 
-    /// Puts aside what the job will cost, where there is a budget: nothing when there is none, or no price to count with.
-    /// A ledger that does not answer refuses: a budget is a promise.
-    pub(super) async fn fund(
+    /// Reserves the cost of the job where there is a budget: nothing when there is none, or no price to count with.
+    /// A ledger that does not answer refuses, since a budget is a promise.
+    pub(super) async fn reserve(
         &self,
         provider: &Provider,
         job: Option<&EngineJob>,
         audio: Duration,
-    ) -> Result<Option<Booking>, Refusal> {
+    ) -> Result<Option<BudgetReservation>, Refusal> {
         let budgets = Budgets { provider: provider.daily_budget, tenant: self.tenant_budget };
         let (Some(ledger), Some(job), Some(cost)) = (&self.ports.ledger, job, provider.cost(audio)) else {
             return Ok(None);
@@ -116,16 +116,16 @@ impl Purse {
             return Ok(None);
         }
         let entry = entry(provider, job);
-        // Before the ledger is asked: this future may be dropped while it answers.
-        let booking = Booking {
+        // Made before the ledger is asked: this future may be dropped while it answers.
+        let guard = BudgetReservation {
             ledger: Arc::clone(ledger),
-            afterwards: self.afterwards.clone(),
+            background: self.background.clone(),
             entry: Some(entry.clone()),
         };
-        let ttl = provider.timeout(audio).saturating_add(RESERVED_ON);
-        let reservation = Reservation { entry, tenant: job.tenant.clone(), cost, budgets, ttl };
-        let spent = match ledger.reserve(reservation).await {
-            Ok(Reserved::Granted) => return Ok(Some(booking)),
+        let ttl = provider.timeout(audio).saturating_add(RESERVATION_MARGIN);
+        let request = Reservation { entry, tenant: job.tenant.clone(), cost, budgets, ttl };
+        let spent = match ledger.reserve(request).await {
+            Ok(Reserved::Granted) => return Ok(Some(guard)),
             Ok(Reserved::OverProviderBudget) => of_provider(provider),
             Ok(Reserved::OverTenantBudget) => of_tenant(job),
             Err(error) => {
@@ -133,7 +133,7 @@ impl Purse {
                 return Err(Refusal::Down(LEDGER_AGAIN));
             }
         };
-        booking.keep();
+        guard.keep();
         let now = Instant::now();
         let mut known = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, (until, _)| now < *until);
@@ -142,29 +142,29 @@ impl Purse {
         Err(self.over_budget())
     }
 
-    /// Books what was done. It goes on by itself when the job is given up meanwhile: the provider has done the work.
+    /// Charges for the work that was done. This goes on in the background when the job is given up: the provider has done the work.
     pub(super) async fn charge(
         &self,
         provider: &Provider,
         job: Option<&EngineJob>,
         audio: Duration,
-        booking: Option<Booking>,
+        reservation: Option<BudgetReservation>,
     ) {
         let cost = provider.cost(audio);
         count(&self.ports.metrics, &provider.name, audio, cost);
-        if let Some(booking) = booking {
-            booking.keep();
+        if let Some(reservation) = reservation {
+            reservation.keep();
         }
         let (Some(ledger), Some(job)) = (self.ports.ledger.clone(), job) else { return };
         let billed_ms = u64::try_from(audio.as_millis()).unwrap_or(u64::MAX);
         let charge = Charge { entry: entry(provider, job), tenant: job.tenant.clone(), billed_ms, cost };
-        let booked = self.afterwards.spawn(book(ledger, charge));
+        let charged = self.background.spawn(charge_with_retries(ledger, charge));
         // Longer than this, the ledger is away: the job need not wait for it.
-        let _ = tokio::time::timeout(BOOKING_PATIENCE, booked).await;
+        let _ = tokio::time::timeout(CHARGE_TIMEOUT, charged).await;
     }
 
-    /// Books what an earlier lease was billed for, if that was not done before it ended.
-    pub(super) fn make_up(&self, provider: &Provider, job: &EngineJob, bill: Bill) {
+    /// Charges what an earlier lease was billed for, if it ended before it did so itself.
+    pub(super) fn charge_earlier_lease(&self, provider: &Provider, job: &EngineJob, bill: Bill) {
         let Some(ledger) = self.ports.ledger.clone() else { return };
         let Bill { fence, billed_ms } = bill;
         if billed_ms == 0 || fence == job.fence {
@@ -173,11 +173,11 @@ impl Purse {
         let entry = EntryId { fence, ..entry(provider, job) };
         let cost = provider.cost(Duration::from_millis(billed_ms));
         let charge = Charge { entry, tenant: job.tenant.clone(), billed_ms, cost };
-        self.afterwards.spawn(book(ledger, charge));
+        self.background.spawn(charge_with_retries(ledger, charge));
     }
 
-    /// The parts of the budgets that are spent today; nothing when the ledger does not answer.
-    pub(super) async fn measure(&self, providers: &[Provider]) {
+    /// Sets the gauges to the parts of the budgets that are spent today; leaves them when the ledger does not answer.
+    pub(super) async fn refresh_gauges(&self, providers: &[Provider]) {
         let Some(ledger) = &self.ports.ledger else { return };
         if self.tenant_budget.is_none() && providers.iter().all(|provider| provider.daily_budget.is_none()) {
             return;
@@ -201,28 +201,28 @@ impl Purse {
     fn over_budget(&self) -> Refusal {
         let now = self.ports.clock.now();
         let tomorrow = Day::from_number(Day::of(now).number() + 1).start();
-        // What is only put aside may be given back long before.
+        // Reservations may be released long before the day ends.
         Refusal::OverBudget(tomorrow.since(now).min(BUDGET_AGAIN))
     }
 }
 
-/// A budget of nothing is spent.
+/// The part of a budget that is spent; a budget of nothing is.
 fn part(spent: Money, budget: Money) -> f64 {
     if budget == Money::ZERO { 1.0 } else { spent.as_f64() / budget.as_f64() }
 }
 
-/// Books a charge; repeated, since it can be repeated.
-async fn book(ledger: Arc<dyn Ledger>, charge: Charge) {
+/// Charges, with retries: a charge that is repeated counts once.
+async fn charge_with_retries(ledger: Arc<dyn Ledger>, charge: Charge) {
     let mut wait = FIRST_WAIT;
     for left in (0..CHARGE_TRIES).rev() {
         match ledger.charge(charge.clone()).await {
             Ok(()) => return,
             Err(error) if left == 0 => tracing::error!(
                 job.id = %charge.entry.job_id, provider = charge.entry.provider, billed_ms = charge.billed_ms, %error,
-                "work could not be booked; it is missing in the costs"
+                "work could not be charged; it is missing in the costs"
             ),
             Err(error) => {
-                tracing::warn!(provider = charge.entry.provider, %error, "work could not be booked; trying again");
+                tracing::warn!(provider = charge.entry.provider, %error, "work could not be charged; trying again");
                 tokio::time::sleep(wait).await;
                 wait *= 2;
             }

@@ -1,4 +1,4 @@
-//! Which providers can do a job, and in which order they are asked.
+//! The providers that can do a job, and the order in which they are tried.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -11,24 +11,24 @@ use verbatim_core::ports::engine::{Capabilities, EngineError};
 
 use super::provider::Provider;
 
-/// Latencies that differ by less than this factor are equal: they tremble more than that from job to job.
+/// The factor within which latencies count as equal: they vary more than that from job to job.
 const SAME_LATENCY: f64 = 1.5;
 
-/// Before a job comes back that only other workers can do.
-const ELSEWHERE: Duration = Duration::from_secs(5);
+/// The time after which a job that only other workers can do is tried again.
+const OTHER_WORKERS_RETRY: Duration = Duration::from_secs(5);
 
-/// Why a provider cannot do a job; for the client.
+/// The reason for which a provider cannot do a job, in words for the client.
 enum Obstacle {
-    /// It is not what was asked for. The service took the job in, so another worker has that.
+    /// It is not what was asked for. The service accepted the job, so another worker has that.
     Elsewhere(String),
-    /// It is, and cannot.
+    /// It is what was asked for and does not support the job.
     Unable(String),
 }
 
-/// A provider that can do a job, and with which of its models.
+/// A provider that can do a job, and the model with which it does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fit {
-    /// Its place in the pool.
+pub(super) struct Candidate {
+    /// Its index in the pool.
     pub(super) provider: usize,
     pub(super) model: String,
 }
@@ -38,57 +38,59 @@ pub(super) struct Fit {
 /// # Errors
 /// [`FailureKind::UnsupportedOption`] when a provider is what was asked for and cannot; [`FailureKind::EngineUnavailable`]
 /// when none here is. With the first reason for the client.
-pub(super) fn fitting(
+pub(super) fn find_candidates(
     providers: &[Provider],
     options: &TranscribeOptions,
     duration_ms: u64,
-) -> Result<Vec<Fit>, EngineError> {
-    let (mut fits, mut unable, mut elsewhere) = (Vec::new(), None, None);
-    for (place, provider) in providers.iter().enumerate() {
+) -> Result<Vec<Candidate>, EngineError> {
+    let (mut candidates, mut unable, mut elsewhere) = (Vec::new(), None, None);
+    for (index, provider) in providers.iter().enumerate() {
         let asked = [ENGINE_AUTO, provider.kind.as_str(), provider.name.as_str()];
         if !asked.contains(&options.engine.as_str()) {
             continue;
         }
         match model_for(&provider.kind, &provider.engine.capabilities(), options, duration_ms) {
-            Ok(model) => fits.push(Fit { provider: place, model }),
+            Ok(model) => candidates.push(Candidate { provider: index, model }),
             Err(Obstacle::Unable(reason)) => unable = unable.or(Some(reason)),
             Err(Obstacle::Elsewhere(reason)) => elsewhere = elsewhere.or(Some(reason)),
         }
     }
-    if !fits.is_empty() {
-        return Ok(fits);
+    if !candidates.is_empty() {
+        return Ok(candidates);
     }
     if let Some(reason) = unable {
         return Err(EngineError::new(FailureKind::UnsupportedOption, reason));
     }
     let reason = elsewhere.unwrap_or_else(|| format!("there is no engine `{}` here", options.engine));
     let mut error = EngineError::new(FailureKind::EngineUnavailable, reason);
-    error.retry_after = Some(ELSEWHERE);
+    error.retry_after = Some(OTHER_WORKERS_RETRY);
     Err(error)
 }
 
-/// What becomes of the jobs of a class at these providers.
+/// The support that these providers have for a class of jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// One of these does them, as their places in the pool say.
-    Done(Vec<usize>),
+pub(super) enum ClassSupport {
+    /// These do them, by their indexes in the pool.
+    By(Vec<usize>),
     /// One is what was asked for, and cannot do it: no other worker needs to be asked.
     Refused,
 }
 
-/// The classes of jobs that are not for other workers, and what becomes of them here: what [`fitting`] says of one example
-/// of each. How long the audio is, which may matter too, is known only when it is decoded.
-pub(super) fn classes(providers: &[Provider]) -> Vec<(JobClass, Fate)> {
+/// The classes of jobs that are not left to other workers, with their support here: the answer of [`find_candidates`] for one example
+/// of each. The length of the audio, which may matter too, is known only when it is decoded.
+pub(super) fn classes(providers: &[Provider]) -> Vec<(JobClass, ClassSupport)> {
     let models: Vec<ModelInfo> =
         providers.iter().flat_map(|provider| provider.engine.capabilities().models).collect();
     let engines = providers.iter().flat_map(|provider| [provider.kind.as_str(), provider.name.as_str()]);
     let examples = JobClass::examples(engines, models.iter().map(|model| model.name.as_str()));
-    let fate = |options: &TranscribeOptions| match fitting(providers, options, 0) {
-        Ok(fits) => Some(Fate::Done(fits.into_iter().map(|fit| fit.provider).collect())),
-        Err(error) if error.kind == FailureKind::UnsupportedOption => Some(Fate::Refused),
+    let support = |options: &TranscribeOptions| match find_candidates(providers, options, 0) {
+        Ok(candidates) => {
+            Some(ClassSupport::By(candidates.into_iter().map(|candidate| candidate.provider).collect()))
+        }
+        Err(error) if error.kind == FailureKind::UnsupportedOption => Some(ClassSupport::Refused),
         Err(_) => None,
     };
-    examples.iter().filter_map(|options| Some((JobClass::of(options), fate(options)?))).collect()
+    examples.iter().filter_map(|options| Some((JobClass::of(options), support(options)?))).collect()
 }
 
 /// The model with which an engine would do the job, or why it cannot.
@@ -128,9 +130,9 @@ fn model_for(
     }
 }
 
-/// What the order is made of. The lowest is asked first:
+/// The keys by which candidates are ordered. The lowest is tried first:
 /// 1. the priority of the configuration;
-/// 2. whether it is well: not paused, not cooling down, its breaker closed;
+/// 2. its health: not paused, not cooling down, its breaker closed;
 /// 3. the price, a local engine without one being free and a remote one without one the dearest;
 /// 4. the latency per second of audio, in steps: twice as slow is worse, a little slower is not; one that is not known
 ///    counts as the best, so that it gets known;
@@ -138,7 +140,7 @@ fn model_for(
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Score {
     pub(super) priority: u32,
-    pub(super) ailing: bool,
+    pub(super) unhealthy: bool,
     /// Millionths per hour.
     pub(super) price: u64,
     pub(super) latency_step: u32,
@@ -148,7 +150,7 @@ pub(super) struct Score {
 
 impl Score {
     pub(super) fn compare(&self, other: &Self) -> Ordering {
-        let key = |score: &Self| (score.priority, score.ailing, score.price, score.latency_step);
+        let key = |score: &Self| (score.priority, score.unhealthy, score.price, score.latency_step);
         key(self).cmp(&key(other)).then(other.draw.total_cmp(&self.draw))
     }
 }
@@ -182,18 +184,18 @@ pub(super) fn draw(weight: u32, fraction: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const EQUAL: Score = Score { priority: 1, ailing: false, price: 5, latency_step: 1, draw: 0.5 };
+    const EQUAL: Score = Score { priority: 1, unhealthy: false, price: 5, latency_step: 1, draw: 0.5 };
 
     #[test]
     fn each_rule_decides_only_where_those_before_it_do_not() {
         let first = [
-            Score { priority: 0, ailing: true, price: 9, latency_step: 9, draw: 0.0 },
-            Score { ailing: false, price: 9, latency_step: 9, draw: 0.0, ..EQUAL },
+            Score { priority: 0, unhealthy: true, price: 9, latency_step: 9, draw: 0.0 },
+            Score { unhealthy: false, price: 9, latency_step: 9, draw: 0.0, ..EQUAL },
             Score { price: 4, latency_step: 9, draw: 0.0, ..EQUAL },
             Score { latency_step: 0, draw: 0.0, ..EQUAL },
             Score { draw: 0.6, ..EQUAL },
         ];
-        let second = [EQUAL, Score { ailing: true, ..EQUAL }, EQUAL, EQUAL, EQUAL];
+        let second = [EQUAL, Score { unhealthy: true, ..EQUAL }, EQUAL, EQUAL, EQUAL];
         for (first, second) in first.iter().zip(&second) {
             assert_eq!(first.compare(second), Ordering::Less, "{first:?} before {second:?}");
             assert_eq!(second.compare(first), Ordering::Greater);
