@@ -1,5 +1,5 @@
 //! The one error type of every handler. It says what the client may know; [`crate::problem`] gives it the shape that
-//! the route's face wants, and what only an operator may know is logged here, once.
+//! the route's style wants, and what only an operator may know is logged here, once.
 
 use std::sync::Arc;
 use std::time::Duration;

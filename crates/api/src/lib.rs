@@ -4,6 +4,7 @@ mod audit;
 mod auth;
 mod caps;
 mod connection;
+mod disk_guard;
 mod dto;
 mod edge;
 mod error;
@@ -24,7 +25,6 @@ mod story;
 mod submit;
 mod upload;
 mod watch;
-mod watermark;
 
 pub use edge::{AddressLimit, Edge, Keyless, Stranger};
 pub use router::{openapi, router};

@@ -17,7 +17,7 @@ use crate::edge::client_address;
 use crate::error::ApiError;
 use crate::extract::body::{Bounds, UploadBody};
 use crate::limits;
-use crate::problem::{self, Face};
+use crate::problem::{self, ApiStyle};
 use crate::state::ApiState;
 
 /// The header in which a request's id comes and goes.
@@ -43,7 +43,7 @@ const UNMATCHED: &str = "unmatched";
 pub(crate) async fn observe(State(state): State<ApiState>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers(), state.ids.as_ref());
-    let face = Face::of(request.uri().path());
+    let style = ApiStyle::of(request.uri().path());
     let method = method_label(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let matched = matched.as_ref().map(MatchedPath::as_str);
@@ -77,7 +77,7 @@ pub(crate) async fn observe(State(state): State<ApiState>, request: Request, nex
     let response = next.run(request).instrument(span.clone()).instrument(traced.clone()).await;
     let error = response.extensions().get::<Arc<ApiError>>().cloned();
     let mut response = match &error {
-        Some(error) => problem::render(response, error, face, &id, body),
+        Some(error) => problem::render(response, error, style, &id, body),
         None => response,
     };
     let limit = error.as_ref().and_then(|error| error.limit);

@@ -11,7 +11,7 @@ use utoipa::openapi::{Content, HeaderBuilder, ObjectBuilder, Ref, RefOr, Respons
 use utoipa::{Modify, OpenApi, ToSchema};
 use verbatim_core::api_key::Scope;
 
-use crate::problem::Face;
+use crate::problem::ApiStyle;
 
 /// The title page.
 #[derive(OpenApi)]
@@ -52,13 +52,13 @@ impl Modify for Keys {
 pub(crate) fn asks_for_key(document: &mut utoipa::openapi::OpenApi, scope: Scope) {
     let name = scope.as_str();
     for (path, item) in &mut document.paths.paths {
-        let face = Face::of(path);
+        let style = ApiStyle::of(path);
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             operation.security =
                 Some(SCHEMES.map(|scheme| SecurityRequirement::new(scheme, [name])).to_vec());
             let mut add = |status: &str, text: String| {
-                let answer = || refusal(face, text).into();
+                let answer = || refusal(style, text).into();
                 operation.responses.responses.entry(status.to_owned()).or_insert_with(answer);
             };
             add("401", "`unauthenticated`: no key, or one that opens nothing".to_owned());
@@ -88,10 +88,10 @@ pub(crate) fn tells_limits(document: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-fn refusal(face: Face, description: String) -> Response {
-    let (schema, media_type) = match face {
-        Face::Native => ("Problem", "application/problem+json"),
-        Face::OpenAi => ("OpenAiError", "application/json"),
+fn refusal(style: ApiStyle, description: String) -> Response {
+    let (schema, media_type) = match style {
+        ApiStyle::Native => ("Problem", "application/problem+json"),
+        ApiStyle::OpenAi => ("OpenAiError", "application/json"),
     };
     let content = Content::new(Some(Ref::from_schema_name(schema)));
     ResponseBuilder::new().description(description).content(media_type, content).build()

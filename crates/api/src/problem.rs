@@ -14,17 +14,17 @@ use utoipa::ToSchema;
 use crate::error::ApiError;
 use crate::extract::body::UploadBody;
 
-/// Whose conventions a route follows.
+/// The conventions of a route: its paths, field names and errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Face {
-    /// Ours.
+pub(crate) enum ApiStyle {
+    /// Verbatim's own routes.
     Native,
-    /// OpenAI's.
+    /// Routes that OpenAI's clients call.
     OpenAi,
 }
 
-impl Face {
-    /// The face of the route under `path`.
+impl ApiStyle {
+    /// The style of the route under `path`.
     pub(crate) fn of(path: &str) -> Self {
         let openai =
             path.starts_with("/v1/audio/") || path == "/v1/models" || path.starts_with("/v1/models/");
@@ -111,18 +111,18 @@ fn title(code: &str) -> String {
     words
 }
 
-/// The response that tells `error` in the manner of `face`. What earlier layers put into `head` stays; `request_body` is
+/// The response that tells `error` in the manner of `style`. What earlier layers put into `head` stays; `request_body` is
 /// what the client may still be sending.
 pub(crate) fn render(
     head: Response,
     error: &ApiError,
-    face: Face,
+    style: ApiStyle,
     request_id: &str,
     request_body: UploadBody,
 ) -> Response {
-    let (media_type, body) = match face {
-        Face::OpenAi => ("application/json", serde_json::to_vec(&OpenAiError::from(error))),
-        Face::Native => {
+    let (media_type, body) = match style {
+        ApiStyle::OpenAi => ("application/json", serde_json::to_vec(&OpenAiError::from(error))),
+        ApiStyle::Native => {
             let problem = Problem {
                 kind: format!("urn:verbatim:problem:{}", error.code),
                 title: title(error.code),
@@ -171,9 +171,9 @@ mod tests {
     use http_body_util::BodyExt;
     use serde_json::{Value, json};
 
-    async fn rendered(error: ApiError, face: Face) -> (Response<()>, Value) {
+    async fn rendered(error: ApiError, style: ApiStyle) -> (Response<()>, Value) {
         let sent = UploadBody::new(Body::empty(), Bounds::of(&ApiLimits::default()), false);
-        let response = render(StatusCode::OK.into_response(), &error, face, "req_1", sent);
+        let response = render(StatusCode::OK.into_response(), &error, style, "req_1", sent);
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(parts, ()), serde_json::from_slice(&bytes).unwrap())
@@ -182,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn a_native_error_is_a_problem() {
         let (head, body) =
-            rendered(ApiError::invalid("invalid_option", "temperature", "too hot"), Face::Native).await;
+            rendered(ApiError::invalid("invalid_option", "temperature", "too hot"), ApiStyle::Native).await;
         assert_eq!(head.headers()["content-type"], "application/problem+json");
         assert_eq!(
             body,
@@ -195,7 +195,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_openai_error_has_all_four_keys() {
-        let (head, body) = rendered(ApiError::stopping(), Face::OpenAi).await;
+        let (head, body) = rendered(ApiError::stopping(), ApiStyle::OpenAi).await;
         assert_eq!(head.headers()["content-type"], "application/json");
         assert!(head.headers().contains_key("retry-after"));
         let error = body["error"].as_object().unwrap();
@@ -212,9 +212,9 @@ mod tests {
 
     #[test]
     fn only_openai_routes_have_openai_errors() {
-        assert_eq!(Face::of("/v1/audio/transcriptions"), Face::OpenAi);
-        assert_eq!(Face::of("/v1/models/base"), Face::OpenAi);
-        assert_eq!(Face::of("/v1/jobs"), Face::Native);
-        assert_eq!(Face::of("/v1/modelsish"), Face::Native);
+        assert_eq!(ApiStyle::of("/v1/audio/transcriptions"), ApiStyle::OpenAi);
+        assert_eq!(ApiStyle::of("/v1/models/base"), ApiStyle::OpenAi);
+        assert_eq!(ApiStyle::of("/v1/jobs"), ApiStyle::Native);
+        assert_eq!(ApiStyle::of("/v1/modelsish"), ApiStyle::Native);
     }
 }

@@ -21,11 +21,11 @@ use verbatim_telemetry::audit::AuditLog;
 use verbatim_telemetry::{Metrics, traces};
 
 use crate::caps::CapsKeeper;
+use crate::disk_guard::{DiskGuard, DiskParts};
 use crate::edge::{AddressRate, Edge};
 use crate::error::ApiError;
 use crate::routes::ops::Readiness;
 use crate::stages::Stages;
-use crate::watermark::{DiskParts, Watermark};
 
 /// How often addresses that have not asked for a while are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
@@ -152,7 +152,7 @@ pub struct ApiState(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) parts: ApiParts,
     pub(crate) stages: Stages,
-    pub(crate) watermark: Watermark,
+    pub(crate) disk_guard: DiskGuard,
     address_rate: Option<AddressRate>,
     readiness: Readiness,
     caps: CapsKeeper,
@@ -172,13 +172,13 @@ impl ApiState {
     pub fn new(parts: ApiParts) -> Self {
         let stages = Stages::new(&parts.limits, &parts.metrics, parts.ids.clone());
         let address_rate = parts.edge.per_address.and_then(AddressRate::new);
-        let watermark = Watermark::new(parts.disk.clone(), parts.metrics.clone());
+        let disk_guard = DiskGuard::new(parts.disk.clone(), parts.metrics.clone());
         let started_at = parts.clock.now();
         let tasks = TaskTracker::new();
         Self(Arc::new(Shared {
             parts,
             stages,
-            watermark,
+            disk_guard,
             address_rate,
             readiness: Readiness::default(),
             caps: CapsKeeper::default(),
@@ -202,7 +202,7 @@ impl ApiState {
             if let Some(rate) = self.address_rate() {
                 rate.forget();
             }
-            self.watermark().look().await;
+            self.disk_guard().look().await;
         }
     }
 
@@ -226,8 +226,8 @@ impl ApiState {
     }
 
     /// How much room the disk has.
-    pub(crate) fn watermark(&self) -> &Watermark {
-        &self.0.watermark
+    pub(crate) fn disk_guard(&self) -> &DiskGuard {
+        &self.0.disk_guard
     }
 
     /// How often one address may ask.

@@ -12,11 +12,11 @@ use verbatim_core::ids::JobId;
 use verbatim_core::ports::{BlobKey, BlobWriter};
 use verbatim_telemetry::Metrics;
 
+use crate::disk_guard::Expected;
 use crate::error::ApiError;
 use crate::extract::body::too_large;
 use crate::stages::UploadPermit;
 use crate::state::ApiState;
-use crate::watermark::Expected;
 
 /// Audio that is written but not yet visible. Dropping it leaves nothing behind.
 pub(crate) struct StagedAudio {

@@ -46,8 +46,8 @@ async fn list(model: &KnownModel, options: &PullOptions) -> Result<Vec<Wanted>, 
     let url = format!("{}/api/models/{}/revision/{}", options.endpoint, model.repository, model.revision);
     let request = async {
         let client = reqwest::Client::builder()
-            .connect_timeout(options.patience.connect)
-            .timeout(options.patience.silence)
+            .connect_timeout(options.timeouts.connect)
+            .timeout(options.timeouts.idle)
             .build()?;
         let answer = client.get(url).query(&[("blobs", "true")]).send().await?;
         answer.error_for_status()?.json::<RepositoryInfo>().await
@@ -96,7 +96,7 @@ impl Sibling {
     }
 }
 
-/// One file, in as many attempts as patience allows; each goes on where the one before broke off.
+/// One file, with retries; each goes on where the one before broke off.
 async fn fetch_file(
     model: &'static KnownModel,
     wanted: &Wanted,
@@ -116,11 +116,11 @@ async fn fetch_file(
             Ok(blob) => break blob,
             Err(error) => error,
         };
-        if attempt >= options.patience.attempts || is_final(&error) {
+        if attempt >= options.timeouts.attempts || is_final(&error) {
             let reason = root_cause(&error);
             return Err(ModelError::Hub { endpoint: options.endpoint.clone(), reason });
         }
-        tokio::time::sleep(options.patience.pause * 2u32.saturating_pow(attempt - 1)).await;
+        tokio::time::sleep(options.timeouts.pause * 2u32.saturating_pow(attempt - 1)).await;
         attempt += 1;
     };
     std::fs::rename(&blob, &path).map_err(ModelError::io(&path))?;
@@ -151,7 +151,7 @@ async fn download(
 ) -> Result<PathBuf, ApiError> {
     let cancel = CancellationToken::new();
     let _guard = cancel.clone().drop_guard();
-    let (endpoint, silence) = (options.endpoint.clone(), options.patience.silence);
+    let (endpoint, idle) = (options.endpoint.clone(), options.timeouts.idle);
     let progress = Progress::new(&name, options.listener.clone());
     let attempt = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -162,7 +162,7 @@ async fn download(
             let arrived = progress.arrived.clone();
             tokio::select! {
                 pointer = api.download_with_progress(&name, progress) => Ok(std::fs::canonicalize(pointer?)?),
-                () = nothing_arrives(&arrived, silence) => Err(timed_out("nothing arrived for too long")),
+                () = nothing_arrives(&arrived, idle) => Err(timed_out("nothing arrived for too long")),
                 () = cancel.cancelled() => Err(timed_out("the download was given up")),
             }
         })
@@ -184,11 +184,11 @@ fn timed_out(reason: &'static str) -> ApiError {
     std::io::Error::new(std::io::ErrorKind::TimedOut, reason).into()
 }
 
-/// Ends when `silence` has passed without a byte.
-async fn nothing_arrives(arrived: &AtomicU64, silence: Duration) {
+/// Ends when `idle` has passed without a byte.
+async fn nothing_arrives(arrived: &AtomicU64, idle: Duration) {
     let mut before = arrived.load(Ordering::Relaxed);
     loop {
-        tokio::time::sleep(silence).await;
+        tokio::time::sleep(idle).await;
         let now = arrived.load(Ordering::Relaxed);
         if now == before {
             return;

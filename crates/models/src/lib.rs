@@ -17,4 +17,4 @@ pub use catalog::{CATALOG, KnownModel, Package, Piece, find};
 pub use error::ModelError;
 pub use folder::{ModelStatus, list, resolve};
 pub use manifest::{FileRecord, Manifest, verify};
-pub use pull::{Listener, Patience, PullEvent, PullOptions, Source, SourceChoice, pull, pull_model};
+pub use pull::{HubTimeouts, Listener, PullEvent, PullOptions, Source, SourceChoice, pull, pull_model};

@@ -60,24 +60,24 @@ pub enum PullEvent<'a> {
     },
 }
 
-/// How long the hub may take.
+/// Timeouts and retries of requests to the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// To accept a connection.
+pub struct HubTimeouts {
+    /// Time to open a connection.
     pub connect: Duration,
-    /// Without a byte arriving.
-    pub silence: Duration,
+    /// Time without a byte arriving.
+    pub idle: Duration,
     /// Attempts at one file. Each goes on where the one before broke off.
     pub attempts: u32,
     /// Pause before the second attempt; doubled before each further one.
     pub pause: Duration,
 }
 
-impl Default for Patience {
+impl Default for HubTimeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            silence: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
             attempts: 5,
             pause: Duration::from_secs(1),
         }
@@ -96,8 +96,8 @@ pub struct PullOptions {
     pub source: SourceChoice,
     /// The Python whose pip is used.
     pub python: PathBuf,
-    /// How long the hub may take.
-    pub patience: Patience,
+    /// Timeouts and retries of requests to the hub.
+    pub timeouts: HubTimeouts,
     /// Hears about progress.
     pub listener: Listener,
 }
@@ -108,7 +108,7 @@ impl Default for PullOptions {
             endpoint: "https://huggingface.co".to_owned(),
             source: SourceChoice::Auto,
             python: PathBuf::from("python3"),
-            patience: Patience::default(),
+            timeouts: HubTimeouts::default(),
             listener: Arc::new(|_| ()),
         }
     }

@@ -24,10 +24,10 @@ use verbatim_telemetry::traces;
 use crate::config::{TimeLimit, WorkerConfig};
 use crate::finish::{Ending, finish};
 use crate::held::{Held, StopReason};
-use crate::patience::Patience;
 use crate::pipeline::{Heard, Pipeline, PipelineObserver, Work, holder};
 use crate::report::{Clock, Gatherer, Reporter};
 use crate::session::Session;
+use crate::storage_retry::StorageRetry;
 use crate::worker::WorkerPorts;
 
 /// Longer than any engine lets a job wait for it.
@@ -128,8 +128,8 @@ impl Attempts {
             let blobs = ports.blobs.as_ref();
             // What was not begun is better done where the audio can be seen; what is done is worth waiting with.
             let give_up = || blobs.is_lost();
-            let fetching = Patience { ids: &ports.ids, limit, cancel: &cancel, give_up: &give_up };
-            let patience = Patience { give_up: &|| false, ..fetching };
+            let fetching = StorageRetry { ids: &ports.ids, limit, cancel: &cancel, give_up: &give_up };
+            let retry = StorageRetry { give_up: &|| false, ..fetching };
             pipeline.check(&work.options)?;
             gatherer.stage(Stage::Fetching);
             let fetched = fetching
@@ -161,7 +161,7 @@ impl Attempts {
                 JobFailure::new(FailureKind::Internal, "the transcript could not be written")
             })?;
             let (result, json) = (result_name(blobs, &blob, &token), Bytes::from(json));
-            let stored = patience
+            let stored = retry
                 .with("storing the transcript", || put_bytes(blobs, &result, json.clone()))
                 .instrument(traces::stage("store"));
             stored.await.map_err(|error| {

@@ -14,13 +14,13 @@ mod finish;
 mod held;
 mod keeper;
 mod maintenance;
-mod patience;
 mod pipeline;
 mod report;
 mod scratch;
 mod session;
 mod slots;
 mod stages;
+mod storage_retry;
 mod worker;
 
 pub use config::{MaintenanceConfig, Sweep, TimeLimit, WorkerConfig};

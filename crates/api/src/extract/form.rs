@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use crate::error::ApiError;
 use crate::extract::Caller;
 use crate::extract::body::{UploadBody, too_large};
-use crate::problem::Face;
+use crate::problem::ApiStyle;
 use crate::state::{ApiLimits, ApiState};
 use crate::upload::{Arriving, StagedAudio};
 
@@ -75,19 +75,19 @@ const UNDECLARED: u64 = 8 * 1024 * 1024;
 pub(crate) async fn read(
     state: &ApiState,
     request: Request,
-    face: Face,
+    style: ApiStyle,
     known: &[&str],
 ) -> Result<Form, ApiError> {
-    let declared = check_head(request.headers(), face, &state.limits)?;
+    let declared = check_head(request.headers(), style, &state.limits)?;
     let at_most = declared.unwrap_or(ceiling(&state.limits));
     // Few come near the ceiling. Were each counted so, some hundred at once would be refused on a disk that is half empty.
-    let expected = state.watermark().admit(declared.unwrap_or(UNDECLARED.min(at_most))).await?;
+    let expected = state.disk_guard().admit(declared.unwrap_or(UNDECLARED.min(at_most))).await?;
     let holder = request.extensions().get::<Caller>().ok_or_else(ApiError::internal)?.holder.clone();
     let permit = state.stages().upload(&holder).await?;
     // Put there by `observe`, which also gives the request its bounds.
     let body = request.extensions().get::<UploadBody>().cloned().ok_or_else(ApiError::internal)?;
     body.declared(declared);
-    let mut reader = Reader { state, body: &body, arriving: Arriving { expected, permit }, face, known };
+    let mut reader = Reader { state, body: &body, arriving: Arriving { expected, permit }, style, known };
     let multipart = Multipart::from_request(request, state).await.map_err(|_| reader.broken())?;
     reader.read(multipart).await
 }
@@ -98,11 +98,11 @@ pub(crate) fn ceiling(limits: &ApiLimits) -> u64 {
 }
 
 /// What the head alone tells: the length of the body, where it does.
-fn check_head(headers: &HeaderMap, face: Face, limits: &ApiLimits) -> Result<Option<u64>, ApiError> {
+fn check_head(headers: &HeaderMap, style: ApiStyle, limits: &ApiLimits) -> Result<Option<u64>, ApiError> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let media_type =
         text(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if face == Face::Native && media_type.eq_ignore_ascii_case("application/json") {
+    if style == ApiStyle::Native && media_type.eq_ignore_ascii_case("application/json") {
         return Err(not_yet("audio_url"));
     }
     if !media_type.eq_ignore_ascii_case("multipart/form-data") {
@@ -133,7 +133,7 @@ struct Reader<'a> {
     state: &'a ApiState,
     body: &'a UploadBody,
     arriving: Arriving<'a>,
-    face: Face,
+    style: ApiStyle,
     known: &'a [&'a str],
 }
 
@@ -187,7 +187,7 @@ impl Reader<'_> {
     /// body's alone.
     fn is_ignored(&self, field: &Field<'_>) -> bool {
         let name = field.name().unwrap_or_default();
-        self.face == Face::OpenAi && name != FILE && !self.knows(name)
+        self.style == ApiStyle::OpenAi && name != FILE && !self.knows(name)
     }
 
     async fn drain(&self, mut field: Field<'_>) -> Result<(), ApiError> {

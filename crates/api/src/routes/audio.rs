@@ -18,7 +18,7 @@ use crate::extract::Caller;
 use crate::extract::form::{self, Fields};
 use crate::openapi::{TranscriptionForm, TranslationForm};
 use crate::options::{JobRequest, bad_value, flag, granularities};
-use crate::problem::{Face, OpenAiError};
+use crate::problem::{ApiStyle, OpenAiError};
 use crate::routes::audio_stream;
 use crate::stages::RequestPermit;
 use crate::state::ApiState;
@@ -172,7 +172,7 @@ async fn answer(
     task: Task,
 ) -> Result<Response, ApiError> {
     let models = state.offered()?;
-    let form = form::read(&state, request, Face::OpenAi, &FIELDS).await?;
+    let form = form::read(&state, request, ApiStyle::OpenAi, &FIELDS).await?;
     let answer = Answer::parse(&form.fields)?;
     let job = JobRequest::openai(&form.fields, &models, task, answer.words)?;
     let work = {

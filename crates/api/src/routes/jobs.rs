@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use crate::extract::{Caller, JobPath, Params, form, params};
 use crate::openapi::JobForm;
 use crate::options::{JobRequest, NATIVE_FIELDS, bad_value};
-use crate::problem::{Face, Problem};
+use crate::problem::{ApiStyle, Problem};
 use crate::stages::RequestPermit;
 use crate::state::ApiState;
 use crate::submit::submit;
@@ -78,7 +78,7 @@ pub(crate) async fn create(
     let wait = params::wait(query.wait, state.limits.max_wait)?;
     let key = params::idempotency_key(request.headers())?;
     let models = state.offered()?;
-    let form = form::read(&state, request, Face::Native, &NATIVE_FIELDS).await?;
+    let form = form::read(&state, request, ApiStyle::Native, &NATIVE_FIELDS).await?;
     let job = JobRequest::native(&form.fields, &models)?;
     let work = submit(state.clone(), caller.principal.clone(), job, form.audio, key);
     let outcome = state.see_through(work).await?;

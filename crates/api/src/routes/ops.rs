@@ -136,7 +136,7 @@ pub(crate) async fn metrics(State(state): State<ApiState>) -> Result<Response, A
     }
     state.metrics.set_blob_store_lost(state.blobs.is_lost());
     state.stages().look();
-    state.watermark().look().await;
+    state.disk_guard().look().await;
     let text = state.metrics.render().map_err(|error| {
         tracing::error!(%error, "metrics cannot be written");
         ApiError::internal()

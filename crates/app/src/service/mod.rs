@@ -3,7 +3,7 @@
 mod announce;
 mod api;
 mod condition;
-mod patience;
+mod store_wait;
 mod stores;
 mod worker;
 

@@ -25,7 +25,7 @@ use crate::engines::EnginePorts;
 use crate::gate::Gate;
 use crate::system::{SystemClock, SystemIds};
 
-use super::patience::Patience;
+use super::store_wait::StoreWait;
 
 /// How long the end of the process waits for uploads that were given up to be out of the bucket.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -82,7 +82,7 @@ impl Stores {
         let asks_for_keys = role != Role::Worker && keys_required(config)?;
         let policy = policy(&config.queue);
         let until = Instant::now() + Duration::from_secs(config.server.start_patience_secs);
-        let patience = Patience { until, gate };
+        let wait = StoreWait { until, gate };
         let disk = watched_folder(config).map(|folder| Arc::new(FolderDisk::under(folder)) as Arc<dyn Disk>);
         let Some(url) = &config.redis.url else {
             anyhow::ensure!(
@@ -98,7 +98,7 @@ impl Stores {
                 ids: ids.clone(),
             })?;
             let store = Arc::new(store);
-            let (own_blobs, bucket) = open_own_blobs(role, config, store.clone(), &patience).await?;
+            let (own_blobs, bucket) = open_own_blobs(role, config, store.clone(), &wait).await?;
             return Ok(Self {
                 jobs: store.clone(),
                 leases: store.clone(),
@@ -134,10 +134,10 @@ impl Stores {
             // Boxed: its futures are nested too deeply to lie within ours.
             connecting.boxed().await
         };
-        let store = patience.open(|_| NO_JOB_STORE, connect).await;
+        let store = wait.open(|_| NO_JOB_STORE, connect).await;
         let store = store.with_context(|| format!("cannot work with {}", url.redacted()))?;
         let store = Arc::new(store);
-        let (own_blobs, bucket) = open_own_blobs(role, config, store.clone(), &patience).await?;
+        let (own_blobs, bucket) = open_own_blobs(role, config, store.clone(), &wait).await?;
         Ok(Self {
             jobs: store.clone(),
             leases: store.clone(),
@@ -202,7 +202,7 @@ async fn open_own_blobs(
     role: Role,
     config: &Config,
     owner: Arc<dyn BlobOwner>,
-    patience: &Patience<'_>,
+    wait: &StoreWait<'_>,
 ) -> anyhow::Result<(Arc<OwnedBlobs>, Option<Arc<S3Store>>)> {
     let open = async || {
         let Identity { id, mark } = owner.identity().await?;
@@ -216,7 +216,7 @@ async fn open_own_blobs(
     };
     let reason =
         |error: &PortError| if MarkerMissing::is_source_of(error) { OTHER_BLOB_STORE } else { NO_BLOB_STORE };
-    Ok(patience.open(reason, open).await?)
+    Ok(wait.open(reason, open).await?)
 }
 
 /// The blob store that the configuration names, where this marker must be, if there is one.

@@ -45,15 +45,15 @@ pub(super) struct Caller {
     pub(super) tokens: Arc<TokenService>,
 }
 
-/// How long a call may take, and what ends it.
+/// The time that a call may take, and the token that ends it early.
 #[derive(Clone, Copy)]
-pub(super) struct Patience<'a> {
+pub(super) struct CallTimeout<'a> {
     pub(super) timeout: Duration,
     pub(super) cancel: &'a CancellationToken,
 }
 
-impl<'a> From<Patience<'a>> for Bounds<'a> {
-    fn from(Patience { timeout, cancel }: Patience<'a>) -> Self {
+impl<'a> From<CallTimeout<'a>> for Bounds<'a> {
+    fn from(CallTimeout { timeout, cancel }: CallTimeout<'a>) -> Self {
         Self { timeout, answer_bytes: LARGEST_ANSWER, cancel }
     }
 }
@@ -62,10 +62,10 @@ impl Caller {
     /// Sends what `make` builds, and once more with a new token when the first was refused. The answer is JSON.
     pub(super) async fn call(
         &self,
-        patience: Patience<'_>,
+        timeout: CallTimeout<'_>,
         make: impl Fn(&Client) -> Result<RequestBuilder, EngineError>,
     ) -> Result<Answer, Failed> {
-        let answer = self.send(patience, make).await?;
+        let answer = self.send(timeout, make).await?;
         if answer.is_success() && !answer.is_json() {
             return Err(nonsense("the answer is no JSON; something else than Azure may be in between").into());
         }
@@ -73,16 +73,16 @@ impl Caller {
     }
 
     /// Removes what is at `url`, if it still is.
-    pub(super) async fn delete(&self, patience: Patience<'_>, url: &Url) -> Result<(), EngineError> {
-        match self.send(patience, |client| Ok(client.delete(url.clone()))).await {
+    pub(super) async fn delete(&self, timeout: CallTimeout<'_>, url: &Url) -> Result<(), EngineError> {
+        match self.send(timeout, |client| Ok(client.delete(url.clone()))).await {
             Ok(_) | Err(Failed { status: Some(404), .. }) => Ok(()),
             Err(failed) => Err(failed.error),
         }
     }
 
     /// Fetches from a storage, whose address is its own credential.
-    pub(super) async fn fetch(&self, patience: Patience<'_>, url: Url) -> Result<Answer, Failed> {
-        let answer = call(self.client.get(url), patience.into()).await?;
+    pub(super) async fn fetch(&self, timeout: CallTimeout<'_>, url: Url) -> Result<Answer, Failed> {
+        let answer = call(self.client.get(url), timeout.into()).await?;
         if answer.is_success() {
             return Ok(answer);
         }
@@ -92,13 +92,13 @@ impl Caller {
 
     async fn send(
         &self,
-        patience: Patience<'_>,
+        timeout: CallTimeout<'_>,
         make: impl Fn(&Client) -> Result<RequestBuilder, EngineError>,
     ) -> Result<Answer, Failed> {
         let mut may_renew = true;
         loop {
-            let (request, token) = self.authorise(patience, make(&self.client)?).await?;
-            let answer = call(request, patience.into()).await?;
+            let (request, token) = self.authorise(timeout, make(&self.client)?).await?;
+            let answer = call(request, timeout.into()).await?;
             match token {
                 Some(token) if answer.status == 401 && may_renew => {
                     tracing::info!(region = self.account.region(), "Azure refused a token; it is renewed");
@@ -118,13 +118,13 @@ impl Caller {
 
     async fn authorise(
         &self,
-        patience: Patience<'_>,
+        timeout: CallTimeout<'_>,
         request: RequestBuilder,
     ) -> Result<(RequestBuilder, Option<AccessToken>), EngineError> {
         if self.auth == AzureAuth::Key {
             return Ok((request.header(KEY_HEADER, self.key.clone()), None));
         }
-        let token = unless_cancelled(patience.cancel, self.tokens.token(&self.account)).await??;
+        let token = unless_cancelled(timeout.cancel, self.tokens.token(&self.account)).await??;
         let bearer = token.bearer().map_err(|_| nonsense("the token cannot be sent in a header"))?;
         Ok((request.header(AUTHORIZATION, bearer), Some(token)))
     }

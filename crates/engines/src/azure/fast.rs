@@ -11,7 +11,7 @@ use verbatim_core::ports::engine::{EngineError, EngineRequest};
 use verbatim_core::transcript::Transcript;
 
 use super::body::Sending;
-use super::caller::{Patience, read};
+use super::caller::{CallTimeout, read};
 use super::config::AzureConfig;
 use super::failures::unsupported;
 use super::locales::locale_of;
@@ -63,8 +63,8 @@ pub(super) async fn transcribe(
     }
     let (audio, is_upload) = audio_of(config, request)?;
     let definition = definition(config, options, is_upload)?.to_string();
-    let patience = Patience { timeout: config.timeouts.request(length), cancel };
-    let call = engine.caller.call(patience, |client| {
+    let timeout = CallTimeout { timeout: config.timeouts.request(length), cancel };
+    let call = engine.caller.call(timeout, |client| {
         let form = Form::new().part("audio", audio.part()?).text("definition", definition.clone());
         Ok(client.post(engine.addresses.fast.clone()).multipart(form))
     });

@@ -11,7 +11,7 @@ use verbatim_core::ports::engine::{EngineError, EngineRequest};
 use verbatim_core::transcript::Transcript;
 
 use super::body::Sending;
-use super::caller::{Patience, read};
+use super::caller::{CallTimeout, read};
 use super::config::AzureConfig;
 use super::failures::nonsense;
 use super::fast::locales_of;
@@ -81,10 +81,10 @@ pub(super) async fn transcribe(
     if let Some(profanity) = config.profanity {
         url.query_pairs_mut().append_pair("profanity", profanity.as_short());
     }
-    let patience = Patience { timeout: config.timeouts.request(length_of(request)), cancel };
+    let timeout = CallTimeout { timeout: config.timeouts.request(length_of(request)), cancel };
     let call = engine
         .caller
-        .call(patience, |client| Ok(client.post(url.clone()).header(CONTENT_TYPE, WAV).body(audio.clone())));
+        .call(timeout, |client| Ok(client.post(url.clone()).header(CONTENT_TYPE, WAV).body(audio.clone())));
     let heard = utterance(read(&call.await?)?, locale)?;
     Ok(transcript(heard.into_iter().collect(), request.audio.duration_ms(), options))
 }

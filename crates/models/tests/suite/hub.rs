@@ -106,7 +106,7 @@ async fn an_interrupted_pull_shows_no_model_and_is_taken_up_by_the_next() -> Res
     let (hub, dir) = (hub().await?, tempfile::tempdir()?);
     hub.break_with(Fault::Cut { at: CHUNK, times: 1 });
     let mut impatient = hub.options();
-    impatient.patience.attempts = 1;
+    impatient.timeouts.attempts = 1;
     let error = pull_model(model(&[]), dir.path(), &impatient).await.unwrap_err();
     assert!(matches!(error, ModelError::Hub { .. }), "{error}");
     assert!(!dir.path().join("test").exists());

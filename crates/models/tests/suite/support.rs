@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
-use verbatim_models::{KnownModel, Patience, PullOptions, SourceChoice};
+use verbatim_models::{HubTimeouts, KnownModel, PullOptions, SourceChoice};
 
 /// What the hub does wrong, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl FakeHub {
         Ok(Self { endpoint, shared })
     }
 
-    /// Options that use this hub, and no patience.
+    /// Options that use this hub, and does not wait.
     pub(crate) fn options(&self) -> PullOptions {
         options(self.endpoint.clone())
     }
@@ -79,14 +79,14 @@ impl FakeHub {
     }
 }
 
-/// Options for the hub at `endpoint`, with no patience and no packages' Python.
+/// Options for the hub at `endpoint`, without waits and without packages' Python.
 pub(crate) fn options(endpoint: String) -> PullOptions {
     let ms = std::time::Duration::from_millis;
     PullOptions {
         endpoint,
         source: SourceChoice::Auto,
         python: "/nonexistent/python3".into(),
-        patience: Patience { connect: ms(5000), silence: ms(2000), attempts: 3, pause: ms(1) },
+        timeouts: HubTimeouts { connect: ms(5000), idle: ms(2000), attempts: 3, pause: ms(1) },
         ..PullOptions::default()
     }
 }

@@ -18,7 +18,7 @@ use verbatim_core::ports::engine::{Checkpoint, EngineError, EngineObserver, Engi
 use verbatim_core::transcript::Transcript;
 
 use self::answer::{Files, Operation, Recognised, Status, heard};
-use super::caller::{Failed, Patience, read, unless_cancelled};
+use super::caller::{CallTimeout, Failed, read, unless_cancelled};
 use super::failures::{batch_failure, nonsense, unsupported};
 use super::transcript::transcript;
 use super::{AzureEngine, length_of};
@@ -93,8 +93,8 @@ pub(super) fn left_behind(engine: &AzureEngine, checkpoint: &Checkpoint) -> Opti
 
 /// Removes an operation that nobody wants any more. Where that fails Azure removes it later.
 pub(super) async fn remove(engine: &AzureEngine, operation: &Url) {
-    let patience = Patience { timeout: REMOVAL, cancel: &CancellationToken::new() };
-    if let Err(error) = engine.caller.delete(patience, operation).await {
+    let timeout = CallTimeout { timeout: REMOVAL, cancel: &CancellationToken::new() };
+    if let Err(error) = engine.caller.delete(timeout, operation).await {
         tracing::info!(%error, "a batch transcription that nobody wants could not be removed; it expires");
     }
 }
@@ -275,8 +275,8 @@ impl Batch<'_> {
         self.engine.caller.call(self.control(), |client| Ok(client.get(url.clone()))).await
     }
 
-    fn control(&self) -> Patience<'_> {
-        Patience { timeout: self.engine.config.timeouts.control, cancel: self.cancel }
+    fn control(&self) -> CallTimeout<'_> {
+        CallTimeout { timeout: self.engine.config.timeouts.control, cancel: self.cancel }
     }
 }
 

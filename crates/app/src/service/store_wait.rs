@@ -1,5 +1,5 @@
-//! Nodes wait for their stores: whoever starts a whole cluster at once, or a node during an outage, need not take care of the
-//! order, and a supervisor that counts restarts does not give up.
+//! A node waits for its stores at the start, so that the nodes of a cluster may start in any order and during an outage, and a
+//! supervisor that counts restarts does not give up.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use verbatim_core::{ErrorKind, PortError};
 
 use crate::gate::Gate;
 
-/// Before a store is tried again.
+/// The pause before a store is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How often the log says that the service still waits.
+/// The time between two lines of the log that say that the node still waits.
 const SAY_AGAIN: Duration = Duration::from_secs(5);
 
-/// What is waited for, and how.
-pub(super) struct Patience<'g> {
-    /// How long in all, from the start of the process; zero tries once.
+/// The wait for the stores at the start of a node.
+pub(super) struct StoreWait<'g> {
+    /// The end of the wait; a store is tried once even when it has passed.
     pub(super) until: Instant,
-    /// What answers requests meanwhile.
+    /// The gate that answers requests meanwhile.
     pub(super) gate: &'g Gate,
 }
 
-impl Patience<'_> {
+impl StoreWait<'_> {
     /// Opens a store: tries again while it is away, and ends at once when waiting would not help. `reason` says what an
     /// error means, in words that any client may read.
     ///
@@ -60,7 +60,7 @@ impl Patience<'_> {
     }
 }
 
-/// Why, for the log: the error itself only says what it means.
+/// The cause for the log; the error itself only says what it means.
 fn cause(error: &PortError) -> Option<String> {
     std::error::Error::source(error).map(ToString::to_string)
 }
@@ -72,10 +72,10 @@ mod tests {
     use super::*;
 
     /// Opens after some failures of this kind; returns how often it was tried, and how it ended.
-    async fn tried(kind: ErrorKind, failures: u32, patience: u64) -> (u32, Result<(), ErrorKind>) {
+    async fn tried(kind: ErrorKind, failures: u32, wait: u64) -> (u32, Result<(), ErrorKind>) {
         let (gate, tries) = (Gate::default(), AtomicU32::new(0));
-        let patience = Patience { until: Instant::now() + Duration::from_secs(patience), gate: &gate };
-        let opened = patience.open(
+        let wait = StoreWait { until: Instant::now() + Duration::from_secs(wait), gate: &gate };
+        let opened = wait.open(
             |_| "the store is away",
             async || {
                 if tries.fetch_add(1, Ordering::Relaxed) < failures {

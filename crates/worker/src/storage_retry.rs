@@ -1,4 +1,4 @@
-//! Patience with storage that is down: what a worker has in hand is worth more than its slot, for a while.
+//! Retries of storage that is down: for a while, finished work is worth more than the slot that it keeps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,21 +10,21 @@ use verbatim_core::{CancellationToken, PortError};
 use crate::backoff::Backoff;
 use crate::finish::may_pass;
 
-/// How long, and until when, something is tried again.
-pub(crate) struct Patience<'a> {
+/// The limits of the retries.
+pub(crate) struct StorageRetry<'a> {
     pub(crate) ids: &'a Arc<dyn IdSource>,
     pub(crate) limit: Duration,
-    /// Nobody waits any more.
+    /// Fires when the job is no longer wanted.
     pub(crate) cancel: &'a CancellationToken,
-    /// Whether somebody else had better try.
+    /// Whether another worker is more likely to succeed.
     pub(crate) give_up: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl Patience<'_> {
-    /// Does `work`, again and again while it fails for a reason that may pass.
+impl StorageRetry<'_> {
+    /// Runs `work`, with retries while it fails for a reason that may pass.
     ///
     /// # Errors
-    /// The last one, when it will not pass, patience is at its end, somebody else had better try, or `cancel` has fired.
+    /// The last error, when it will not pass, the time is up, another worker had better try, or `cancel` has fired.
     pub(crate) async fn with<T, W>(&self, what: &str, work: impl Fn() -> W) -> Result<T, PortError>
     where
         W: Future<Output = Result<T, PortError>>,

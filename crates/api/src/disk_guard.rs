@@ -1,4 +1,4 @@
-//! The watermark of the disk: uploads are refused before it is full, so that what was accepted can be worked off.
+//! The disk guard: uploads are refused before the disk is full, so that accepted jobs can still be worked off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,8 +10,8 @@ use verbatim_telemetry::Metrics;
 
 use crate::error::{ApiError, chain};
 
-/// A disk that takes longer to answer is not waited for: whoever writes to it will see what is wrong with it.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The time that the disk is waited for: a write will show what is wrong with a slower one.
+const DISK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The disk that uploads go to, and how much of it has to stay free.
 #[derive(Clone)]
@@ -22,8 +22,8 @@ pub struct DiskParts {
     pub min_free_bytes: u64,
 }
 
-/// Looks at the disk and decides who may upload.
-pub(crate) struct Watermark {
+/// Watches the free space of the disk and admits uploads by it.
+pub(crate) struct DiskGuard {
     parts: Option<DiskParts>,
     metrics: Arc<Metrics>,
     /// Bytes of the uploads under way that have not arrived yet.
@@ -31,7 +31,7 @@ pub(crate) struct Watermark {
     low: AtomicBool,
 }
 
-impl Watermark {
+impl DiskGuard {
     /// Without a disk, everybody may.
     pub(crate) fn new(parts: Option<DiskParts>, metrics: Arc<Metrics>) -> Self {
         Self { parts, metrics, expected: Arc::default(), low: AtomicBool::new(false) }
@@ -40,7 +40,7 @@ impl Watermark {
     /// Brings the gauges up to date, and tells the log when the watermark was crossed.
     pub(crate) async fn look(&self) -> Option<Room> {
         let parts = self.parts.as_ref()?;
-        let room = match tokio::time::timeout(PATIENCE, parts.disk.room()).await {
+        let room = match tokio::time::timeout(DISK_TIMEOUT, parts.disk.room()).await {
             Ok(Ok(room)) => room,
             Ok(Err(error)) => {
                 tracing::warn!(error = %chain(&error), "it is unknown how much room the disk has");
@@ -142,10 +142,10 @@ mod tests {
         }
     }
 
-    fn over(free: u64, min_free_bytes: u64) -> (Watermark, Arc<Fake>) {
+    fn over(free: u64, min_free_bytes: u64) -> (DiskGuard, Arc<Fake>) {
         let disk = Arc::new(Fake(AtomicU64::new(free)));
         let parts = DiskParts { disk: disk.clone(), min_free_bytes };
-        (Watermark::new(Some(parts), Arc::new(Metrics::new().unwrap())), disk)
+        (DiskGuard::new(Some(parts), Arc::new(Metrics::new().unwrap())), disk)
     }
 
     #[tokio::test]
@@ -175,7 +175,7 @@ mod tests {
     async fn a_disk_that_cannot_be_asked_and_one_without_watermark_refuse_nobody() {
         assert!(over(BROKEN, 600).0.admit(1 << 40).await.is_ok());
         assert!(over(5, 0).0.admit(1 << 40).await.is_ok());
-        let none = Watermark::new(None, Arc::new(Metrics::new().unwrap()));
+        let none = DiskGuard::new(None, Arc::new(Metrics::new().unwrap()));
         assert!(none.admit(1 << 40).await.is_ok());
     }
 }
