@@ -30,4 +30,4 @@ pub use edge::{AddressLimit, Edge, Keyless, Stranger};
 pub use router::{openapi, router};
 pub use serve::{ServeOptions, serve};
 pub use state::{ApiLimits, ApiParts, ApiState, CostTerms, ProviderParts};
-pub use watermark::DiskParts;
+pub use disk_guard::DiskParts;

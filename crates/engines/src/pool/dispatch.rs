@@ -227,13 +227,13 @@ impl Inner {
             .zip(latencies)
             .map(|((candidate, view), latency)| {
                 let provider = &self.providers[candidate.provider];
-                let ailing = view.is_some_and(|view| {
+                let unhealthy = view.is_some_and(|view| {
                     // One that is half open needs calls to find out whether it has healed.
                     view.paused || view.breaker == BreakerState::Open || view.cool_down_secs > 0.0
                 });
                 let score = Score {
                     priority: provider.priority,
-                    ailing,
+                    unhealthy,
                     price: price(provider),
                     latency_step: latency_step(latency, best),
                     draw: draw(provider.weight, self.ports.ids.fraction()),
