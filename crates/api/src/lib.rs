@@ -26,8 +26,8 @@ mod submit;
 mod upload;
 mod watch;
 
+pub use disk_guard::DiskParts;
 pub use edge::{AddressLimit, Edge, Keyless, Stranger};
 pub use router::{openapi, router};
 pub use serve::{ServeOptions, serve};
 pub use state::{ApiLimits, ApiParts, ApiState, CostTerms, ProviderParts};
-pub use disk_guard::DiskParts;
