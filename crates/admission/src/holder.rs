@@ -12,12 +12,24 @@ pub struct Holder(Name);
 enum Name {
     Tenant(Arc<str>),
     Address(IpAddr),
+    Unknown(u64),
 }
 
 impl Holder {
     /// A tenant.
     pub fn tenant(name: impl Into<Arc<str>>) -> Self {
         Self(Name::Tenant(name.into()))
+    }
+
+    /// One of many parties that cannot be told apart, by a number of its own: a connection of a proxy, say. It counts for
+    /// nobody else, and is no newcomer (see [`crate::Reserve`]), since anybody may be many of them.
+    pub fn unknown(number: u64) -> Self {
+        Self(Name::Unknown(number))
+    }
+
+    /// Whether the holder can be told from others, so that permits can be kept for it until it comes.
+    pub fn is_known(&self) -> bool {
+        !matches!(self.0, Name::Unknown(_))
     }
 
     /// A client by its address: one IPv4 address, or one IPv6 network of 64 bits, which a single host has to itself
@@ -39,6 +51,7 @@ impl fmt::Debug for Holder {
         match &self.0 {
             Name::Tenant(name) => write!(f, "tenant {name}"),
             Name::Address(address) => write!(f, "address {address}"),
+            Name::Unknown(number) => write!(f, "unknown {number}"),
         }
     }
 }

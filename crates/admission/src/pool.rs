@@ -168,6 +168,12 @@ impl Pool {
         self.0.change(|state| state.shown())
     }
 
+    /// Permits that have to come back before there is one more for this holder, and one for each request that waits; its
+    /// share is not looked at.
+    pub fn lacking(&self, holder: &Holder) -> usize {
+        self.0.lock().lacking(holder)
+    }
+
     /// Whether a holder other than this one waits for a permit.
     pub fn others_wait(&self, holder: &Holder) -> bool {
         self.0.lock().others_wait(holder)

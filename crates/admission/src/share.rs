@@ -9,14 +9,24 @@ pub enum Reserve {
     Nothing,
     /// An eighth, rounded up, but never the only permit: where permits are held for as long as their holder likes.
     Eighth,
+    /// The same, and half of it for holders that have none yet, however many contend: where strangers hold permits.
+    EighthAndNewcomers,
 }
 
 impl Reserve {
     fn of(self, permits: usize) -> usize {
         match self {
             Self::Nothing => 0,
-            Self::Eighth if permits < 2 => 0,
-            Self::Eighth => permits.div_ceil(8),
+            Self::Eighth | Self::EighthAndNewcomers if permits < 2 => 0,
+            Self::Eighth | Self::EighthAndNewcomers => permits.div_ceil(8),
+        }
+    }
+
+    /// The part of the permits that only holders without any may have.
+    pub(crate) fn for_newcomers(self, permits: usize) -> usize {
+        match self {
+            Self::EighthAndNewcomers if permits >= 2 => permits.div_ceil(16),
+            Self::EighthAndNewcomers | Self::Eighth | Self::Nothing => 0,
         }
     }
 }

@@ -134,7 +134,7 @@ impl State {
     /// Whether there is room for so many permits more, within the share of the holder. The queue is not looked at.
     pub(crate) fn fits(&self, holder: &Holder, amount: usize) -> bool {
         let contenders = self.contenders_with(holder);
-        self.within_share(self.held_by(holder), amount, contenders) && self.has_room(amount)
+        self.within_share(self.held_by(holder), amount, contenders) && self.has_room(holder, amount)
     }
 
     /// Whether a holder of so many permits stays within its share with so many more. A holder without permits always does,
@@ -143,8 +143,20 @@ impl State {
         held == 0 || held.saturating_add(amount) <= share(self.size.get(), self.reserve, contenders)
     }
 
-    fn has_room(&self, amount: usize) -> bool {
-        self.held.saturating_add(amount) <= self.size.get()
+    fn has_room(&self, holder: &Holder, amount: usize) -> bool {
+        self.held.saturating_add(amount) <= self.permits_for(holder)
+    }
+
+    /// The permits there are for a holder: those for newcomers only for one that is one.
+    fn permits_for(&self, holder: &Holder) -> usize {
+        let permits = self.size.get();
+        let is_newcomer = holder.is_known() && self.held_by(holder) == 0;
+        if is_newcomer { permits } else { permits - self.reserve.for_newcomers(permits) }
+    }
+
+    /// Permits that have to come back before there is one more for this holder and for each that waits, shares aside.
+    pub(crate) fn lacking(&self, holder: &Holder) -> usize {
+        (self.held + self.wanted + 1).saturating_sub(self.permits_for(holder))
     }
 
     /// The number of contenders, counting `holder` as one of them.
@@ -168,7 +180,8 @@ impl State {
 
     /// Takes the request that is served next out of the queue: of the holders that are within their share, the one with the
     /// fewest permits comes first, with its oldest request. None overtakes that request while there is no room for it;
-    /// otherwise small requests could keep a large one waiting for ever.
+    /// otherwise small requests could keep a large one waiting for ever. What is kept for newcomers holds up nobody but
+    /// those who are none.
     pub(crate) fn next(&mut self) -> Option<(Holder, Request)> {
         if self.requests == 0 {
             return None;
@@ -176,10 +189,13 @@ impl State {
         let first = |(holder, account): (&Holder, &Account)| {
             let (number, request) = account.waiting.first_key_value()?;
             let within = self.within_share(account.held, request.amount, self.contenders);
-            within.then(|| (account.held, *number, request.amount, holder.clone()))
+            let has_room = self.has_room(holder, request.amount);
+            let waits_for_all = self.held.saturating_add(request.amount) > self.size.get();
+            (within && (has_room || waits_for_all))
+                .then(|| (account.held, *number, request.amount, holder.clone()))
         };
         let (_, number, amount, holder) = self.accounts.iter().filter_map(first).min()?;
-        if !self.has_room(amount) {
+        if !self.has_room(&holder, amount) {
             return None;
         }
         let request = self.dequeue(&holder, number)?;

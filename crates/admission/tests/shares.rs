@@ -230,3 +230,21 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_for_newcomers_is_for_them_alone_and_holds_up_nobody() {
+    let config =
+        PoolConfig { sizing: Sizing::fixed(32), max_waiting: 8, reserve: Reserve::EighthAndNewcomers };
+    let pool = Pool::new(config, Vec::new(), Box::new(()));
+    let (a, b) = (tenant("a"), tenant("b"));
+    let (of_a, of_b) = (all_it_gets(&pool, &a), all_it_gets(&pool, &b));
+    assert_eq!((of_a.len(), of_b.len()), (28, 2), "two of 32 are for newcomers");
+    assert_eq!((pool.lacking(&b), pool.lacking(&tenant("c"))), (1, 0));
+    // One that cannot be told from others is no newcomer, and does not stand in the way of one while it waits.
+    let waiting = pool.acquire(&Holder::unknown(7), SOON);
+    tokio::pin!(waiting);
+    assert!(futures::poll!(&mut waiting).is_pending());
+    let c = pool.try_acquire(&tenant("c")).unwrap();
+    drop((of_a, c));
+    assert!(waiting.await.is_ok());
+}

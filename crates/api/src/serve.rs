@@ -1,6 +1,7 @@
 //! Serving: one task per connection, all of them owned; a permit for each, shared between addresses; an orderly end.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,23 +12,25 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use ipnet::IpNet;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
-use verbatim_admission::{Holder, Pool, PoolConfig, PoolGauge, Reserve, Sizing};
+use verbatim_admission::{Holder, Permit, Pool, PoolConfig, PoolGauge, Refused, Reserve, Sizing};
 use verbatim_core::CancellationToken;
+use verbatim_telemetry::limits::ConnectionsClosed;
 
-use crate::connection::{Progress, Timed};
+use crate::connection::{Progress, Timed, Times};
+use crate::open::Open;
 
 /// How connections are served.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Connections open at the same time, of all clients. One client's address may have seven eighths of them: health
-    /// checks always find one.
+    /// Connections open at the same time, of all clients. One client's address may have seven eighths of them, and a
+    /// sixteenth is for addresses that have none: health checks always find one. When all are in use, idle ones of whoever
+    /// has most are closed for addresses that have fewer.
     pub max_connections: usize,
     /// Networks of proxies, whose connections are those of many clients.
     pub trusted_proxies: Vec<IpNet>,
@@ -35,6 +38,8 @@ pub struct ServeOptions {
     pub head_timeout: Duration,
     /// Time for which a connection may be idle between two requests.
     pub idle_timeout: Duration,
+    /// Time for which bytes may wait for a client that reads none of them; longer in proportion for one that reads slowly.
+    pub unread_timeout: Duration,
     /// How long requests in flight may take to end after `shutdown` has fired.
     pub grace: Duration,
 }
@@ -48,6 +53,7 @@ impl Default for ServeOptions {
             // Longer than proxies keep idle connections (nginx: 60 s): when both ends may close one, a request can be
             // lost in between, so it should be the proxy.
             idle_timeout: Duration::from_secs(75),
+            unread_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(20),
         }
     }
@@ -59,26 +65,50 @@ const READ_BUFFER: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Refusals that are being told at once; beyond it a connection is closed without a word.
 const MAX_REFUSALS: usize = 64;
+/// Connections that wait for room which others are making.
+const MAX_WAITING: usize = 64;
+/// Time for which they do.
+const ROOM_TIME: Duration = Duration::from_secs(1);
 /// Time for telling a client that its connection is refused.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// What a client is told whose connection is refused, before a byte of its request is read.
 const REFUSAL: &str = "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"too_many_connections\",\
     \"detail\":\"there are too many connections to this node, or from your address; try again in a moment\"}";
 
+/// Where a node shows its connections.
+pub struct ServeGauges {
+    /// How many there are.
+    pub open: Box<dyn PoolGauge>,
+    /// Those that it closed.
+    pub closed: ConnectionsClosed,
+}
+
 /// Serves `router` on `listener` until `shutdown` fires; then takes no more connections, lets requests in flight end
-/// within the grace period, and closes what is left. `gauge` shows the connections.
+/// within the grace period, and closes what is left.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     shutdown: CancellationToken,
     options: ServeOptions,
-    gauge: Box<dyn PoolGauge>,
+    gauges: ServeGauges,
 ) {
-    let ServeOptions { max_connections, trusted_proxies, head_timeout, idle_timeout, grace } = options;
-    let sizing = Sizing::fixed(max_connections);
-    let pool = Pool::new(PoolConfig { sizing, max_waiting: 0, reserve: Reserve::Eighth }, Vec::new(), gauge);
-    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-    let graceful = GracefulShutdown::new();
+    let ServeOptions { max_connections, trusted_proxies, head_timeout, idle_timeout, unread_timeout, grace } =
+        options;
+    let config = PoolConfig {
+        sizing: Sizing::fixed(max_connections),
+        max_waiting: MAX_WAITING,
+        reserve: Reserve::EighthAndNewcomers,
+    };
+    let node = Node {
+        pool: Pool::new(config, Vec::new(), gauges.open),
+        open: Open::new(gauges.closed.clone()),
+        closed: gauges.closed,
+        router,
+        times: Times { head: head_timeout, unread: unread_timeout },
+        idle_timeout,
+        refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+        ending: CancellationToken::new(),
+    };
     let mut connections = JoinSet::new();
     let mut number: u64 = 0;
     loop {
@@ -88,18 +118,83 @@ pub async fn serve(
             Some(_) = connections.join_next() => continue,
         };
         number += 1;
-        let permit = match pool.try_acquire(&holder(peer, number, &trusted_proxies)) {
-            Ok(permit) => permit,
-            Err(why) => {
-                tracing::debug!(%peer, %why, "a connection is refused");
-                if let Ok(telling) = Arc::clone(&refusals).try_acquire_owned() {
-                    connections.spawn(refuse(stream, number, telling));
-                }
-                continue;
+        let holder = holder(peer, number, &trusted_proxies);
+        let arrived = Arrived { stream, peer, number, holder };
+        // Room that others make comes within a moment; who waits for it shares the line by holder as well.
+        if node.open.make_room(&arrived.holder, node.pool.lacking(&arrived.holder)) {
+            let mut waiting = Box::pin(node.clone().wait_and_serve(arrived));
+            // Once here, so that the next one finds it in the line.
+            if futures::poll!(&mut waiting).is_pending() {
+                connections.spawn(waiting);
             }
-        };
-        let progress = Progress::new();
-        let router = Extension(ConnectInfo(peer)).layer(router.clone());
+            continue;
+        }
+        match node.pool.try_acquire(&arrived.holder) {
+            Ok(permit) => {
+                connections.spawn(node.clone().serve(arrived, permit));
+            }
+            Err(why) => {
+                if let Some(refusing) = node.refuse(arrived, why) {
+                    connections.spawn(refusing);
+                }
+            }
+        }
+    }
+    drop(listener);
+    node.ending.cancel();
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace, ended).await.is_err() {
+        tracing::warn!(
+            left = connections.len(),
+            "closing connections that did not end within the grace period"
+        );
+    }
+    connections.shutdown().await;
+}
+
+/// A connection that has just come.
+struct Arrived {
+    stream: TcpStream,
+    peer: SocketAddr,
+    number: u64,
+    holder: Holder,
+}
+
+/// What all connections of a node share.
+#[derive(Clone)]
+struct Node {
+    pool: Pool,
+    open: Open,
+    closed: ConnectionsClosed,
+    router: Router,
+    times: Times,
+    idle_timeout: Duration,
+    refusals: Arc<Semaphore>,
+    /// Fires when no request is taken any more.
+    ending: CancellationToken,
+}
+
+impl Node {
+    /// Serves a connection for which others are making room.
+    async fn wait_and_serve(self, arrived: Arrived) {
+        match self.pool.acquire(&arrived.holder, ROOM_TIME).await {
+            Ok(permit) => self.serve(arrived, permit).await,
+            Err(why) => {
+                if let Some(refusing) = self.refuse(arrived, why) {
+                    refusing.await;
+                }
+            }
+        }
+    }
+
+    /// Serves a connection until it ends. Asked to close, it does so after the request under way.
+    async fn serve(self, arrived: Arrived, permit: Permit) {
+        let Self { pool: _, open, closed, router, times, idle_timeout, refusals: _, ending } = self;
+        let Arrived { stream, peer, number, holder } = arrived;
+        let (progress, close) = (Progress::new(), ending.child_token());
+        // A proxy bounds its connections itself, and a request that it sends into one that closes would be lost.
+        let listed = holder.is_known().then(|| open.add(holder, number, progress.clone(), close.clone()));
+        let router = Extension(ConnectInfo(peer)).layer(router);
         let answers = {
             let progress = progress.clone();
             service_fn(move |request: hyper::Request<Incoming>| {
@@ -111,23 +206,30 @@ pub async fn serve(
             .timer(TokioTimer::new())
             .header_read_timeout(idle_timeout)
             .max_buf_size(READ_BUFFER)
-            .serve_connection(TokioIo::new(Timed::new(stream, progress, head_timeout)), answers);
-        let watched = graceful.watch(connection);
-        connections.spawn(async move {
-            if let Err(error) = watched.await {
-                tracing::debug!(%error, "a connection ended early");
+            .serve_connection(TokioIo::new(Timed::new(stream, progress, times, closed)), answers);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = close.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
-            drop(permit);
-        });
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+        // Whoever looks for room must not find a connection whose permit is free already.
+        drop(listed);
+        drop(permit);
     }
-    drop(listener);
-    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!(
-            left = connections.len(),
-            "closing connections that did not end within the grace period"
-        );
+
+    /// The telling of a refusal; `None` while there are too many to tell all of them.
+    fn refuse(&self, arrived: Arrived, why: Refused) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let Arrived { stream, peer, number, holder: _ } = arrived;
+        tracing::debug!(%peer, %why, "a connection is refused");
+        let telling = Arc::clone(&self.refusals).try_acquire_owned().ok()?;
+        Some(refuse(stream, number, telling))
     }
-    connections.shutdown().await;
 }
 
 /// Whose share of the connections this one is. A proxy brings those of many clients, which it bounds itself: each of its
@@ -135,7 +237,7 @@ pub async fn serve(
 fn holder(peer: SocketAddr, number: u64, trusted_proxies: &[IpNet]) -> Holder {
     let address = peer.ip().to_canonical();
     if trusted_proxies.iter().any(|network| network.contains(&address)) {
-        Holder::tenant(format!("proxied {number}"))
+        Holder::unknown(number)
     } else {
         Holder::address(address)
     }

@@ -3,6 +3,8 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::config::LimitsConfig;
+
 /// Descriptors that are kept for files, stores and calls to providers, at least.
 const KEPT: u64 = 64;
 
@@ -22,9 +24,29 @@ pub(crate) fn connections(wanted: usize, descriptors: u64) -> usize {
     wanted.min(usize::try_from(room).unwrap_or(usize::MAX))
 }
 
+/// Lowers what lasts on connections in proportion to them: requests and waits that together took all of them would leave none
+/// that can give way to another client's.
+pub(crate) fn scale(limits: &mut LimitsConfig, connections: usize) {
+    let wanted = limits.max_connections.max(1);
+    let scaled = |limit: usize| (limit.saturating_mul(connections) / wanted).max(1);
+    limits.max_requests_in_flight = scaled(limits.max_requests_in_flight);
+    limits.max_watchers = scaled(limits.max_watchers);
+    limits.max_connections = connections;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn with_fewer_connections_fewer_requests_and_waits_take_all_of_them() {
+        let mut limits = LimitsConfig::default();
+        scale(&mut limits, 768);
+        assert_eq!(
+            (limits.max_requests_in_flight, limits.max_watchers, limits.max_connections),
+            (96, 384, 768)
+        );
+    }
 
     #[test]
     fn connections_leave_descriptors_for_everything_else() {

@@ -20,6 +20,7 @@ pub struct LimitMetrics {
     holders: IntGaugeVec,
     turned_away: IntCounterVec,
     refused: IntCounterVec,
+    connections_closed: IntCounterVec,
     stages: Mutex<Vec<StageGauge>>,
 }
 
@@ -89,6 +90,16 @@ impl LimitMetrics {
                     &["stage"],
                 ),
             )?,
+            connections_closed: register(
+                r,
+                IntCounterVec::new(
+                    opts(
+                        "connections_closed_total",
+                        "Connections that the node closed although their clients did not: idle ones, so that another address                          got one (gave_way), and those whose client did not read its answers (unread).",
+                    ),
+                    &["reason"],
+                ),
+            )?,
             stages: Mutex::default(),
         })
     }
@@ -100,6 +111,13 @@ impl LimitMetrics {
             LimitScope::Project => "project",
         };
         self.requests.with_label_values(&[scope, if allowed { "allowed" } else { "refused" }]).inc();
+    }
+
+    /// The counters of connections that the node closed.
+    pub fn connections_closed(&self) -> ConnectionsClosed {
+        let counter = |end: ConnectionEnd| self.connections_closed.with_label_values(&[end.label()]);
+        let [gave_way, unread] = ConnectionEnd::ALL.map(counter);
+        ConnectionsClosed { gave_way, unread }
     }
 
     /// The gauge on which the pool of this stage shows how full it is.
@@ -127,6 +145,53 @@ impl LimitMetrics {
         let mut figures: Vec<StageFigures> = stages.iter().map(StageGauge::figures).collect();
         figures.sort_by_key(|figures| figures.stage);
         figures
+    }
+}
+
+/// Why a node closed a connection that its client kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionEnd {
+    /// Another address wanted one, and had fewer.
+    GaveWay,
+    /// The client did not read its answers.
+    Unread,
+}
+
+impl ConnectionEnd {
+    /// Every reason.
+    pub const ALL: [Self; 2] = [Self::GaveWay, Self::Unread];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::GaveWay => "gave_way",
+            Self::Unread => "unread",
+        }
+    }
+}
+
+/// Counts connections that the node closed; clones count together.
+#[derive(Debug, Clone)]
+pub struct ConnectionsClosed {
+    gave_way: IntCounter,
+    unread: IntCounter,
+}
+
+impl ConnectionsClosed {
+    /// One more.
+    pub fn count(&self, end: ConnectionEnd) {
+        self.of(end).inc();
+    }
+
+    /// How many so far.
+    pub fn get(&self, end: ConnectionEnd) -> u64 {
+        self.of(end).get()
+    }
+
+    fn of(&self, end: ConnectionEnd) -> &IntCounter {
+        match end {
+            ConnectionEnd::GaveWay => &self.gave_way,
+            ConnectionEnd::Unread => &self.unread,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod admin;
 mod answers;
 mod audit;
+mod connections;
 mod crowd;
 mod disk;
 mod edge;

@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, Request};
 use futures::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use verbatim_api_lib::{ApiLimits, ServeOptions, serve};
+use verbatim_api_lib::{ApiLimits, ServeGauges, ServeOptions, serve};
 use verbatim_core::CancellationToken;
 use verbatim_core::api_key::Scope;
 use verbatim_core::event::EventKind;
@@ -126,27 +126,28 @@ async fn served(head_timeout: Duration, idle_timeout: Duration) -> (SocketAddr, 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
     let options = ServeOptions { max_connections: 4, head_timeout, idle_timeout, ..ServeOptions::default() };
-    let router = World::new().router;
-    tokio::spawn(serve(listener, router, stop.clone(), options, Box::new(())));
+    let World { router, state, .. } = World::new();
+    let gauges = ServeGauges { open: Box::new(()), closed: state.metrics.limits.connections_closed() };
+    tokio::spawn(serve(listener, router, stop.clone(), options, gauges));
     (address, stop)
 }
 
-async fn connect(from: &str, to: SocketAddr) -> TcpStream {
+pub(crate) async fn connect(from: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
     socket.connect(to).await.unwrap()
 }
 
 /// All that comes until the other end closes.
-async fn rest(mut connection: TcpStream) -> String {
+pub(crate) async fn rest(mut connection: TcpStream) -> String {
     let mut told = Vec::new();
     // A reset is an end, too.
     let _ = connection.read_to_end(&mut told).await;
     String::from_utf8_lossy(&told).into_owned()
 }
 
-const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn connections_of_one_address_leave_one_for_a_health_check() {

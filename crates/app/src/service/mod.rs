@@ -16,8 +16,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use verbatim_admission::PoolGauge;
-use verbatim_api_lib::ServeOptions;
+use verbatim_api_lib::{ServeGauges, ServeOptions};
 use verbatim_core::CancellationToken;
 use verbatim_core::ids::{IdSource, WorkerId};
 use verbatim_core::model::ModelCatalog;
@@ -86,7 +85,7 @@ fn traces(role: Role, config: &Config) -> anyhow::Result<Option<Traces>> {
 
 async fn run_parts(
     role: Role,
-    config: Config,
+    mut config: Config,
     whisper: Option<LoadLocalEngine>,
     Control { shutdown, lineage }: Control,
 ) -> anyhow::Result<Ending> {
@@ -109,14 +108,18 @@ async fn run_parts(
             wanted = config.limits.max_connections,
             "fewer connections than limits.max_connections: raise the hard limit of open files (ulimit -Hn, LimitNOFILE)"
         );
+        descriptors::scale(&mut config.limits, max_connections);
     }
     let options = ServeOptions {
         max_connections,
         trusted_proxies: config.server.trusted_proxies.clone(),
         ..ServeOptions::default()
     };
-    let gauge = metrics.limits.stage("open_connections");
-    process.parts.spawn(serve(role, listener, process.gate.clone(), shutdown.soft.clone(), options, gauge));
+    let gauges = ServeGauges {
+        open: metrics.limits.stage("open_connections"),
+        closed: metrics.limits.connections_closed(),
+    };
+    process.parts.spawn(serve(role, listener, process.gate.clone(), shutdown.soft.clone(), options, gauges));
     let opened = tokio::select! {
         () = shutdown.soft.cancelled() => None,
         opened = Stores::open(role, &config, metrics, &process.gate) => Some(opened),
@@ -161,12 +164,12 @@ async fn serve(
     gate: Gate,
     stop: CancellationToken,
     options: ServeOptions,
-    gauge: Box<dyn PoolGauge>,
+    gauges: ServeGauges,
 ) -> anyhow::Result<()> {
     if role == Role::Api {
         let _ = tokio::time::timeout(QUICK_START, gate.opened()).await;
     }
-    verbatim_api_lib::serve(listener, gate.router(), stop, options, gauge).await;
+    verbatim_api_lib::serve(listener, gate.router(), stop, options, gauges).await;
     Ok(())
 }
 
