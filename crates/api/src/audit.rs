@@ -14,21 +14,19 @@ use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa_axum::router::UtoipaMethodRouter;
 use verbatim_core::api_key::{NewKey, Principal, Scope};
-use verbatim_core::ids::TenantId;
+use verbatim_core::ids::{SubmissionId, TenantId};
 use verbatim_telemetry::audit::{AuditLine, AuditLog};
 
 use crate::edge::ClientAddress;
 use crate::error::ApiError;
 use crate::extract::Caller;
-use crate::observe::RequestId;
+use crate::observe::{RequestId, holds_key};
 use crate::state::ApiState;
 
 /// Where the OpenAPI document says by which name the audit knows what an operation does.
 const ACTION: &str = "x-audit-action";
 /// The object of lists, and of what is refused before it has a name.
 const NO_NAME: &str = "*";
-/// What every key begins with: somebody may put one where an id belongs.
-const KEY_PREFIX: &str = "vbk_";
 /// The longest object that is written down, in characters.
 const MAX_OBJECT: usize = 128;
 
@@ -92,7 +90,8 @@ struct Details {
     scopes: Option<String>,
 }
 
-/// What an act is on, for handlers that know more of it than the path says.
+/// What an act is on, for handlers that know more of it than the path says. Having one proves that the act leaves a line:
+/// whatever hands out a transcript's words asks for it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Subject(Arc<Mutex<Details>>);
 
@@ -105,6 +104,11 @@ impl Subject {
             tenant: Some(tenant.clone()),
             scopes: Some(listed(scopes)),
         });
+    }
+
+    /// The job whose words are handed out, or that was made.
+    pub(crate) fn set_job(&self, id: &SubmissionId) {
+        self.change(Details { object: Some(id.to_string()), ..Details::default() });
     }
 
     /// What one tenant has.
@@ -218,7 +222,7 @@ fn listed(scopes: &[Scope]) -> String {
 
 /// What a client calls an object: it must not be able to forge a line, and must not have put a secret into one.
 fn shown(name: &str) -> String {
-    if name.contains(KEY_PREFIX) {
+    if holds_key(name) {
         return "[hidden]".to_owned();
     }
     name.chars().take(MAX_OBJECT).flat_map(char::escape_debug).collect()

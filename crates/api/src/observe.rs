@@ -32,6 +32,15 @@ impl RequestId {
     }
 }
 
+/// What every key begins with: somebody may put one where an id belongs.
+const KEY_PREFIX: &str = "vbk_";
+
+/// Whether a text that a client chose, and that would be written down, has a key in it.
+pub(crate) fn holds_key(text: &str) -> bool {
+    let prefix = KEY_PREFIX.as_bytes();
+    text.as_bytes().windows(prefix.len()).any(|part| part.eq_ignore_ascii_case(prefix))
+}
+
 /// The longest request id taken from a client.
 const MAX_REQUEST_ID: usize = 128;
 /// The header in which a client names the span that its request is part of (W3C Trace Context).
@@ -114,13 +123,13 @@ fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
     parent.to_str().ok().filter(|_| another.is_none())?.parse().ok()
 }
 
-/// The client's id for its request, if it is one that can stand in a log; a fresh one else.
+/// The client's id for its request, if it is one that can stand in a log and holds no key; a fresh one else.
 fn request_id(headers: &HeaderMap, ids: &dyn IdSource) -> String {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
     headers
         .get(REQUEST_ID)
         .and_then(|value| value.to_str().ok())
-        .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(allowed))
+        .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(allowed) && !holds_key(id))
         .map_or_else(|| format!("req_{}", ids.ulid()), str::to_owned)
 }
 
@@ -169,6 +178,14 @@ mod tests {
         assert!(request_id(&with("a b"), &Fixed).starts_with("req_"));
         assert!(request_id(&with(&"x".repeat(129)), &Fixed).starts_with("req_"));
         assert!(request_id(&HeaderMap::new(), &Fixed).starts_with("req_"));
+    }
+
+    #[test]
+    fn a_key_that_is_put_in_place_of_a_request_id_is_replaced() {
+        let with = |value: &str| HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_str(value).unwrap())]);
+        for id in ["vbk_01JD8N3W0S5Y6T7E8Z9QK4M2VX_secret", "r-1:vbk_x", "VBK_x"] {
+            assert!(request_id(&with(id), &Fixed).starts_with("req_"), "{id}");
+        }
     }
 
     #[test]

@@ -3,6 +3,10 @@
 
 #![expect(dead_code, reason = "the forms exist for their schemas only")]
 
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::IntoResponse;
+use sha2::{Digest, Sha256};
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
@@ -31,6 +35,36 @@ use crate::problem::ApiStyle;
     modifiers(&Keys),
 )]
 pub(crate) struct TitlePage;
+
+/// The document as it is sent: written once, since writing it takes longer than anything else that needs no key.
+#[derive(Clone)]
+pub(crate) struct Document {
+    bytes: Bytes,
+    tag: HeaderValue,
+}
+
+impl Document {
+    /// This document, written.
+    pub(crate) fn of(document: &utoipa::openapi::OpenApi) -> Self {
+        let bytes = Bytes::from(serde_json::to_vec(document).unwrap_or_else(|error| {
+            tracing::error!(%error, "the OpenAPI document cannot be written");
+            b"{}".to_vec()
+        }));
+        let tag = format!("\"{}\"", &hex::encode(Sha256::digest(&bytes))[..32]);
+        let tag = HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"\""));
+        Self { bytes, tag }
+    }
+
+    /// The answer to a request with these headers: nothing but its name for whoever has it already.
+    pub(crate) fn answer(&self, headers: &HeaderMap) -> axum::response::Response {
+        let tag = (header::ETAG, self.tag.clone());
+        if headers.get(header::IF_NONE_MATCH) == Some(&self.tag) {
+            return (StatusCode::NOT_MODIFIED, [tag]).into_response();
+        }
+        let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        ([tag, kind], self.bytes.clone()).into_response()
+    }
+}
 
 /// The headers in which a key may come.
 const SCHEMES: [&str; 2] = ["bearer", "api_key"];

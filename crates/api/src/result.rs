@@ -6,14 +6,20 @@ use verbatim_core::ports::blobs::{BlobKey, get_bytes};
 use verbatim_core::transcript::Transcript;
 use verbatim_core::{BadJson, ErrorKind};
 
+use crate::audit::Subject;
 use crate::error::ApiError;
 use crate::state::ApiState;
 
-/// The transcript of a completed submission.
+/// The transcript of a completed submission, whose reading `subject` writes down.
 ///
 /// # Errors
 /// 409 `not_ready`, `job_failed` or `job_cancelled` when there is none, 410 when it has expired.
-pub(crate) async fn transcript(state: &ApiState, submission: &Submission) -> Result<Transcript, ApiError> {
+pub(crate) async fn transcript(
+    state: &ApiState,
+    subject: &Subject,
+    submission: &Submission,
+) -> Result<Transcript, ApiError> {
+    subject.set_job(&submission.id);
     let conflict = |code, detail: String| Err(ApiError::new(StatusCode::CONFLICT, code, detail));
     match submission.status {
         SubmissionStatus::Completed => {}

@@ -11,18 +11,22 @@ use verbatim_core::ports::jobs::EventStream;
 use verbatim_core::transcript::{Segment, Transcript};
 use verbatim_core::{BadJson, ErrorKind, PortError};
 
+use crate::audit::Subject;
 use crate::state::ApiState;
 
-/// The events after `after`; `None` when there is no such submission.
+/// The events after `after`, segments among them, whose reading `subject` writes down; `None` when there is no such
+/// submission.
 ///
 /// # Errors
 /// What the store says.
 pub(crate) async fn events(
     state: &ApiState,
+    subject: &Subject,
     tenant: &TenantId,
     id: &SubmissionId,
     after: Option<EventSeq>,
 ) -> Result<Option<EventStream>, PortError> {
+    subject.set_job(id);
     let Some(stored) = state.jobs.events(tenant, id, after).await? else { return Ok(None) };
     let story = Story {
         state: state.clone(),

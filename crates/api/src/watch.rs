@@ -9,6 +9,7 @@ use verbatim_core::ids::{SubmissionId, TenantId};
 use verbatim_core::job::Submission;
 use verbatim_core::ports::jobs::EventStream;
 
+use crate::audit::Subject;
 use crate::error::{ApiError, chain};
 use crate::extract::Caller;
 use crate::stages::RequestPermit;
@@ -27,15 +28,20 @@ pub(crate) struct Watch {
     id: SubmissionId,
     last: Option<EventSeq>,
     stream: Option<EventStream>,
-    /// Segments of a finished job are told as well, read from its transcript. Off for a wait for the end, which must not fail
-    /// while the blob store is away.
-    whole: bool,
+    /// What the audit knows the reading of words by: segments of a finished job are told as well, read from its transcript.
+    /// `None` for a wait for the end, which tells no words and must not fail while the blob store is away.
+    reading: Option<Subject>,
 }
 
 impl Watch {
-    /// Follows the submission from its first event.
-    pub(crate) fn new(state: &ApiState, tenant: TenantId, id: SubmissionId) -> Self {
-        Self { state: state.clone(), tenant, id, last: None, stream: None, whole: true }
+    /// Follows the submission from its first event, words included.
+    pub(crate) fn new(state: &ApiState, subject: Subject, tenant: TenantId, id: SubmissionId) -> Self {
+        Self { reading: Some(subject), ..Self::until_end(state, tenant, id) }
+    }
+
+    /// Follows the submission to its end.
+    fn until_end(state: &ApiState, tenant: TenantId, id: SubmissionId) -> Self {
+        Self { state: state.clone(), tenant, id, last: None, stream: None, reading: None }
     }
 
     /// The next event; `None` when there are no more, or no such submission any more.
@@ -63,10 +69,11 @@ impl Watch {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
-                let opened = if self.whole {
-                    story::events(&self.state, &self.tenant, &self.id, self.last).await?
-                } else {
-                    self.state.jobs.events(&self.tenant, &self.id, self.last).await?
+                let opened = match &self.reading {
+                    Some(subject) => {
+                        story::events(&self.state, subject, &self.tenant, &self.id, self.last).await?
+                    }
+                    None => self.state.jobs.events(&self.tenant, &self.id, self.last).await?,
                 };
                 match opened {
                     Some(stream) => self.stream.insert(stream),
@@ -126,7 +133,7 @@ pub(crate) async fn ended(
     tenant: &TenantId,
     id: &SubmissionId,
 ) -> Result<Submission, ApiError> {
-    let mut watch = Watch { whole: false, ..Watch::new(state, tenant.clone(), id.clone()) };
+    let mut watch = Watch::until_end(state, tenant.clone(), id.clone());
     while let Some(event) = watch.next().await? {
         if event.kind.is_terminal() {
             break;

@@ -94,10 +94,20 @@ fn host(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
         None => None,
     };
     // A request to a proxy names its host twice; both must be the same.
-    match (uri.authority().cloned(), in_header) {
+    let named = match (uri.authority().cloned(), in_header) {
         (Some(one), Some(other)) => (one == other).then_some(one),
         (one, other) => one.or(other),
-    }
+    };
+    named.filter(is_plain)
+}
+
+/// Whether an authority is a host with a port or without, and nothing else: others may read `a@b` or a port that is none in
+/// another way, and take the request to be for somebody else.
+fn is_plain(authority: &Authority) -> bool {
+    let rest = authority.as_str().strip_prefix(authority.host());
+    let port = rest.map(|rest| rest.strip_prefix(':').unwrap_or(rest));
+    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    rest.is_some_and(str::is_empty) || port.is_some_and(is_port)
 }
 
 /// Whether a page of this origin was served by `host` itself. The scheme is left aside: whatever ends TLS before this
@@ -108,6 +118,9 @@ fn is_origin_of(origin: &HeaderValue, host: &Authority) -> bool {
     else {
         return false;
     };
+    if !is_plain(authority) {
+        return false;
+    }
     let default = match scheme {
         "http" => 80,
         "https" => 443,
@@ -183,6 +196,12 @@ mod tests {
             "",
             "a b",
             "[::ffff:8.8.8.8]",
+            "evil@localhost",
+            "localhost@localhost",
+            "localhost:99999",
+            "localhost:",
+            "127.0.0.1:80a",
+            "localhost:+80",
         ] {
             assert_eq!(asked("127.0.0.1:8080", &[("host", host)]), "host_not_allowed", "{host}");
         }
@@ -211,6 +230,8 @@ mod tests {
             "null",
             "app://other",
             "file://",
+            "http://user@localhost:8080",
+            "http://localhost:99999",
         ] {
             assert_eq!(with(&[("origin", origin)]), "origin_not_allowed", "{origin}");
         }

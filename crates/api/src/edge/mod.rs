@@ -1,6 +1,7 @@
 //! The door: whose request it is by address, how often one address may ask, and what browsers are told.
 
 mod address;
+mod coding;
 mod headers;
 mod keyless;
 mod rate;
@@ -9,6 +10,7 @@ use axum::http::HeaderValue;
 use ipnet::IpNet;
 
 pub(crate) use address::{ClientAddress, client_address, holder_by_address};
+pub(crate) use coding::only_chunked;
 pub(crate) use headers::{cross_origin, pages_policy, security};
 pub(crate) use keyless::only_own_pages;
 pub use keyless::{Keyless, Stranger};

@@ -13,6 +13,7 @@ use verbatim_core::options::Task;
 use verbatim_core::render::{TranscriptFormat, render, usage_secs};
 use verbatim_core::transcript::Transcript;
 
+use crate::audit::Subject;
 use crate::error::{ApiError, chain};
 use crate::extract::Caller;
 use crate::extract::form::{self, Fields};
@@ -129,10 +130,11 @@ impl Answer {
 pub(crate) async fn transcribe(
     State(state): State<ApiState>,
     caller: Caller,
+    subject: Subject,
     permit: RequestPermit,
     request: Request,
 ) -> Result<Response, ApiError> {
-    answer(state, caller, permit, request, Task::Transcribe).await
+    answer(state, caller, subject, permit, request, Task::Transcribe).await
 }
 
 /// Translate into English
@@ -158,15 +160,17 @@ pub(crate) async fn transcribe(
 pub(crate) async fn translate(
     State(state): State<ApiState>,
     caller: Caller,
+    subject: Subject,
     permit: RequestPermit,
     request: Request,
 ) -> Result<Response, ApiError> {
-    answer(state, caller, permit, request, Task::Translate).await
+    answer(state, caller, subject, permit, request, Task::Translate).await
 }
 
 async fn answer(
     state: ApiState,
     caller: Caller,
+    subject: Subject,
     permit: RequestPermit,
     request: Request,
     task: Task,
@@ -188,16 +192,17 @@ async fn answer(
         }
     };
     let mut ticket = state.see_through(work).await?;
+    subject.set_job(&ticket.id);
     let waiting = permit.watch(&state, &caller.holder).await?;
     if answer.stream {
-        return Ok(audio_stream::respond(state, caller.key, ticket, waiting));
+        return Ok(audio_stream::respond(state, subject, caller.key, ticket, waiting));
     }
     let submission = tokio::select! {
         submission = watch::ended(&state, &ticket.tenant, &ticket.id) => submission?,
         () = state.shutdown.cancelled() => return Err(ApiError::stopping()),
     };
     ticket.settle();
-    let transcript = finished(&state, &submission).await?;
+    let transcript = finished(&state, &subject, &submission).await?;
     Ok(respond(&transcript, answer))
 }
 
@@ -213,11 +218,15 @@ fn respond(transcript: &Transcript, answer: Answer) -> Response {
 ///
 /// # Errors
 /// Why there is none.
-pub(crate) async fn finished(state: &ApiState, submission: &Submission) -> Result<Transcript, ApiError> {
+pub(crate) async fn finished(
+    state: &ApiState,
+    subject: &Subject,
+    submission: &Submission,
+) -> Result<Transcript, ApiError> {
     if let (SubmissionStatus::Failed, Some(failure)) = (submission.status, &submission.failure) {
         return Err(failure.into());
     }
-    let mut transcript = result::transcript(state, submission).await?;
+    let mut transcript = result::transcript(state, subject, submission).await?;
     if transcript.task == Task::Translate {
         transcript.language = Language::ENGLISH;
     }

@@ -12,6 +12,7 @@ use verbatim_core::event::EventKind;
 use verbatim_core::ids::KeyId;
 use verbatim_core::transcript::{Segment, Transcript};
 
+use crate::audit::Subject;
 use crate::auth::until_revoked;
 use crate::error::ApiError;
 use crate::problem::OpenAiError;
@@ -21,11 +22,24 @@ use crate::state::ApiState;
 use crate::watch::{self, Watch};
 
 /// Streams the submission of `ticket`, holding `permit` until the end.
-pub(super) fn respond(state: ApiState, key: Option<KeyId>, ticket: Ticket, permit: Permit) -> Response {
+pub(super) fn respond(
+    state: ApiState,
+    subject: Subject,
+    key: Option<KeyId>,
+    ticket: Ticket,
+    permit: Permit,
+) -> Response {
     let (heartbeat, revocable) = (state.limits.heartbeat, state.clone());
-    let watch = Watch::new(&state, ticket.tenant.clone(), ticket.id.clone());
-    let telling =
-        Telling { state, ticket, watch, deltas: Deltas::default(), ready: VecDeque::new(), over: false };
+    let watch = Watch::new(&state, subject.clone(), ticket.tenant.clone(), ticket.id.clone());
+    let telling = Telling {
+        state,
+        subject,
+        ticket,
+        watch,
+        deltas: Deltas::default(),
+        ready: VecDeque::new(),
+        over: false,
+    };
     let lines = stream::unfold(telling, |mut telling| async {
         let message = telling.next().await?;
         Some((Ok::<_, Infallible>(Event::default().data(message.to_string())), telling))
@@ -36,6 +50,7 @@ pub(super) fn respond(state: ApiState, key: Option<KeyId>, ticket: Ticket, permi
 /// One transcript being told.
 struct Telling {
     state: ApiState,
+    subject: Subject,
     ticket: Ticket,
     watch: Watch,
     deltas: Deltas,
@@ -72,7 +87,7 @@ impl Telling {
             _ => {
                 self.ticket.settle();
                 let submission = watch::current(&self.state, &self.ticket.tenant, &self.ticket.id).await?;
-                let transcript = finished(&self.state, &submission).await?;
+                let transcript = finished(&self.state, &self.subject, &submission).await?;
                 self.ready.extend(self.deltas.rest(&transcript));
                 self.over = true;
             }

@@ -15,6 +15,7 @@ use verbatim_admission::Permit;
 use verbatim_core::event::{EventKind, JobEvent};
 use verbatim_core::render;
 
+use crate::audit::Subject;
 use crate::auth::until_revoked;
 use crate::dto::{JobError, fraction, rfc3339};
 use crate::error::{ApiError, chain};
@@ -47,12 +48,13 @@ pub(crate) async fn watch(
     State(state): State<ApiState>,
     caller: Caller,
     permit: RequestPermit,
+    subject: Subject,
     JobPath(id): JobPath,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let after = params::last_event_id(&headers)?;
     let submission = watch::current(&state, &caller.principal.tenant, &id).await?;
-    let events = story::events(&state, &caller.principal.tenant, &id, after).await?;
+    let events = story::events(&state, &subject, &caller.principal.tenant, &id, after).await?;
     let events = events.ok_or_else(ApiError::no_such_job)?;
     let mut events = events.peekable();
     if submission.status.is_terminal() && Pin::new(&mut events).peek().await.is_none() {

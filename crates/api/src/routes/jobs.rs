@@ -10,6 +10,7 @@ use verbatim_core::ids::SubmissionId;
 use verbatim_core::job::{Submission, SubmissionStatus};
 use verbatim_core::ports::jobs::{DeleteOutcome, ListQuery, Listing};
 
+use crate::audit::Subject;
 use crate::dto::{Job, JobList};
 use crate::error::ApiError;
 use crate::extract::{Caller, JobPath, Params, form, params};
@@ -71,6 +72,7 @@ pub(crate) struct JobsQuery {
 pub(crate) async fn create(
     State(state): State<ApiState>,
     caller: Caller,
+    subject: Subject,
     permit: RequestPermit,
     Params(query): Params<WaitQuery>,
     request: Request,
@@ -82,6 +84,7 @@ pub(crate) async fn create(
     let job = JobRequest::native(&form.fields, &models)?;
     let work = submit(state.clone(), caller.principal.clone(), job, form.audio, key);
     let outcome = state.see_through(work).await?;
+    subject.set_job(&outcome.submission.id);
     let submission = match wait {
         Some(wait) => watch::settled(&state, &permit, &caller, &outcome.submission.id, Some(wait)).await?,
         None => outcome.submission,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use verbatim_core::render::{TranscriptFormat, render};
 
+use crate::audit::Subject;
 use crate::error::ApiError;
 use crate::extract::{Caller, JobPath, Params};
 use crate::options::bad_value;
@@ -46,6 +47,7 @@ pub(crate) struct TranscriptQuery {
 pub(crate) async fn get(
     State(state): State<ApiState>,
     caller: Caller,
+    subject: Subject,
     JobPath(id): JobPath,
     Params(query): Params<TranscriptQuery>,
 ) -> Result<Response, ApiError> {
@@ -57,7 +59,7 @@ pub(crate) async fn get(
         ..bad_value("format", name, TranscriptFormat::ALL.map(TranscriptFormat::as_str).join(", "))
     })?;
     let submission = watch::current(&state, &caller.principal.tenant, &id).await?;
-    let transcript = result::transcript(&state, &submission).await?;
+    let transcript = result::transcript(&state, &subject, &submission).await?;
     let body = render(&transcript, format, submission.options.words);
     Ok(([(header::CONTENT_TYPE, format.content_type())], body).into_response())
 }

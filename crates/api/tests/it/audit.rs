@@ -195,3 +195,76 @@ async fn who_is_not_let_in_is_counted_by_what_is_wrong_with_the_key() {
         assert!(metrics.contains(&line), "{line}{metrics}");
     }
 }
+
+#[tokio::test]
+async fn a_key_that_a_client_puts_elsewhere_stays_out_of_the_log() {
+    let api = Locked::new();
+    let key = api.key("acme", Scope::Jobs).await;
+    let lines = Lines::captured();
+    let names = [
+        "x-request-id",
+        "user-agent",
+        "traceparent",
+        "tracestate",
+        "idempotency-key",
+        "last-event-id",
+        "referer",
+    ];
+    for name in names {
+        for mut request in
+            [get("/v1/jobs/nothing"), get(&format!("/{key}")), post("/v1/jobs", form(&[("file", &wav())]))]
+        {
+            request.headers_mut().insert(name, HeaderValue::from_str(&key).unwrap());
+            let answer = api.world.call(with(request, &key)).await;
+            assert!(
+                answer.headers()["x-request-id"].to_str().unwrap().starts_with("req_")
+                    || name != "x-request-id"
+            );
+        }
+    }
+    for field in ["model", "language", "engine", "metadata", "callback", "response_format"] {
+        for path in ["/v1/jobs", "/v1/audio/transcriptions"] {
+            let request = post(path, form(&[(field, key.as_bytes()), ("model", b"none"), ("file", &wav())]));
+            api.world.call(with(request, &key)).await;
+        }
+    }
+    api.world.call(with(get(&format!("/v1/jobs?status={key}&cursor={key}")), &key)).await;
+    api.world.call(with(get(&format!("/v1/models/{key}")), &key)).await;
+    assert!(!lines.text().contains(key.rsplit('_').next().unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_transcript_leaves_without_a_line_that_names_its_job() {
+    let api = Locked::new();
+    let key = api.key("acme", Scope::Jobs).await;
+    let upload = |path: &str, more: &[(&str, &[u8])]| {
+        let file = wav();
+        let fields: Vec<_> = more.iter().copied().chain([("file", file.as_slice())]).collect();
+        with(post(path, form(&fields)), &key)
+    };
+    let lines = Lines::captured();
+    let newest = |lines: &Lines| lines.audit().pop().unwrap();
+    // Fresh: the answer comes when the work is done.
+    let (answer, id) = tokio::join!(api.world.json(upload("/v1/audio/transcriptions", &[])), async {
+        let id = api.world.jobs.watched().await;
+        api.world.jobs.complete(&api.world.blobs, &id, &[" Hi."]);
+        id
+    });
+    assert_eq!(answer.0, 200);
+    assert_eq!(newest(&lines), ["transcript.create", id.as_str(), "done"]);
+    // As a stream, whose line comes with its head.
+    let (stream, id) = tokio::join!(
+        async { api.world.call(upload("/v1/audio/transcriptions", &[("stream", b"true")])).await },
+        api.world.jobs.watched()
+    );
+    assert_eq!(newest(&lines), ["transcript.create", id.as_str(), "done"]);
+    drop(stream);
+    // The native route names the job that it made, too.
+    let (status, job) = api.world.json(upload("/v1/jobs", &[])).await;
+    assert_eq!(status, 202);
+    assert_eq!(newest(&lines), ["job.create", job["id"].as_str().unwrap(), "done"]);
+    // What is refused has no job.
+    api.world.call(upload("/v1/jobs", &[("model", b"none")])).await;
+    assert_eq!(&newest(&lines)[..2], ["job.create", "*"]);
+    assert_eq!(lines.audit().len(), 4);
+}

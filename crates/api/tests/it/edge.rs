@@ -7,7 +7,7 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, Method, Request};
 use verbatim_api_lib::{AddressLimit, Edge, Keyless};
 
-use crate::support::{World, form, get, post, wav};
+use crate::support::{World, bytes, form, get, post, wav};
 
 fn from(peer: &str, forwarded_for: Option<&str>, path: &str) -> Request<Body> {
     let mut request = get(path);
@@ -50,9 +50,55 @@ async fn one_address_that_asks_too_often_is_told_when_to_go_on_and_no_other_is()
     assert_eq!((figure("ratelimit-limit"), figure("ratelimit-remaining")), (3, 0));
 
     assert_eq!(world.call(from("203.0.113.10:1", None, "/v1/jobs")).await.status(), 200);
-    // Who asks for health or metrics is let in always.
-    assert_eq!(world.call(from("203.0.113.9:1", None, "/readyz")).await.status(), 200);
-    assert_eq!(world.call(from("203.0.113.9:1", None, "/metrics")).await.status(), 200);
+    // Who asks for health is let in always.
+    for probe in ["/healthz", "/readyz"] {
+        assert_eq!(world.call(from("203.0.113.9:1", None, probe)).await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn documents_and_figures_count_against_the_rate_of_an_address() {
+    for path in ["/openapi.json", "/docs/", "/docs/swagger-ui-bundle.js", "/metrics"] {
+        let world = guarded();
+        let asked = (0..4).map(|_| from("203.0.113.9:1", None, path));
+        assert_eq!(statuses(&world, asked).await, [200, 200, 200, 429], "{path}");
+        assert_eq!(world.call(from("203.0.113.10:1", None, path)).await.status(), 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_made_once_and_who_has_it_gets_it_no_second_time() {
+    let world = World::new();
+    let first = world.call(get("/openapi.json")).await;
+    assert_eq!(first.headers()["content-type"], "application/json");
+    let tag = first.headers()["etag"].clone();
+    let (one, two) = (bytes(first).await, bytes(world.call(get("/openapi.json")).await).await);
+    assert_eq!(one.as_ptr(), two.as_ptr(), "the bytes are shared");
+    let document: serde_json::Value = serde_json::from_slice(&one).unwrap();
+    assert_eq!(document, serde_json::to_value(verbatim_api_lib::openapi()).unwrap());
+    let mut again = get("/openapi.json");
+    again.headers_mut().insert("if-none-match", tag);
+    let again = world.call(again).await;
+    assert_eq!((again.status().as_u16(), bytes(again).await.len()), (304, 0));
+}
+
+#[tokio::test]
+async fn a_transfer_coding_that_nobody_undoes_is_refused() {
+    let world = World::new();
+    let coded = |codings: &[&'static str]| {
+        let mut request = post("/v1/jobs", form(&[("file", &wav())]));
+        for coding in codings {
+            request.headers_mut().append("transfer-encoding", HeaderValue::from_static(coding));
+        }
+        request
+    };
+    for codings in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked, chunked"], &["identity"]] {
+        let answer = world.call(coded(codings)).await;
+        assert_eq!(answer.status(), 501, "{codings:?}");
+        assert_eq!(answer.headers()["connection"], "close");
+        assert!(String::from_utf8_lossy(&bytes(answer).await).contains("transfer_coding_unsupported"));
+    }
+    assert_eq!(world.call(coded(&["Chunked"])).await.status(), 202);
 }
 
 #[tokio::test]
@@ -169,6 +215,9 @@ async fn without_keys_no_page_of_another_origin_gets_anything() {
         let (status, answer) = world.json(with(get(path), &[rebound])).await;
         assert_eq!((status, &answer["code"]), (403, &"host_not_allowed".into()), "{path}");
         assert!(answer["detail"].as_str().unwrap().contains("VERBATIM__SERVER__ALLOWED_HOSTS"));
+    }
+    for host in ["evil@localhost:8080", "localhost:99999", "localhost:8o80", "localhost:"] {
+        assert_eq!(world.call(with(get("/v1/jobs"), &[("host", host)])).await.status(), 403, "{host}");
     }
     assert!(world.jobs.is_empty());
 
