@@ -382,9 +382,9 @@ pub struct LimitsConfig {
     pub max_upload_mb: u64,
     /// Uploads received at once; beyond it 503.
     pub max_uploads_in_flight: usize,
-    /// Bytes that have arrived of the uploads received at once; beyond it 503; 0 for no limit. Uploads, their bytes,
-    /// requests, connections and waits are shared: one tenant (without keys: one address) has at most seven eighths of
-    /// each, and an equal part while others wait; beyond it 429.
+    /// Bytes that have arrived of the uploads received at once; beyond it 503; 0 for no limit. Uploads, their bytes
+    /// and waits are shared by tenant (without keys: by address), requests and connections by address: one has at most
+    /// seven eighths of each, and an equal part while others wait; beyond it 429 (connections: 503).
     pub max_bytes_in_flight_mb: u64,
     /// Requests worked on at once; beyond it they wait for a moment, then 503. Who only waits for a job does not count.
     pub max_requests_in_flight: usize,
@@ -396,7 +396,7 @@ pub struct LimitsConfig {
     pub max_memory_mb: u64,
     /// Longest audio.
     pub max_audio_secs: u64,
-    /// Requests of one client's address in a minute, in the long run, at each node; 0 for no limit. When absent: 3000
+    /// Requests of one client's address in a minute, in the long run, at each node, all but health checks; 0 for no limit. When absent: 3000
     /// where callers need keys, no limit where they do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_ip_per_minute: Option<u32>,

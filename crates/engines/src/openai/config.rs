@@ -106,7 +106,7 @@ impl OpenAiConfig {
             return Err(ConfigError::NoModel(provider()));
         }
         if self.samples_by_bytes() < SHORTEST_PIECE {
-            return Err(ConfigError::TooSmall(provider(), "`max_file_bytes`"));
+            return Err(ConfigError::TooSmall(provider(), "`max_file_mb`"));
         }
         if self.piece_samples() < SHORTEST_PIECE {
             return Err(ConfigError::TooSmall(provider(), "`max_piece`"));

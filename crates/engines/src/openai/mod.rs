@@ -189,7 +189,7 @@ impl SpeechEngine for OpenAiEngine {
                     tracing::warn!(
                         provider = %self.config.provider,
                         samples = piece.samples(),
-                        "the provider refuses files of this length: set `max_file_bytes` lower; trying shorter ones"
+                        "the provider refuses files of this length: set `max_file_mb` lower; trying shorter ones"
                     );
                 }
                 Err(error) => return Err(error),
