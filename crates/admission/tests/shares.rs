@@ -241,7 +241,8 @@ async fn what_is_kept_for_newcomers_is_for_them_alone_and_holds_up_nobody() {
     assert_eq!((of_a.len(), of_b.len()), (28, 2), "two of 32 are for newcomers");
     assert_eq!((pool.lacking(&b), pool.lacking(&tenant("c"))), (1, 0));
     // One that cannot be told from others is no newcomer, and does not stand in the way of one while it waits.
-    let waiting = pool.acquire(&Holder::unknown(7), SOON);
+    let newcomer = Holder::unknown(7);
+    let waiting = pool.acquire(&newcomer, SOON);
     tokio::pin!(waiting);
     assert!(futures::poll!(&mut waiting).is_pending());
     let c = pool.try_acquire(&tenant("c")).unwrap();

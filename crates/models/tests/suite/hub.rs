@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::support::{FakeHub, Fault, model, options};
 use anyhow::{Context, Result};
@@ -123,7 +124,9 @@ async fn an_interrupted_pull_shows_no_model_and_is_taken_up_by_the_next() -> Res
 async fn a_connection_that_falls_silent_is_given_up_and_tried_again() -> Result<()> {
     let (hub, dir) = (hub().await?, tempfile::tempdir()?);
     hub.break_with(Fault::Stall { at: 2 * CHUNK, times: 1 });
-    verify(&pull_model(model(&[]), dir.path(), &hub.options()).await?)?;
+    let mut options = hub.options();
+    options.timeouts.idle = Duration::from_secs(2);
+    verify(&pull_model(model(&[]), dir.path(), &options).await?)?;
     Ok(())
 }
 

@@ -58,7 +58,7 @@ impl FakeHub {
         Ok(Self { endpoint, shared })
     }
 
-    /// Options that use this hub, and does not wait.
+    /// Options that use this hub, with short pauses.
     pub(crate) fn options(&self) -> PullOptions {
         options(self.endpoint.clone())
     }
@@ -86,7 +86,7 @@ pub(crate) fn options(endpoint: String) -> PullOptions {
         endpoint,
         source: SourceChoice::Auto,
         python: "/nonexistent/python3".into(),
-        timeouts: HubTimeouts { connect: ms(5000), idle: ms(2000), attempts: 3, pause: ms(1) },
+        timeouts: HubTimeouts { connect: ms(5000), idle: ms(20_000), attempts: 3, pause: ms(1) },
         ..PullOptions::default()
     }
 }

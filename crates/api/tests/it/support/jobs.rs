@@ -119,13 +119,19 @@ impl Jobs {
         self.tell(id, EventKind::Completed);
     }
 
-    /// Waits until somebody watches the only submission.
+    /// Waits until a submission is watched, and answers its id.
     pub(crate) async fn watched(&self) -> SubmissionId {
         loop {
-            let entry = self.entries.lock().unwrap().values().next().cloned();
-            match entry {
-                Some(entry) if entry.events.receiver_count() > 0 => return entry.submission.id,
-                _ => tokio::task::yield_now().await,
+            let watched = self
+                .entries
+                .lock()
+                .unwrap()
+                .values()
+                .find(|entry| entry.events.receiver_count() > 0)
+                .cloned();
+            match watched {
+                Some(entry) => return entry.submission.id,
+                None => tokio::task::yield_now().await,
             }
         }
     }
