@@ -18,6 +18,7 @@ use symphonia_adapter_libopus::OpusDecoder;
 use verbatim_core::audio::AudioFormat;
 
 use crate::error::AudioError;
+use crate::flac::WithoutMetadata;
 use crate::matroska::MatroskaTrack;
 use crate::mp4::{Edit, Movie, Mp4Reader, Mp4Track};
 use crate::wav::WavReader;
@@ -89,6 +90,9 @@ impl<'s> Demuxer<'s> {
             return Self::open_mp4(source, total, choice);
         }
         let head = names::head(&mut source)?;
+        if format == AudioFormat::Flac {
+            source = Box::new(WithoutMetadata::new(source)?);
+        }
         let stream = MediaSourceStream::new(source, MediaSourceStreamOptions::default());
         if format == AudioFormat::Wav {
             let reader = WavReader::new(stream, total)?;

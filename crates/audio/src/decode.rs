@@ -75,13 +75,26 @@ pub fn decode_under<S: Read + Seek + Send + Sync>(
     let total = source.seek(SeekFrom::End(0)).map_err(reading)?;
     let (base, format) = identify(&mut source, total)?;
     let effort = Arc::new(Effort::new(conditions.clock, total));
-    let pieces = pieces::find(&mut source, base..total, format).map_err(reading)?;
+    let pieces = {
+        effort.opening();
+        let whole = base..total;
+        let mut source =
+            GuardedSource::new(&mut source, whole, effort.clone(), conditions).map_err(reading)?;
+        let found = pieces::find(&mut source, total - base, format);
+        source.fault().check()?;
+        found
+            .map_err(reading)?
+            .into_iter()
+            .map(|piece| base + piece.start..base + piece.end)
+            .collect::<Vec<_>>()
+    };
     let mut decode = |choice| {
         let mut samples = Samples::new(conditions, total);
         let mut choices = 0;
         for piece in &pieces {
             let len = piece.end - piece.start;
-            let source = GuardedSource::new(&mut source, piece.clone(), effort.clone(), conditions.cancel);
+            effort.opening();
+            let source = GuardedSource::new(&mut source, piece.clone(), effort.clone(), conditions);
             let source = source.map_err(reading)?;
             let fault = source.fault();
             let outcome = Demuxer::open(Box::new(source), format, len, choice).and_then(|demuxer| {
@@ -157,6 +170,7 @@ fn run(
     conditions: &Conditions<'_>,
 ) -> Result<(), AudioError> {
     let mut link = Link::new(packets.track()?, conditions.limits)?;
+    effort.opened();
     let stated_frames = packets.stated_frames();
     let (mut links, mut decoded, mut lost) = (1, 0_u64, 0_u64);
     let end = loop {

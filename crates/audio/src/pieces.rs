@@ -16,12 +16,13 @@ const CONTEXT: usize = 64;
 /// Files in one upload; what follows is read with the last.
 const MOST_PIECES: usize = 1_000;
 
-/// The files in these bytes of `source`, in order.
+/// The files in the `total` bytes of `source`, in order.
 pub(crate) fn find(
     source: &mut (impl Read + Seek),
-    bytes: Range<u64>,
+    total: u64,
     format: AudioFormat,
 ) -> io::Result<Vec<Range<u64>>> {
+    let bytes = 0..total;
     let mut starts = match format {
         AudioFormat::Flac => search(source, &bytes, b"fLaC", |there| {
             StreamInfo::parse(there).is_some_and(|info| info.rate > 0)

@@ -1,4 +1,5 @@
-//! The upload as the demuxers read it: it can be cancelled, does bounded work and remembers why a read failed.
+//! The upload as everything that opens it reads it: it can be cancelled, gives way to others, does bounded work and
+//! remembers why a read failed.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -7,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use symphonia::core::io::MediaSource;
 use verbatim_core::CancellationToken;
 
+use crate::conditions::{Conditions, Pace};
 use crate::effort::Effort;
 use crate::error::AudioError;
 
@@ -57,6 +59,7 @@ pub(crate) struct GuardedSource<'a, S> {
     at: u64,
     budget: u64,
     effort: Arc<Effort<'a>>,
+    pace: &'a dyn Pace,
     cancel: CancellationToken,
     fault: ReadFault,
 }
@@ -67,12 +70,14 @@ impl<'a, S: Read + Seek> GuardedSource<'a, S> {
         inner: S,
         bytes: Range<u64>,
         effort: Arc<Effort<'a>>,
-        cancel: &CancellationToken,
+        conditions: &Conditions<'a>,
     ) -> io::Result<Self> {
         let (base, len) = (bytes.start, bytes.end.saturating_sub(bytes.start));
         let budget = len.saturating_mul(READS_PER_BYTE).saturating_add(SMALLEST_BUDGET);
         let fault = ReadFault::default();
-        let mut source = Self { inner, base, len, at: 0, budget, effort, cancel: cancel.clone(), fault };
+        let Conditions { limits: _, scratch: _, cancel, pace, clock: _ } = *conditions;
+        let mut source =
+            Self { inner, base, len, at: 0, budget, effort, pace, cancel: cancel.clone(), fault };
         source.inner.seek(SeekFrom::Start(base))?;
         Ok(source)
     }
@@ -88,7 +93,8 @@ impl<S: Read + Seek> Read for GuardedSource<'_, S> {
         if self.cancel.is_cancelled() {
             return Err(self.fault.raise(Fault::Cancelled));
         }
-        // Readers that look for a place to go on from may read a whole file before they give a packet.
+        // Readers that open a file, or look for a place to go on from, may read all of it before they give a packet.
+        self.pace.step();
         if self.effort.is_too_much() {
             return Err(self.fault.raise(Fault::TooCostly));
         }

@@ -20,12 +20,14 @@ use crate::support::{SWEEP, decode_bytes, made};
 struct Counting<'a> {
     inner: Cursor<&'a [u8]>,
     read: &'a AtomicU64,
+    reads: &'a AtomicU64,
 }
 
 impl Read for Counting<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.read.fetch_add(count as u64, Ordering::Relaxed);
+        self.reads.fetch_add(1, Ordering::Relaxed);
         Ok(count)
     }
 }
@@ -36,7 +38,7 @@ impl Seek for Counting<'_> {
     }
 }
 
-/// Counts the steps between packets.
+/// Counts the steps, at reads and between packets.
 #[derive(Default)]
 struct Steps(AtomicU64);
 
@@ -55,16 +57,17 @@ impl ProcessorClock for Still {
     }
 }
 
-/// What decoding `bytes` came to, how often the file was read over, and the steps.
+/// What decoding `bytes` came to, how often the file was read over, and the steps between packets.
 fn cost(bytes: &[u8]) -> (Result<u64, AudioError>, f64, u64) {
-    let (read, steps) = (AtomicU64::new(0), Steps::default());
+    let (read, reads, steps) = (AtomicU64::new(0), AtomicU64::new(0), Steps::default());
     let (limits, cancel) = (AudioLimits::default(), CancellationToken::new());
     let scratch = Folder(std::env::temp_dir());
     let conditions =
         Conditions { pace: &steps, clock: &Still, ..Conditions::new(&limits, &scratch, &cancel) };
-    let source = Counting { inner: Cursor::new(bytes), read: &read };
+    let source = Counting { inner: Cursor::new(bytes), read: &read, reads: &reads };
     let outcome = decode_under(source, &conditions).map(|audio| audio.len());
-    (outcome, read.into_inner() as f64 / bytes.len() as f64, steps.0.into_inner())
+    let between_packets = steps.0.into_inner().saturating_sub(reads.into_inner());
+    (outcome, read.into_inner() as f64 / bytes.len() as f64, between_packets)
 }
 
 fn boxed(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {

@@ -5,6 +5,7 @@ mod bounds;
 mod formats;
 mod hostile;
 mod mutation;
+mod opening;
 mod people;
 mod speech;
 mod support;
