@@ -48,8 +48,9 @@ async fn jobs_survive_kill_9_wherever_they_are() -> Result<()> {
         ensure!(job["status"] == "completed", "{job}");
         let heard = words(&client.text(id).await?);
         let shared = shared_words(spoken, &heard);
-        // Nothing of it is missing and nothing is there twice, but for what a small model mishears.
-        let (fewest, most) = (spoken.len() * 9 / 10, spoken.len() * 11 / 10);
+        // Nothing of it is missing and nothing is there twice, but for what a small model mishears: a tenth, and one phrase, since
+        // the shortest story has one ("in a row") that tiny.en hears as one word on some processors.
+        let (fewest, most) = (spoken.len() * 9 / 10 - 1, spoken.len() * 11 / 10);
         ensure!(shared >= fewest && heard.len() <= most, "{shared} of {} words: {heard:?}", spoken.len());
     }
     Ok(())
